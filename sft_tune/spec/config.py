@@ -1,0 +1,79 @@
+"""A trial's complete configuration: what a worker needs to run it, and to run it again alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sft_tune.spec.space import Value, in_order, is_active
+from sft_tune.spec.study import DataSpec, ModelSpec, ObjectiveSpec, StudySpec, Task
+from sft_tune.spec.training import TrainingSpec
+
+
+class TrialConfig(BaseModel):
+    """Everything that decides a trial's result: complete, fixed settings included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Task
+    data: DataSpec
+    model: ModelSpec
+    training: TrainingSpec
+    objective: ObjectiveSpec
+    seed: int = Field(description="Seed of this trial alone, made by `trial_seed`.")
+
+    def fingerprint(self) -> str:
+        """Return a digest of the configuration without its seed, to find duplicates."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"seed"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def trial_seed(study_seed: int, number: int) -> int:
+    """Return the seed of trial ``number``: 31 bits of a digest of both, so that they share none."""
+    digest = hashlib.sha256(f"{study_seed}/{number}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def setting(spec: StudySpec, name: str) -> Any:
+    """Return the fixed value of the setting ``name`` (``learning_rate`` or ``model.dropout``)."""
+    section, _, key = name.rpartition(".")
+    return getattr(spec.model if section == "model" else spec.training, key)
+
+
+def default_params(
+    spec: StudySpec, overrides: Mapping[str, Value] | None = None
+) -> dict[str, Value]:
+    """Return the default point of the space, with ``overrides`` where given.
+
+    Each active parameter takes its fixed setting, or the nearest value that its space has.
+    """
+    chosen: dict[str, Value] = {}
+    for name in in_order(spec.space):
+        parameter = spec.space[name]
+        if is_active(parameter, chosen):
+            given = overrides is not None and name in overrides
+            value = overrides[name] if given and overrides else setting(spec, name)
+            chosen[name] = parameter.nearest(value)
+    return chosen
+
+
+def assemble(spec: StudySpec, params: Mapping[str, Value], number: int) -> TrialConfig:
+    """Return the complete configuration of trial ``number`` at the point ``params`` of the space.
+
+    Raises:
+        pydantic.ValidationError: for a value that the setting does not admit.
+    """
+    training = {k: v for k, v in params.items() if "." not in k}
+    model = {k.removeprefix("model."): v for k, v in params.items() if k.startswith("model.")}
+    return TrialConfig(
+        task=spec.task,
+        data=spec.data,
+        model=ModelSpec.model_validate({**spec.model.model_dump(), **model}),
+        training=TrainingSpec.model_validate({**spec.training.model_dump(), **training}),
+        objective=spec.objective,
+        seed=trial_seed(spec.seed, number),
+    )

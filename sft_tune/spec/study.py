@@ -1,0 +1,297 @@
+"""What a study file says: frozen models, one place for every key, default and description.
+
+The JSON Schema for editors and the reference in the README are both made from the
+descriptions here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from sft_tune.spec.space import Parameter
+from sft_tune.spec.training import TrainingSpec
+
+Task = Literal["image-classification", "text-classification"]
+Metric = Literal[
+    "accuracy",
+    "balanced_accuracy",
+    "f1_macro",
+    "f1_micro",
+    "f1_weighted",
+    "precision_macro",
+    "recall_macro",
+    "matthews",
+    "loss",
+]
+Scalar = bool | int | float | str | None
+
+
+class Section(BaseModel):
+    """A section of the study file: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
+
+
+class NormalizeSpec(Section):
+    """Per-channel mean and standard deviation of pixel values scaled to 0..1."""
+
+    mean: tuple[float, ...] = Field(description="Mean per channel, pixels scaled to 0..1.")
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        description="Standard deviation per channel."
+    )
+
+
+class DataSpec(Section):
+    """Where the labelled examples come from, and how they are split."""
+
+    source: str = Field(
+        description="A folder of images (one subfolder a class), a .csv, .jsonl or .parquet file "
+        "or a folder of them; or torchvision:NAME, hub:ID (Hugging Face hub), sklearn:digits, "
+        "python:module:function (called with the split's name, returns examples)."
+    )
+    train: str | None = Field(
+        None,
+        description="Training split: a file or folder inside source, or the hub's split name. "
+        "Default: `train` where the source has one, else the whole source.",
+    )
+    validation: str | None = Field(
+        None,
+        description="Validation split, as for train. Default: `validation`, `valid` or `val` "
+        "where the source has one, else taken from train.",
+    )
+    test: str | None = Field(
+        None,
+        description="Test split, as for train. Default: `test` where the source has one. "
+        "Never read by the search.",
+    )
+    subset: str | None = Field(None, description="Configuration name of a hub data set.")
+    text_column: str = Field("text", description="Column that holds the text.")
+    image_column: str = Field("image", description="Column that holds the image.")
+    label_column: str = Field("label", description="Column that holds the label.")
+    classes: tuple[str | int, ...] | None = Field(
+        None, description="Keep only the examples of these labels. Default: all."
+    )
+    validation_fraction: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="Share of train that becomes validation (stratified) when there is none.",
+    )
+    test_fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the source that becomes test (stratified) when there is none.",
+    )
+    split_seed: int = Field(
+        0, ge=0, description="Seed of the splits and limits; the same for all trials."
+    )
+    train_limit: int | None = Field(
+        None, gt=0, description="At most this many training examples (stratified)."
+    )
+    validation_limit: int | None = Field(
+        None, gt=0, description="At most this many validation examples (stratified)."
+    )
+    test_limit: int | None = Field(
+        None, gt=0, description="At most this many test examples (stratified)."
+    )
+    image_size: int | None = Field(
+        None,
+        ge=8,
+        le=4096,
+        description="Side in pixels that images are resized to (square). Default: their own "
+        "size when all are equal, else what the model was made for.",
+    )
+    normalize: NormalizeSpec | None = Field(
+        None,
+        description="Mean and deviation of the pixels. Default: those of the pretrained "
+        "weights, else 0.5 and 0.5.",
+    )
+    max_length: int = Field(256, ge=4, le=131072, description="Texts are cut to this many tokens.")
+
+
+class ModelSpec(Section):
+    """The pretrained model whose weights are fine-tuned; its head is replaced to fit the labels."""
+
+    name: str = Field(
+        description="torchvision:NAME, transformers:ID-or-path, or builtin:convnet "
+        "(a small convolutional network of this package)."
+    )
+    weights: str = Field(
+        "DEFAULT",
+        description="DEFAULT (the library's best), the library's name of a set of weights, a path "
+        "to a .safetensors or .pt state dict, or none (train from scratch).",
+    )
+    dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Dropout: before the head (image models), in hidden layers and head "
+        "(transformers). Default: the model's own.",
+    )
+
+
+class ObjectiveSpec(Section):
+    """What is optimized: one metric on the validation split."""
+
+    metric: Metric = Field("accuracy", description="The metric to optimize, on validation.")
+    direction: Literal["auto", "maximize", "minimize"] = Field(
+        "auto", description="auto: minimize loss, maximize anything else."
+    )
+    rungs: int = Field(
+        10,
+        ge=1,
+        le=100,
+        description="Evaluations per trial, evenly spaced over its own schedule; a trial may "
+        "be pruned at each.",
+    )
+
+
+class SamplerSpec(Section):
+    """How configurations are chosen."""
+
+    name: Literal["tpe", "random", "grid", "gp", "qmc"] = Field(
+        "tpe", description="tpe (Bayesian), random, grid, gp (Gaussian process), qmc."
+    )
+    startup_trials: int = Field(
+        10, ge=1, description="Random trials before tpe or gp begin to model."
+    )
+    enqueue: tuple[dict[str, Scalar], ...] = Field(
+        (),
+        description="Configurations to try first, after the default one: keys of the space; "
+        "those left out take their default.",
+    )
+
+
+class PrunerSpec(Section):
+    """When a trial that is behind is stopped."""
+
+    name: Literal["asha", "hyperband", "median", "percentile", "none"] = Field(
+        "asha",
+        description="asha (asynchronous successive halving), hyperband, median, percentile, none.",
+    )
+    first: int = Field(
+        10, ge=1, le=99, description="Progress in percent before which nothing is pruned."
+    )
+    reduction: int = Field(
+        4, ge=2, description="asha and hyperband: one in this many goes on at each cut."
+    )
+    percentile: float = Field(
+        25.0, gt=0, lt=100, description="percentile: keep a trial in this best percentage."
+    )
+    startup_trials: int = Field(
+        5, ge=0, description="median and percentile: nothing is pruned before so many are done."
+    )
+
+
+class BudgetSpec(Section):
+    """When the study ends: at the first of these. All are totals of the study, over restarts."""
+
+    trials: int | None = Field(
+        None,
+        ge=1,
+        description="Total number of trials. Default: 30; for grid, each cell once.",
+    )
+    hours: float | None = Field(
+        None,
+        gt=0,
+        description="Total hours that the study is being run. No trial starts after; those "
+        "that run are finished.",
+    )
+    target: float | None = Field(
+        None, description="Stop when the objective has reached this value."
+    )
+    failures: int = Field(5, ge=1, description="Give up after so many failed trials in a row.")
+
+
+class ResourcesSpec(Section):
+    """Where trials run, and what they may keep."""
+
+    devices: Literal["auto", "cpu"] | tuple[int, ...] = Field(
+        "auto",
+        description="auto (the first GPU where there is one, else the CPU), cpu, or "
+        "a list of GPU numbers (the first is used).",
+    )
+    threads_per_trial: int | None = Field(
+        None, ge=1, description="CPU threads of a trial. Default: all cores."
+    )
+    checkpoint_seconds: float = Field(
+        30.0,
+        ge=0,
+        description="At rungs, save what a resume needs when this much time has passed since "
+        "the last save; 0: at every rung.",
+    )
+    max_attempts: int = Field(
+        3, ge=1, description="A trial whose worker dies is started so many times."
+    )
+    keep_checkpoints: int = Field(
+        5, ge=1, description="Best checkpoints that stay on disk, one a trial."
+    )
+    evaluation_batch_size: int = Field(
+        256, ge=1, description="Batch size of evaluation (no effect on the numbers but rounding)."
+    )
+
+
+class StorageSpec(Section):
+    """Where results are kept. Relative paths are relative to the study file."""
+
+    url: str | None = Field(
+        None,
+        description="Database: sqlite:///file.db, postgresql://..., mysql://... Default: "
+        "--storage, then SFT_TUNE_STORAGE, then sqlite:///sft_tune.db in the working directory.",
+    )
+    artifacts: str | None = Field(
+        None,
+        description="Folder of checkpoints and logs. Default: sft_tune_runs beside the SQLite "
+        "file, else in the working directory.",
+    )
+
+
+class StudySpec(Section):
+    """One study: what to fine-tune, on what, what to search, for how long."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=120,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Name of the study, unique in its database: letters, digits, '.', '_', '-'.",
+    )
+    task: Task = Field(description="image-classification or text-classification.")
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="Seed of the sampler and, with its number, of each trial."
+    )
+    data: DataSpec = Field(description="Where the examples come from.")
+    model: ModelSpec = Field(description="What is fine-tuned.")
+    training: TrainingSpec = Field(
+        default_factory=TrainingSpec, description="The settings that are not searched."
+    )
+    space: dict[str, Parameter] = Field(
+        default_factory=dict,
+        description="The settings that are searched: keys of training, or model.KEY.",
+    )
+    objective: ObjectiveSpec = Field(
+        default_factory=ObjectiveSpec, description="What is optimized."
+    )
+    sampler: SamplerSpec = Field(
+        default_factory=SamplerSpec, description="How configurations are chosen."
+    )
+    pruner: PrunerSpec = Field(
+        default_factory=PrunerSpec, description="When a trial is stopped early."
+    )
+    budget: BudgetSpec = Field(default_factory=BudgetSpec, description="When the study ends.")
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec, description="Where trials run.")
+    storage: StorageSpec = Field(default_factory=StorageSpec, description="Where results are kept.")
+
+    @property
+    def direction(self) -> Literal["maximize", "minimize"]:
+        """The direction of the objective, ``auto`` resolved."""
+        return resolve_direction(self.objective)
+
+
+def resolve_direction(objective: ObjectiveSpec) -> Literal["maximize", "minimize"]:
+    """Return the direction of ``objective``: losses are minimized, scores maximized."""
+    if objective.direction != "auto":
+        return objective.direction
+    return "minimize" if objective.metric == "loss" else "maximize"
