@@ -1,0 +1,1 @@
+"""Where search, store and trial meet: slots, workers, the dispatcher."""

@@ -1,0 +1,1 @@
+"""From a study file to Optuna: distributions, samplers, pruners."""

@@ -1,0 +1,1 @@
+"""What a study file says: frozen pydantic models; no torch, no Optuna, no SQL."""

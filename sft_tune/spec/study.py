@@ -6,9 +6,9 @@ descriptions here.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from sft_tune.spec.space import Parameter
 from sft_tune.spec.training import TrainingSpec

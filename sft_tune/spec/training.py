@@ -51,7 +51,7 @@ class TrainingSpec(BaseModel):
     )
     augment: Literal["none", "flip", "flip_crop"] = Field(
         "none",
-        description="Images: random horizontal flip, with a random crop after padding by an eighth.",
+        description="Images: random horizontal flip; flip_crop also crops after padding by 1/8.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 on GPUs that have it, else fp32."

@@ -1,0 +1,1 @@
+"""The study database: every write and every read."""

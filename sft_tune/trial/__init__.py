@@ -1,0 +1,1 @@
+"""One fine-tuning run: data, model, optimizer, schedule, loop, checkpoints. Owns torch."""

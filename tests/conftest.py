@@ -1,0 +1,41 @@
+"""What all tests share: where the real data lies, and the rule that CI may not skip."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+MUST_NOT_SKIP = os.environ.get("SFT_TUNE_TEST_NO_SKIP") == "1"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and models; skips the test where it is absent."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"needs the real data of {SHARED}, which is absent")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give each test an empty working directory, and no settings of the person who runs it."""
+    monkeypatch.chdir(tmp_path)
+    for name in [n for n in os.environ if n.startswith("SFT_TUNE_") and "TEST" not in n]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SFT_TUNE_CACHE", str(tmp_path / "cache"))
+    yield
+
+
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> pytest.TestReport:
+    """Turn a skip into a failure where `SFT_TUNE_TEST_NO_SKIP=1` says that all can run."""
+    report = pytest.TestReport.from_item_and_call(item, call)
+    if report.skipped and MUST_NOT_SKIP and not item.get_closest_marker("gpu"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but SFT_TUNE_TEST_NO_SKIP=1 forbids it: {report.longrepr}"
+    return report
