@@ -1,0 +1,50 @@
+"""The pruners by name. Their resource is a trial's progress over its own schedule, in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    PercentilePruner,
+    SuccessiveHalvingPruner,
+)
+
+from sft_tune.spec.study import PrunerSpec
+
+
+def _asha(spec: PrunerSpec) -> BasePruner:
+    return SuccessiveHalvingPruner(min_resource=spec.first, reduction_factor=spec.reduction)
+
+
+def _hyperband(spec: PrunerSpec) -> BasePruner:
+    return HyperbandPruner(
+        min_resource=spec.first, max_resource=100, reduction_factor=spec.reduction
+    )
+
+
+def _median(spec: PrunerSpec) -> BasePruner:
+    return MedianPruner(n_startup_trials=spec.startup_trials, n_warmup_steps=spec.first - 1)
+
+
+def _percentile(spec: PrunerSpec) -> BasePruner:
+    return PercentilePruner(
+        spec.percentile, n_startup_trials=spec.startup_trials, n_warmup_steps=spec.first - 1
+    )
+
+
+PRUNERS: dict[str, Callable[[PrunerSpec], BasePruner]] = {
+    "asha": _asha,
+    "hyperband": _hyperband,
+    "median": _median,
+    "percentile": _percentile,
+    "none": lambda spec: NopPruner(),
+}
+
+
+def make_pruner(spec: PrunerSpec) -> BasePruner:
+    """Return the pruner that ``spec`` names."""
+    return PRUNERS[spec.name](spec)

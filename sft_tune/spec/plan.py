@@ -1,0 +1,63 @@
+"""What a study tries at a given place: enqueued configurations, then grid cells, then free draws.
+
+The place of a trial (its ordinal, from 0) is claimed in the database by one runner at a time, so
+a grid's cell is tried once, whatever dies and restarts, and finding it costs the same at 5,000
+cells as at 50.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from sft_tune.spec.config import default_params
+from sft_tune.spec.space import Value, grid_cells
+from sft_tune.spec.study import BudgetSpec, StudySpec
+
+DEFAULT_TRIALS = 30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The points that are known before the search begins.
+
+    Attributes:
+        enqueued: the default configuration, then those of `sampler.enqueue`.
+        cells: a grid's cells in the order they are tried; None for other samplers.
+    """
+
+    enqueued: tuple[dict[str, Value], ...]
+    cells: tuple[dict[str, Value], ...] | None
+
+    def fixed(self, ordinal: int) -> dict[str, Value] | None:
+        """Return the point of the trial at place ``ordinal``; None where the sampler chooses."""
+        if ordinal < len(self.enqueued):
+            return self.enqueued[ordinal]
+        index = ordinal - len(self.enqueued)
+        if self.cells is not None and index < len(self.cells):
+            return self.cells[index]
+        return None
+
+    def limit(self, budget: BudgetSpec) -> int | None:
+        """Return the total of trials that ``budget`` admits; None: no limit but time or target."""
+        if self.cells is not None:
+            total = len(self.enqueued) + len(self.cells)
+            return total if budget.trials is None else min(total, budget.trials)
+        if budget.trials is None and budget.hours is None:
+            return DEFAULT_TRIALS
+        return budget.trials
+
+
+def make_plan(spec: StudySpec) -> Plan:
+    """Return the plan of ``spec``: deterministic, the same in every process that asks."""
+    enqueued = [default_params(spec)]
+    for entry in spec.sampler.enqueue:
+        point = default_params(spec, entry)
+        if point not in enqueued:
+            enqueued.append(point)
+    if spec.sampler.name != "grid":
+        return Plan(tuple(enqueued), None)
+    cells = [cell for cell in grid_cells(spec.space) if cell not in enqueued]
+    # Shuffled, so that a budget smaller than the grid still sees all of its corners.
+    random.Random(spec.seed).shuffle(cells)
+    return Plan(tuple(enqueued), tuple(cells))

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from sft_tune.search.distributions import draw, to_distribution
+from sft_tune.search.pruners import PRUNERS, make_pruner
+from sft_tune.search.samplers import make_sampler
+from sft_tune.spec.plan import make_plan
+from sft_tune.spec.space import Parameter
+from sft_tune.spec.study import PrunerSpec, StudySpec
+
+SPACE: dict[str, Any] = {
+    "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
+    "schedule": ["cosine", "exponential"],
+    "decay_factor": {"low": 0.5, "high": 0.9, "when": {"schedule": "exponential"}},
+    "epochs": {"low": 1, "high": 8},
+}
+
+
+def study_spec(sampler: str = "tpe", space: dict[str, Any] | None = None, **rest: Any) -> StudySpec:
+    return StudySpec.model_validate(
+        {
+            "name": "s",
+            "task": "image-classification",
+            "data": {"source": "sklearn:digits"},
+            "model": {"name": "builtin:convnet", "weights": "none"},
+            "space": SPACE if space is None else space,
+            "sampler": {"name": sampler, **rest},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ([1, 2], CategoricalDistribution([1, 2])),
+        ({"low": 1, "high": 9}, IntDistribution(1, 9)),
+        ({"low": 1, "high": 10, "step": 4}, IntDistribution(1, 9, step=4)),
+        ({"low": 1, "high": 64, "log": True}, IntDistribution(1, 64, log=True)),
+        ({"low": 0.0, "high": 1.0}, FloatDistribution(0.0, 1.0)),
+        ({"low": 0, "high": 0.5, "step": 0.1}, FloatDistribution(0.0, 0.5, step=0.1)),
+        ({"low": 1e-5, "high": 1e-1, "log": True}, FloatDistribution(1e-5, 1e-1, log=True)),
+    ],
+)
+def test_each_kind_of_parameter_has_its_distribution(raw: Any, expected: Any) -> None:
+    assert to_distribution(Parameter.model_validate(raw)) == expected
+
+
+@given(
+    low=st.floats(-10, 10),
+    width=st.floats(0.1, 10),
+    step=st.floats(0.01, 3),
+)
+def test_every_value_that_optuna_may_draw_lies_in_the_parameter(
+    low: float, width: float, step: float
+) -> None:
+    parameter = Parameter(low=low, high=low + width, step=step)
+    distribution = to_distribution(parameter)
+    assert isinstance(distribution, FloatDistribution)
+    assert parameter.contains(distribution.low)
+    assert parameter.contains(distribution.high)
+
+
+@pytest.mark.parametrize("name", ["random", "tpe", "gp", "qmc"])
+def test_a_restarted_study_draws_what_an_undisturbed_one_draws(name: str) -> None:
+    spec = study_spec(name, startup_trials=3)
+
+    def run(restart_at: int | None) -> list[dict[str, Any]]:
+        storage = optuna.storages.InMemoryStorage()
+        study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
+        drawn = []
+        for ordinal in range(8):
+            if ordinal == restart_at:
+                study = optuna.load_study(storage=storage, study_name="s")
+            study.sampler = make_sampler(spec, ordinal)
+            trial = study.ask()
+            point = draw(trial, spec.space)
+            drawn.append(point)
+            study.tell(trial, -abs(math.log10(float(str(point["learning_rate"]))) + 3))
+        return drawn
+
+    undisturbed = run(None)
+    assert run(4) == undisturbed
+    assert len({str(point) for point in undisturbed}) == 8
+    for point in undisturbed:
+        assert ("decay_factor" in point) == (point["schedule"] == "exponential")
+
+
+def test_the_default_configuration_comes_first_then_the_enqueued_ones() -> None:
+    plan = make_plan(study_spec(enqueue=[{"learning_rate": 3e-3}, {"schedule": "exponential"}]))
+    assert plan.fixed(0) == {"learning_rate": 1e-4, "schedule": "cosine", "epochs": 3}
+    assert plan.fixed(1) == {"learning_rate": 3e-3, "schedule": "cosine", "epochs": 3}
+    assert plan.fixed(2) == {
+        "learning_rate": 1e-4, "schedule": "exponential", "decay_factor": 0.9, "epochs": 3,
+    }  # fmt: skip
+    assert plan.fixed(3) is None
+
+
+@given(
+    choices=st.integers(1, 4),
+    points=st.integers(1, 4),
+    high=st.integers(1, 4),
+    seed=st.integers(0, 9),
+)
+def test_a_grid_has_each_cell_once_the_default_one_included(
+    choices: int, points: int, high: int, seed: int
+) -> None:
+    space = {
+        "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True, "points": points},
+        "batch_size": list(range(8, 8 + choices)),
+        "epochs": {"low": 1, "high": high},
+    }
+    spec = study_spec("grid", space).model_copy(update={"seed": seed})
+    plan = make_plan(spec)
+    assert plan.cells is not None
+    limit = plan.limit(spec.budget)
+    assert limit is not None
+    tried = [str(plan.fixed(ordinal)) for ordinal in range(limit)]
+    assert len(set(tried)) == len(tried)
+    # The default may lie between the grid's points; then it is tried besides them.
+    assert len(tried) - choices * points * high in (0, 1)
+
+
+def test_a_grid_of_conditions_has_no_cell_that_differs_in_an_inactive_parameter() -> None:
+    space = {
+        "schedule": ["linear", "exponential"],
+        "decay_factor": {"values": [0.5, 0.9], "when": {"schedule": "exponential"}},
+    }
+    plan = make_plan(study_spec("grid", space))
+    assert {str(plan.fixed(i)) for i in range(3)} == {
+        "{'schedule': 'linear'}",
+        "{'schedule': 'exponential', 'decay_factor': 0.5}",
+        "{'schedule': 'exponential', 'decay_factor': 0.9}",
+    }
+    assert plan.fixed(3) is None
+
+
+@pytest.mark.parametrize("name", sorted(PRUNERS))
+def test_pruners_leave_good_trials_and_all_but_none_cut_bad_ones(name: str) -> None:
+    spec = PrunerSpec.model_validate({"name": name, "startup_trials": 2, "first": 10})
+    study = optuna.create_study(
+        direction="maximize",
+        pruner=make_pruner(spec),
+        sampler=optuna.samplers.RandomSampler(seed=0),
+    )
+    cut = []
+    for number in range(12):
+        score = 1.0 - number / 20  # each worse than the one before
+        trial = study.ask()
+        for progress in range(10, 101, 10):
+            trial.report(score * progress / 100, progress)
+            if trial.should_prune():
+                cut.append(number)
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, score)
+    assert 0 not in cut
+    assert bool(cut) == (name != "none")
