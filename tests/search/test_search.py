@@ -54,14 +54,14 @@ def test_each_kind_of_parameter_has_its_distribution(raw: Any, expected: Any) ->
 
 
 @given(
-    low=st.floats(-10, 10),
-    width=st.floats(0.1, 10),
-    step=st.floats(0.01, 3),
+    low=st.decimals(-10, 10, places=4).map(float),
+    width=st.decimals("0.1", 10, places=4).map(float),
+    step=st.decimals("0.01", 3, places=4).map(float),
 )
 def test_every_value_that_optuna_may_draw_lies_in_the_parameter(
     low: float, width: float, step: float
 ) -> None:
-    parameter = Parameter(low=low, high=low + width, step=step)
+    parameter = Parameter(low=low, high=round(low + width, 4), step=step)
     distribution = to_distribution(parameter)
     assert isinstance(distribution, FloatDistribution)
     assert parameter.contains(distribution.low)
