@@ -1,0 +1,145 @@
+"""What places workers on slots: a protocol, and the engine of local processes.
+
+A worker is a process of its own that is spoken to in lines of JSON: commands on its standard
+input, events on its standard output. It dies when its input ends, so a killed runner leaves no
+worker behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Protocol
+
+from sft_tune.run.messages import Message
+from sft_tune.run.slots import Slot, worker_environment
+
+# A SimpleQueue, since its `put` may be called from a signal handler.
+Inbox = queue.SimpleQueue[tuple["Worker | None", Message]]
+
+GONE = "gone"
+
+
+class Worker(Protocol):
+    """One worker process on one slot."""
+
+    @property
+    def slot(self) -> Slot:
+        """Where it runs."""
+
+    def send(self, message: Message) -> None:
+        """Send a command; a worker that is gone ignores it (its `gone` event is on its way)."""
+
+    def close(self, patience: float = 10.0) -> None:
+        """End it: let it go by itself for ``patience`` seconds, then kill it."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+class Engine(Protocol):
+    """What places workers on slots."""
+
+    def spawn(self, slot: Slot, inbox: Inbox) -> Worker:
+        """Start a worker on ``slot``; its events, a last `gone` included, arrive in ``inbox``."""
+
+
+class LocalEngine:
+    """Workers as child processes of this machine."""
+
+    def __init__(self, logs: Path) -> None:
+        """Keep what workers print outside of trials in the folder ``logs``."""
+        self._logs = logs
+
+    def spawn(self, slot: Slot, inbox: Inbox) -> Worker:
+        """Start a worker process on ``slot``."""
+        self._logs.mkdir(parents=True, exist_ok=True)
+        return LocalWorker(slot, inbox, self._logs / f"worker-{slot.index}.log")
+
+
+class LocalWorker:
+    """A worker that is a child process."""
+
+    def __init__(self, slot: Slot, inbox: Inbox, log: Path) -> None:
+        """Start it; its standard error is appended to ``log``."""
+        self._slot = slot
+        self._log = log
+        with log.open("ab") as errors:
+            self._log_start = errors.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "sft_tune.run.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=worker_environment(slot),
+                # Ctrl-C at the terminal is for the runner, which stops its workers in order.
+                start_new_session=True,
+            )
+        self._sending = threading.Lock()
+        self._reader = threading.Thread(target=self._read, args=(inbox,), daemon=True)
+        self._reader.start()
+
+    @property
+    def slot(self) -> Slot:
+        """Where it runs."""
+        return self._slot
+
+    @property
+    def pid(self) -> int:
+        """Its process number."""
+        return self._process.pid
+
+    def send(self, message: Message) -> None:
+        """Send a command."""
+        line = json.dumps(message).encode() + b"\n"
+        pipe = self._process.stdin
+        with self._sending, contextlib.suppress(BrokenPipeError, ValueError):
+            if pipe is not None:
+                pipe.write(line)
+                pipe.flush()
+
+    def close(self, patience: float = 10.0) -> None:
+        """End it: its input ends, which it takes as the word to go."""
+        pipe = self._process.stdin
+        with self._sending, contextlib.suppress(BrokenPipeError):
+            if pipe is not None:
+                pipe.close()
+        try:
+            self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._reader.join(patience)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.wait()
+
+    def _read(self, inbox: Inbox) -> None:
+        pipe = self._process.stdout
+        if pipe is not None:
+            with pipe:
+                for line in pipe:
+                    inbox.put((self, json.loads(line)))
+        code = self._process.wait()
+        inbox.put((self, {"event": GONE, "how": _how(code), "said": self._last_words()}))
+
+    def _last_words(self, lines: int = 15) -> str:
+        with self._log.open("rb") as log:
+            log.seek(self._log_start)
+            return b"\n".join(log.read().splitlines()[-lines:]).decode(errors="replace")
+
+
+def _how(code: int) -> str:
+    """Say in words how a process with exit status ``code`` ended."""
+    if code >= 0:
+        return f"exited with status {code}"
+    name = signal.Signals(-code).name
+    hint = " (the kernel kills so when memory runs out)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"

@@ -1,0 +1,221 @@
+"""What one runner writes into the study database: claims, rungs and ends.
+
+Written in such an order that a crash between any two writes is mended by the next runner: a place
+is claimed before its trial is opened, an end is noted before Optuna is told of it.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sft_tune.run.events import TrialEnded
+from sft_tune.run.owner import is_dead, owner_name
+from sft_tune.run.retention import surplus
+from sft_tune.run.searcher import Point, Searcher
+from sft_tune.spec.config import TrialConfig, assemble
+from sft_tune.spec.plan import Plan
+from sft_tune.spec.study import StudySpec
+from sft_tune.store import claims, reads, studies
+from sft_tune.store.attributes import trial_attributes
+from sft_tune.store.claims import Claim
+from sft_tune.store.database import Database
+from sft_tune.store.studies import StudyRecord
+
+LEASE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A claimed trial on its way: where it lies in the space, what to run, where its files go."""
+
+    claim: Claim
+    point: Point
+    config: TrialConfig
+    folder: Path
+    attempt: int = 0
+
+    @property
+    def number(self) -> int:
+        """The trial's number in the study."""
+        return self.point.number
+
+
+class Ledger:
+    """The database side of one runner of one study."""
+
+    def __init__(
+        self,
+        db: Database,
+        record: StudyRecord,
+        spec: StudySpec,
+        plan: Plan,
+        searcher: Searcher,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Keep the study ``record`` of ``db``; ``clock`` gives seconds since the epoch."""
+        self._db = db
+        self._study = record
+        self._spec = spec
+        self._searcher = searcher
+        self._clock = clock
+        self._owner = owner_name()
+        self._limit = plan.limit(spec.budget)
+        self._maximize = spec.direction == "maximize"
+        self._active_seconds = record.active_seconds
+        best = reads.best_row(db, spec.name)
+        self._best = None if best is None else best.value
+
+    def recover(self) -> None:
+        """Tell Optuna the ends that an earlier runner noted but did not live to tell."""
+        for row in claims.untold(self._db, self._study.id):
+            self._searcher.tell(row.optuna_trial_id, row.told_as, row.value, trial_attributes(row))
+            claims.mark_told(self._db, row.id)
+
+    def next_placement(self) -> Placement | None:
+        """Claim what is to be run next: a trial left by another runner, or a new one.
+
+        Returns None when no trial may start: the budget is used, or the target is reached.
+        """
+        claim = claims.claim_abandoned(self._db, self._study.id, is_dead=is_dead, **self._lease())
+        if claim is None and self.exhausted() is None:
+            claim = claims.claim_new(self._db, self._study.id, limit=self._limit, **self._lease())
+        return None if claim is None else self._open(claim)
+
+    def exhausted(self) -> str | None:
+        """Return why no new trial may start, in a word; None when the count of trials decides."""
+        budget = self._spec.budget
+        if budget.target is not None and self._best is not None:
+            reached = self._best >= budget.target if self._maximize else self._best <= budget.target
+            if reached:
+                return "target"
+        if budget.hours is not None and self._active_seconds >= budget.hours * 3600:
+            return "hours"
+        return None
+
+    def duplicate_of(self, placement: Placement) -> TrialEnded | None:
+        """End ``placement`` with the result of an equal configuration, where one is finished."""
+        twin = claims.find_duplicate(self._db, self._study.id, placement.config.fingerprint())
+        if twin is None:
+            return None
+        begun = self.begin(placement, "none")
+        outcome = {
+            "reason": twin.reason,
+            "value": twin.value,
+            "metrics": twin.metrics,
+            "best_progress": twin.best_progress,
+            "steps": 0,
+            "horizon": twin.horizon,
+            "seconds": 0.0,
+            "checkpoint": twin.checkpoint,
+            "note": f"the same configuration as trial {twin.number}, whose result it takes",
+        }
+        return self.end(begun, outcome, duplicate_of=twin.number)
+
+    def begin(self, placement: Placement, device: str) -> Placement:
+        """Note that ``placement`` runs on ``device`` now, in one more attempt."""
+        attempt = claims.begin(
+            self._db,
+            placement.claim,
+            config=placement.config,
+            params=placement.point.params,
+            device=device,
+            host=platform.node(),
+            now=self._clock(),
+        )
+        return replace(placement, attempt=attempt)
+
+    def rung(self, placement: Placement, evaluation: Mapping[str, Any]) -> bool:
+        """Record ``evaluation``; return whether the trial goes on."""
+        claims.record_evaluation(self._db, placement.claim, evaluation)
+        value = evaluation["metrics"][self._spec.objective.metric]
+        return not self._searcher.report(placement.point, evaluation["progress"], value)
+
+    def end(
+        self,
+        placement: Placement,
+        outcome: Mapping[str, Any],
+        *,
+        duplicate_of: int | None = None,
+    ) -> TrialEnded:
+        """Note the end of ``placement``, tell Optuna, and drop checkpoints that lost their rank."""
+        row = claims.end(
+            self._db, placement.claim, outcome, duplicate_of=duplicate_of, now=self._clock()
+        )
+        self._searcher.tell(row.optuna_trial_id, row.told_as, row.value, trial_attributes(row))
+        claims.mark_told(self._db, row.id)
+        leads = row.told_as in ("completed", "early_stopped") and self._leads(row.value)
+        self._drop_surplus()
+        return TrialEnded(
+            number=placement.number,
+            slot=None,
+            reason=row.reason,
+            value=row.value,
+            seconds=row.seconds,
+            note=row.note or "",
+            leads=leads,
+            params=placement.point.params,
+        )
+
+    def add_error(self, placement: Placement, error: str) -> None:
+        """Keep ``error`` with the trial, after those of earlier attempts."""
+        claims.add_error(self._db, placement.claim, error)
+
+    def give_back(self, placement: Placement) -> None:
+        """Let any runner take ``placement`` up again, from its last checkpoint."""
+        claims.release(self._db, placement.claim)
+
+    def heartbeat(self) -> set[int]:
+        """Renew this runner's leases and count the time; return the claims that it still holds."""
+        now = self._clock()
+        self._active_seconds = claims.add_active_time(
+            self._db, self._study.id, now, at_most=LEASE_SECONDS
+        )
+        return claims.renew(self._db, self._owner, now, LEASE_SECONDS)
+
+    def close(self, why: str | None) -> None:
+        """Note why the search ended; None: it was stopped and may be resumed."""
+        studies.set_ended(self._db, self._study.id, why)
+
+    def _lease(self) -> dict[str, Any]:
+        return {"owner": self._owner, "now": self._clock(), "lease_seconds": LEASE_SECONDS}
+
+    def _open(self, claim: Claim) -> Placement:
+        if claim.optuna_trial_id is not None:
+            point = self._searcher.adopt(claim.optuna_trial_id, claim.ordinal)
+        else:
+            point = self._searcher.find(claim.ordinal) or self._searcher.open(claim.ordinal)
+            claims.link(self._db, claim, point.optuna_id, point.number)
+        folder = Path(self._study.artifacts) / f"trial-{point.number:05d}"
+        config = assemble(self._spec, point.params, point.number)
+        return Placement(claim, point, config, folder, claim.attempts)
+
+    def _leads(self, value: float | None) -> bool:
+        if value is None:
+            return False
+        if self._best is not None:
+            better = value > self._best if self._maximize else value < self._best
+            if not better:
+                return False
+        self._best = value
+        return True
+
+    def _drop_surplus(self) -> None:
+        """Remove the folders' weights of trials beyond the best few; never one that is shared."""
+        rows = [
+            row
+            for row in reads.trial_rows(self._db, self._spec.name)
+            if row.checkpoint is not None and row.duplicate_of is None and row.value is not None
+        ]
+        pruned = [row.number for row in rows if row.reason not in ("completed", "early_stopped")]
+        ranked = [(row.number, row.value) for row in rows if row.number not in pruned]
+        keep = self._spec.resources.keep_checkpoints
+        for number in pruned + surplus(ranked, keep, maximize=self._maximize):
+            folder = Path(self._study.artifacts) / f"trial-{number:05d}"
+            for weights in folder.glob("*.safetensors"):
+                weights.unlink(missing_ok=True)
+            claims.forget_checkpoint(self._db, self._study.id, number)

@@ -1,0 +1,52 @@
+"""The commands that a runner sends to a worker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.study import ResourcesSpec
+
+Message = dict[str, Any]
+
+STOP: Message = {"do": "stop"}
+
+
+def cache_folder() -> Path:
+    """Return the folder of prepared data and downloads: SFT_TUNE_CACHE, or the user's cache."""
+    given = os.environ.get("SFT_TUNE_CACHE")
+    return Path(given) if given else Path(platformdirs.user_cache_dir("sft_tune"))
+
+
+def probe(config: TrialConfig, batch_sizes: Sequence[int], device: str) -> Message:
+    """Load data and model of ``config`` and take a step per batch size."""
+    return {
+        "do": "probe",
+        "config": config.model_dump(mode="json"),
+        "batch_sizes": list(batch_sizes),
+        "device": device,
+        "cache": str(cache_folder()),
+    }
+
+
+def train(config: TrialConfig, folder: Path, device: str, resources: ResourcesSpec) -> Message:
+    """Train ``config`` in ``folder``, on from its checkpoint where it has one."""
+    return {
+        "do": "train",
+        "config": config.model_dump(mode="json"),
+        "folder": str(folder),
+        "device": device,
+        "cache": str(cache_folder()),
+        "checkpoint_seconds": resources.checkpoint_seconds,
+        "evaluation_batch_size": resources.evaluation_batch_size,
+    }
+
+
+def verdict(go_on: bool) -> Message:
+    """Answer an evaluation: go on, or end as pruned."""
+    return {"do": "verdict", "go_on": go_on}

@@ -1,0 +1,116 @@
+"""The Optuna study as the dispatcher uses it: open a trial, report a rung, tell the end."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, get_storage
+from optuna.trial import Trial, TrialState, create_trial
+
+from sft_tune.search.distributions import draw
+from sft_tune.search.pruners import make_pruner
+from sft_tune.search.samplers import make_sampler
+from sft_tune.spec.plan import Plan
+from sft_tune.spec.space import Value
+from sft_tune.spec.study import StudySpec
+
+# How the end of a trial is told to Optuna. A trial that diverged or outgrew the memory is PRUNED,
+# not FAIL: samplers ignore failed trials and would come back to the same region.
+STATES = {
+    "completed": TrialState.COMPLETE,
+    "early_stopped": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "diverged": TrialState.PRUNED,
+    "out_of_memory": TrialState.PRUNED,
+    "crashed": TrialState.FAIL,
+    "stalled": TrialState.FAIL,
+    "stopped": TrialState.FAIL,
+}
+ORDINAL = "sft:ordinal"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A trial that Optuna has opened, and where in the space it lies."""
+
+    trial: Trial
+    optuna_id: int
+    number: int
+    params: dict[str, Value]
+
+
+class Searcher:
+    """One Optuna study with the sampler, pruner and plan of a study file."""
+
+    def __init__(self, spec: StudySpec, plan: Plan, storage: BaseStorage) -> None:
+        """Load the study named ``spec.name`` from ``storage``."""
+        self._spec = spec
+        self._plan = plan
+        self._storage = get_storage(storage)
+        self._study = optuna.load_study(
+            study_name=spec.name, storage=self._storage, pruner=make_pruner(spec.pruner)
+        )
+        self._study_id = self._storage.get_study_id_from_name(spec.name)
+
+    def open(self, ordinal: int) -> Point:
+        """Open a new trial for the claimed place ``ordinal``.
+
+        The row is born with its place: a runner that dies right after leaves a trial that
+        `find` brings back.
+        """
+        fixed = self._plan.fixed(ordinal)
+        born = create_trial(
+            state=TrialState.RUNNING,
+            user_attrs={ORDINAL: ordinal},
+            system_attrs={} if fixed is None else {"fixed_params": fixed},
+        )
+        return self.adopt(self._storage.create_new_trial(self._study_id, born), ordinal)
+
+    def find(self, ordinal: int) -> Point | None:
+        """Return the trial that a dead runner opened for ``ordinal`` but did not link."""
+        for trial in self._storage.get_all_trials(
+            self._study_id, deepcopy=False, states=(TrialState.RUNNING,)
+        ):
+            if trial.user_attrs.get(ORDINAL) == ordinal:
+                return self.adopt(trial._trial_id, ordinal)
+        return None
+
+    def adopt(self, optuna_id: int, ordinal: int) -> Point:
+        """Return the running trial ``optuna_id``, its missing parameters drawn."""
+        self._study.sampler = make_sampler(self._spec, ordinal)
+        trial = Trial(self._study, optuna_id)
+        params = draw(trial, self._spec.space)
+        return Point(trial, optuna_id, trial.number, params)
+
+    def report(self, point: Point, progress: int, value: float) -> bool:
+        """Report the objective at ``progress`` percent; return whether to prune the trial.
+
+        A trial that was taken over reports some rungs again; Optuna keeps the first report. The
+        default configuration is never pruned: it is what the study compares itself with.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The reported value is ignored")
+            point.trial.report(value, progress)
+        return point.trial.should_prune() and self._plan.fixed(0) != point.params
+
+    def tell(
+        self, optuna_id: int, reason: str, value: float | None, attributes: Mapping[str, Any]
+    ) -> None:
+        """Tell Optuna that a trial ended, with ``attributes`` for its user attributes.
+
+        A trial that was told already (its runner died before it could note so) stays as it is.
+        """
+        state = STATES[reason]
+        if self._storage.get_trial(optuna_id).state.is_finished():
+            return
+        for key, content in attributes.items():
+            self._storage.set_trial_user_attr(optuna_id, key, content)
+        self._study.tell(
+            self._storage.get_trial_number_from_id(optuna_id),
+            value if state is TrialState.COMPLETE else None,
+            state=state,
+        )

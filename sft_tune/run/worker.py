@@ -1,0 +1,142 @@
+"""The worker process: `python -m sft_tune.run.worker`, started by an engine, not by people.
+
+It reads commands from standard input and writes events to standard output, one JSON object a
+line. It imports no Optuna and no SQL. When its input ends, its runner is gone, and it goes too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from sft_tune.errors import SftTuneError
+from sft_tune.spec.config import TrialConfig
+
+Message = dict[str, Any]
+
+
+class Channel:
+    """The two pipes to the runner: events out; commands, verdicts and the word to stop in."""
+
+    def __init__(self) -> None:
+        """Take over standard output: what libraries print goes to standard error from here on."""
+        self._out: IO[str] = os.fdopen(os.dup(1), "w", encoding="utf8")
+        os.dup2(2, 1)
+        self.commands: queue.Queue[Message] = queue.Queue()
+        self._verdicts: queue.Queue[bool] = queue.Queue()
+        self._stop = threading.Event()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def send(self, event: str, **content: Any) -> None:
+        """Send ``event``."""
+        self._out.write(json.dumps({"event": event, **content}) + "\n")
+        self._out.flush()
+
+    def ask(self, event: str, **content: Any) -> bool:
+        """Send ``event`` and wait for the runner's verdict on it."""
+        self.send(event, **content)
+        return self._verdicts.get()
+
+    def should_stop(self) -> bool:
+        """Tell whether the runner wants the trial to be saved and left."""
+        return self._stop.is_set()
+
+    def next_command(self) -> Message:
+        """Wait for the next command; a stop that came for an earlier one is forgotten."""
+        command = self.commands.get()
+        self._stop.clear()
+        return command
+
+    def _listen(self) -> None:
+        for line in sys.stdin:
+            message = json.loads(line)
+            if message["do"] == "verdict":
+                self._verdicts.put(message["go_on"])
+            elif message["do"] == "stop":
+                self._stop.set()
+            else:
+                self.commands.put(message)
+        # The runner is gone. What the trial has not saved is lost, and found again from its last
+        # checkpoint; to wait for the loop could write beside the next runner's worker.
+        os._exit(0)
+
+
+def main() -> None:
+    """Serve commands until the runner goes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel()
+    import torch  # the long import comes while the runner does its own work
+
+    channel.send("ready", pid=os.getpid(), torch=torch.__version__)
+    handlers = {"probe": _probe, "train": _train}
+    while True:
+        command = channel.next_command()
+        try:
+            handlers[command["do"]](channel, command)
+        except Exception as error:  # the border: every failure becomes an event, none is lost
+            kind = type(error).__name__ if isinstance(error, SftTuneError) else ""
+            text = str(error) if kind else f"{type(error).__name__}: {error}"
+            channel.send("error", kind=kind, message=text, traceback=traceback.format_exc())
+
+
+def _probe(channel: Channel, command: Message) -> None:
+    from sft_tune.trial.check import probe
+
+    config = TrialConfig.model_validate(command["config"])
+    facts = probe(
+        config, command["batch_sizes"], device=command["device"], cache=Path(command["cache"])
+    )
+    channel.send("probed", facts=facts)
+
+
+def _train(channel: Channel, command: Message) -> None:
+    from sft_tune.trial.loop import run_trial
+    from sft_tune.trial.paths import TrialPaths
+
+    paths = TrialPaths(Path(command["folder"]))
+    with _errors_to(paths.log):
+        outcome = run_trial(
+            TrialConfig.model_validate(command["config"]),
+            paths,
+            device=command["device"],
+            cache=Path(command["cache"]),
+            report=lambda evaluation: channel.ask("evaluation", **asdict(evaluation)),
+            should_stop=channel.should_stop,
+            checkpoint_seconds=command["checkpoint_seconds"],
+            evaluation_batch_size=command["evaluation_batch_size"],
+        )
+    channel.send("outcome", **asdict(outcome))
+
+
+@contextlib.contextmanager
+def _errors_to(log: Path) -> Iterator[None]:
+    """Append what the process prints, C libraries included, to ``log`` while the block runs."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    before = os.dup(2)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+        os.dup2(file.fileno(), 1)
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+        raise
+    finally:
+        sys.stderr.flush()
+        os.dup2(before, 2)
+        os.dup2(before, 1)
+        os.close(before)
+
+
+if __name__ == "__main__":
+    main()
