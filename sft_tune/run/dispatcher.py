@@ -15,6 +15,7 @@ from sft_tune.run.ledger import LEASE_SECONDS, Ledger, Placement
 from sft_tune.run.messages import Message
 from sft_tune.run.slots import Slot
 from sft_tune.spec.study import StudySpec
+from sft_tune.store.claims import LeaseLostError
 
 FAILURES = ("crashed", "stalled", "out_of_memory")
 BEAT_SECONDS = LEASE_SECONDS / 4
@@ -42,10 +43,16 @@ class Dispatcher:
         self._notify = notify
         self._idle = list(idle)
         self._busy: dict[Worker, Placement] = {}
+        self.placed = 0
         self._failures: list[str] = []
         self._stopping = False
         self._aborting = False
         self._next_beat = 0.0
+
+    @property
+    def workers(self) -> list[Worker]:
+        """The worker processes at this moment."""
+        return [*self._busy, *self._idle]
 
     def stop(self) -> None:
         """End in order: each trial saves a checkpoint and is given back. For signal handlers."""
@@ -92,8 +99,12 @@ class Dispatcher:
                 worker_or_none, message = self._inbox.get(timeout=patience)
             except queue.Empty:
                 continue
-            if worker_or_none is not None:
+            if worker_or_none is None:
+                continue
+            try:
                 self._handle(worker_or_none, message)
+            except LeaseLostError:
+                self._let_go(worker_or_none)
         return "aborted"
 
     def _fill_slots(self) -> None:
@@ -101,7 +112,8 @@ class Dispatcher:
             placement = self._ledger.next_placement()
             if placement is None:
                 return
-            repeated = self._ledger.duplicate_of(placement)
+            self.placed += 1
+            repeated = self._ledger.repeated(placement)
             if repeated is not None:
                 self._notify(repeated)
                 continue
@@ -214,6 +226,13 @@ class Dispatcher:
         held = self._ledger.heartbeat()
         for worker, placement in list(self._busy.items()):
             if placement.claim.id not in held:
-                del self._busy[worker]
-                worker.kill()
-                self._notify(Notice(f"trial {placement.number} was taken over by another runner"))
+                self._let_go(worker)
+
+    def _let_go(self, worker: Worker) -> None:
+        """Leave a trial to the runner that took it over (this one slept, or its clock jumped)."""
+        if worker in self._idle:
+            self._idle.remove(worker)
+        placement = self._busy.pop(worker, None)
+        worker.kill()
+        if placement is not None:
+            self._notify(Notice(f"trial {placement.number} was taken over by another runner"))

@@ -106,10 +106,7 @@ class LocalWorker:
 
     def close(self, patience: float = 10.0) -> None:
         """End it: its input ends, which it takes as the word to go."""
-        pipe = self._process.stdin
-        with self._sending, contextlib.suppress(BrokenPipeError):
-            if pipe is not None:
-                pipe.close()
+        self._close_input()
         try:
             self._process.wait(patience)
         except subprocess.TimeoutExpired:
@@ -120,6 +117,13 @@ class LocalWorker:
         """End it at once."""
         self._process.kill()
         self._process.wait()
+        self._close_input()
+
+    def _close_input(self) -> None:
+        pipe = self._process.stdin
+        with self._sending, contextlib.suppress(BrokenPipeError):
+            if pipe is not None:
+                pipe.close()
 
     def _read(self, inbox: Inbox) -> None:
         pipe = self._process.stdout
@@ -128,6 +132,7 @@ class LocalWorker:
                 for line in pipe:
                     inbox.put((self, json.loads(line)))
         code = self._process.wait()
+        self._close_input()
         inbox.put((self, {"event": GONE, "how": _how(code), "said": self._last_words()}))
 
     def _last_words(self, lines: int = 15) -> str:

@@ -20,11 +20,12 @@ from sft_tune.run.searcher import Point, Searcher
 from sft_tune.spec.config import TrialConfig, assemble
 from sft_tune.spec.plan import Plan
 from sft_tune.spec.study import StudySpec
-from sft_tune.store import claims, reads, studies
+from sft_tune.store import checkpoints, claims, reads, studies
 from sft_tune.store.attributes import trial_attributes
-from sft_tune.store.claims import Claim
+from sft_tune.store.claims import Claim, EndedTrial
 from sft_tune.store.database import Database
-from sft_tune.store.studies import StudyRecord
+from sft_tune.store.records import StudyRecord
+from sft_tune.trial.paths import TrialPaths
 
 LEASE_SECONDS = 60.0
 
@@ -37,12 +38,16 @@ class Placement:
     point: Point
     config: TrialConfig
     folder: Path
-    attempt: int = 0
 
     @property
     def number(self) -> int:
         """The trial's number in the study."""
         return self.point.number
+
+    @property
+    def attempt(self) -> int:
+        """How often it has begun, times that it was given back in order not counted."""
+        return self.claim.attempts
 
 
 class Ledger:
@@ -55,26 +60,36 @@ class Ledger:
         spec: StudySpec,
         plan: Plan,
         searcher: Searcher,
+        folder: Path,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Keep the study ``record`` of ``db``; ``clock`` gives seconds since the epoch."""
+        """Keep the study ``record`` of ``db``.
+
+        Args:
+            db: the study database.
+            record: the study's row.
+            spec: what its file says now.
+            plan: of ``spec``.
+            searcher: the study's Optuna side.
+            folder: where its trials keep their files.
+            clock: gives seconds since the epoch.
+        """
         self._db = db
         self._study = record
         self._spec = spec
         self._searcher = searcher
+        self._folder = folder
         self._clock = clock
         self._owner = owner_name()
         self._limit = plan.limit(spec.budget)
         self._maximize = spec.direction == "maximize"
-        self._active_seconds = record.active_seconds
         best = reads.best_row(db, spec.name)
         self._best = None if best is None else best.value
 
     def recover(self) -> None:
         """Tell Optuna the ends that an earlier runner noted but did not live to tell."""
-        for row in claims.untold(self._db, self._study.id):
-            self._searcher.tell(row.optuna_trial_id, row.told_as, row.value, trial_attributes(row))
-            claims.mark_told(self._db, row.id)
+        for ended in claims.untold(self._db, self._study.id):
+            self._tell(ended)
 
     def next_placement(self) -> Placement | None:
         """Claim what is to be run next: a trial left by another runner, or a new one.
@@ -93,32 +108,35 @@ class Ledger:
             reached = self._best >= budget.target if self._maximize else self._best <= budget.target
             if reached:
                 return "target"
-        if budget.hours is not None and self._active_seconds >= budget.hours * 3600:
+        if budget.hours is not None and self._count_time() >= budget.hours * 3600:
             return "hours"
         return None
 
-    def duplicate_of(self, placement: Placement) -> TrialEnded | None:
+    def repeated(self, placement: Placement) -> TrialEnded | None:
         """End ``placement`` with the result of an equal configuration, where one is finished."""
         twin = claims.find_duplicate(self._db, self._study.id, placement.config.fingerprint())
         if twin is None:
             return None
         begun = self.begin(placement, "none")
+        if twin.last_progress is not None and twin.last_value is not None:
+            # Optuna takes the last report of a pruned trial for its value.
+            self._searcher.report(begun.point, twin.last_progress, twin.last_value)
         outcome = {
-            "reason": twin.reason,
+            "reason": "duplicate",
+            "state": twin.state,
             "value": twin.value,
             "metrics": twin.metrics,
             "best_progress": twin.best_progress,
             "steps": 0,
             "horizon": twin.horizon,
             "seconds": 0.0,
-            "checkpoint": twin.checkpoint,
             "note": f"the same configuration as trial {twin.number}, whose result it takes",
         }
         return self.end(begun, outcome, duplicate_of=twin.number)
 
     def begin(self, placement: Placement, device: str) -> Placement:
         """Note that ``placement`` runs on ``device`` now, in one more attempt."""
-        attempt = claims.begin(
+        claim = claims.begin(
             self._db,
             placement.claim,
             config=placement.config,
@@ -127,13 +145,15 @@ class Ledger:
             host=platform.node(),
             now=self._clock(),
         )
-        return replace(placement, attempt=attempt)
+        return replace(placement, claim=claim)
 
     def rung(self, placement: Placement, evaluation: Mapping[str, Any]) -> bool:
         """Record ``evaluation``; return whether the trial goes on."""
         claims.record_evaluation(self._db, placement.claim, evaluation)
         value = evaluation["metrics"][self._spec.objective.metric]
-        return not self._searcher.report(placement.point, evaluation["progress"], value)
+        prune = self._searcher.report(placement.point, evaluation["progress"], value)
+        # The default configuration is what the study compares itself with: it runs to its end.
+        return not prune or placement.claim.ordinal == 0
 
     def end(
         self,
@@ -143,20 +163,23 @@ class Ledger:
         duplicate_of: int | None = None,
     ) -> TrialEnded:
         """Note the end of ``placement``, tell Optuna, and drop checkpoints that lost their rank."""
-        row = claims.end(
-            self._db, placement.claim, outcome, duplicate_of=duplicate_of, now=self._clock()
+        claims.end(self._db, placement.claim, outcome, duplicate_of=duplicate_of, now=self._clock())
+        ended = next(
+            row for row in claims.untold(self._db, self._study.id) if row.id == placement.claim.id
         )
-        self._searcher.tell(row.optuna_trial_id, row.told_as, row.value, trial_attributes(row))
-        claims.mark_told(self._db, row.id)
-        leads = row.told_as in ("completed", "early_stopped") and self._leads(row.value)
-        self._drop_surplus()
+        self._tell(ended)
+        # Only now: until the end is on record, it is what the trial goes on from.
+        TrialPaths(placement.folder).clear_resume()
+        leads = ended.state == "COMPLETE" and duplicate_of is None and self._leads(ended.value)
+        if duplicate_of is None:
+            self._drop_surplus()
         return TrialEnded(
             number=placement.number,
             slot=None,
-            reason=row.reason,
-            value=row.value,
-            seconds=row.seconds,
-            note=row.note or "",
+            reason=ended.reason,
+            value=ended.value,
+            seconds=ended.seconds or 0.0,
+            note=ended.note or "",
             leads=leads,
             params=placement.point.params,
         )
@@ -171,15 +194,19 @@ class Ledger:
 
     def heartbeat(self) -> set[int]:
         """Renew this runner's leases and count the time; return the claims that it still holds."""
-        now = self._clock()
-        self._active_seconds = claims.add_active_time(
-            self._db, self._study.id, now, at_most=LEASE_SECONDS
-        )
-        return claims.renew(self._db, self._owner, now, LEASE_SECONDS)
+        self._count_time()
+        return claims.renew(self._db, self._owner, self._clock(), LEASE_SECONDS)
 
     def close(self, why: str | None) -> None:
         """Note why the search ended; None: it was stopped and may be resumed."""
         studies.set_ended(self._db, self._study.id, why)
+
+    def _tell(self, ended: EndedTrial) -> None:
+        if ended.optuna_trial_id is not None:
+            self._searcher.tell(
+                ended.optuna_trial_id, ended.state, ended.value, trial_attributes(ended)
+            )
+        claims.mark_told(self._db, ended)
 
     def _lease(self) -> dict[str, Any]:
         return {"owner": self._owner, "now": self._clock(), "lease_seconds": LEASE_SECONDS}
@@ -189,10 +216,18 @@ class Ledger:
             point = self._searcher.adopt(claim.optuna_trial_id, claim.ordinal)
         else:
             point = self._searcher.find(claim.ordinal) or self._searcher.open(claim.ordinal)
-            claims.link(self._db, claim, point.optuna_id, point.number)
-        folder = Path(self._study.artifacts) / f"trial-{point.number:05d}"
+            claim = claims.link(self._db, claim, point.optuna_id, point.number)
         config = assemble(self._spec, point.params, point.number)
-        return Placement(claim, point, config, folder, claim.attempts)
+        return Placement(claim, point, config, self._folder_of(point.number))
+
+    def _folder_of(self, number: int) -> Path:
+        return self._folder / f"trial-{number:05d}"
+
+    def _count_time(self) -> float:
+        """Count the time since anyone last did; return the study's total in seconds."""
+        return claims.add_active_time(
+            self._db, self._study.id, self._clock(), at_most=LEASE_SECONDS
+        )
 
     def _leads(self, value: float | None) -> bool:
         if value is None:
@@ -205,17 +240,15 @@ class Ledger:
         return True
 
     def _drop_surplus(self) -> None:
-        """Remove the folders' weights of trials beyond the best few; never one that is shared."""
-        rows = [
-            row
-            for row in reads.trial_rows(self._db, self._spec.name)
-            if row.checkpoint is not None and row.duplicate_of is None and row.value is not None
+        """Remove the weights of trials beyond the best few, and of those that did not complete."""
+        kept = checkpoints.kept_checkpoints(self._db, self._study.id)
+        ranked = [
+            (k.number, k.value) for k in kept if k.state == "COMPLETE" and k.value is not None
         ]
-        pruned = [row.number for row in rows if row.reason not in ("completed", "early_stopped")]
-        ranked = [(row.number, row.value) for row in rows if row.number not in pruned]
-        keep = self._spec.resources.keep_checkpoints
-        for number in pruned + surplus(ranked, keep, maximize=self._maximize):
-            folder = Path(self._study.artifacts) / f"trial-{number:05d}"
-            for weights in folder.glob("*.safetensors"):
-                weights.unlink(missing_ok=True)
-            claims.forget_checkpoint(self._db, self._study.id, number)
+        stay = {number for number, _ in ranked}
+        stay -= set(surplus(ranked, self._spec.resources.keep_checkpoints, maximize=self._maximize))
+        for trial in kept:
+            if trial.number not in stay:
+                checkpoints.forget_checkpoint(self._db, trial)
+                for weights in self._folder_of(trial.number).glob("*.safetensors"):
+                    weights.unlink(missing_ok=True)

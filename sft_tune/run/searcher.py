@@ -18,18 +18,6 @@ from sft_tune.spec.plan import Plan
 from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
 
-# How the end of a trial is told to Optuna. A trial that diverged or outgrew the memory is PRUNED,
-# not FAIL: samplers ignore failed trials and would come back to the same region.
-STATES = {
-    "completed": TrialState.COMPLETE,
-    "early_stopped": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
-    "diverged": TrialState.PRUNED,
-    "out_of_memory": TrialState.PRUNED,
-    "crashed": TrialState.FAIL,
-    "stalled": TrialState.FAIL,
-    "stopped": TrialState.FAIL,
-}
 ORDINAL = "sft:ordinal"
 
 
@@ -89,28 +77,33 @@ class Searcher:
     def report(self, point: Point, progress: int, value: float) -> bool:
         """Report the objective at ``progress`` percent; return whether to prune the trial.
 
-        A trial that was taken over reports some rungs again; Optuna keeps the first report. The
-        default configuration is never pruned: it is what the study compares itself with.
+        A trial that was taken over reports some rungs again; Optuna keeps the first report.
         """
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The reported value is ignored")
             point.trial.report(value, progress)
-        return point.trial.should_prune() and self._plan.fixed(0) != point.params
+        return point.trial.should_prune()
 
     def tell(
-        self, optuna_id: int, reason: str, value: float | None, attributes: Mapping[str, Any]
+        self, optuna_id: int, state: str, value: float | None, attributes: Mapping[str, Any]
     ) -> None:
         """Tell Optuna that a trial ended, with ``attributes`` for its user attributes.
 
         A trial that was told already (its runner died before it could note so) stays as it is.
+
+        Args:
+            optuna_id: the trial.
+            state: COMPLETE, PRUNED or FAIL.
+            value: the objective; only COMPLETE trials have one.
+            attributes: JSON-able values by name.
         """
-        state = STATES[reason]
         if self._storage.get_trial(optuna_id).state.is_finished():
             return
         for key, content in attributes.items():
             self._storage.set_trial_user_attr(optuna_id, key, content)
         self._study.tell(
             self._storage.get_trial_number_from_id(optuna_id),
-            value if state is TrialState.COMPLETE else None,
-            state=state,
+            value if state == "COMPLETE" else None,
+            state=TrialState[state],
+            skip_if_finished=True,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import queue
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 from sqlalchemy.engine import make_url
 
-from sft_tune.errors import StudyExistsError, StudyNotFoundError
+from sft_tune.errors import StorageError, StudyExistsError, StudyNotFoundError
 from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import Inbox, LocalEngine, Worker
 from sft_tune.run.events import Notice, Notify, ignore
@@ -25,9 +26,10 @@ from sft_tune.spec.config import TrialConfig, assemble, default_params
 from sft_tune.spec.load import LoadedStudy, differences
 from sft_tune.spec.plan import make_plan
 from sft_tune.spec.study import StudySpec
-from sft_tune.store import studies
+from sft_tune.store import claims, studies
 from sft_tune.store.database import Database
-from sft_tune.store.studies import StudyRecord
+from sft_tune.store.optuna_storage import open_optuna_storage
+from sft_tune.store.records import StudyRecord, find_study
 
 LIBRARIES = ("sft_tune", "torch", "torchvision", "transformers", "optuna", "sqlalchemy")
 
@@ -37,8 +39,8 @@ class Ended:
     """How `start_study` ended.
 
     Attributes:
-        why: trials, hours, target (the budget's word); stopped or aborted; finished (there was
-            nothing left to do).
+        why: trials, hours, target (the budget's word); stopped or aborted; finished (nothing was
+            left to do); elsewhere (other runners have all that is left).
         continued: whether the study was in the database before.
     """
 
@@ -46,8 +48,12 @@ class Ended:
     continued: bool
 
 
-def artifacts_folder(spec: StudySpec, url: str) -> Path:
-    """Return the folder of the study's checkpoints and logs, as `storage.artifacts` says."""
+def make_artifacts_folder(spec: StudySpec, url: str) -> Path:
+    """Make the folder of a new study's checkpoints and logs, where `storage.artifacts` says.
+
+    It is named after the study; where a study of another database, or a deleted one, has left a
+    folder of this name, a number is added: nobody's checkpoints are taken for another's.
+    """
     if spec.storage.artifacts is not None:
         base = Path(spec.storage.artifacts)
     else:
@@ -55,7 +61,19 @@ def artifacts_folder(spec: StudySpec, url: str) -> Path:
         is_file = database.drivername.startswith("sqlite") and database.database
         base = Path(database.database).parent if is_file and database.database else Path.cwd()
         base = base / "sft_tune_runs"
-    return base.absolute() / spec.name
+    folder, count = base.absolute() / spec.name, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            count += 1
+            folder = folder.with_name(f"{spec.name}-{count}")
+        except OSError as error:
+            raise StorageError(
+                f"the folder of checkpoints and logs cannot be made: {error}; give another as "
+                "storage.artifacts"
+            ) from error
 
 
 def start_study(
@@ -85,7 +103,7 @@ def start_study(
     record = _find(db, spec.name)
     if record is not None:
         _refuse_changes(record, spec, accept_changes)
-    folder = artifacts_folder(spec, db.url) if record is None else Path(record.artifacts)
+    folder = make_artifacts_folder(spec, db.url) if record is None else Path(record.artifacts)
     engine = LocalEngine(folder / "workers")
     inbox: Inbox = queue.SimpleQueue()
     idle: list[Worker] = []
@@ -94,25 +112,30 @@ def start_study(
         idle.append(engine.spawn(slots[0], inbox))
         try:
             facts = [
-                probe_config(idle[0], inbox, c, [c.training.batch_size])
-                for c in configs_to_check(spec)
+                probe_config(idle[0], inbox, config, [config.training.batch_size])
+                for config in configs_to_check(spec)
             ]
         except BaseException:
             idle[0].close()
+            shutil.rmtree(folder, ignore_errors=True)  # nothing but the worker's log is in it
             raise
         record = _register(db, loaded, folder, facts[0])
         continued = False
     else:
-        record = studies.update_study(db, record.id, spec, text=loaded.text, now=time.time())
+        record = studies.update_study(
+            db, record.id, spec, text=loaded.text, path=str(loaded.path), now=time.time()
+        )
         continued = True
     plan = make_plan(spec)
-    searcher = Searcher(spec, plan, studies.open_optuna_storage(db))
-    ledger = Ledger(db, record, spec, plan, searcher)
-    if continued and ledger.is_finished():
-        return Ended("finished", continued)
+    searcher = Searcher(spec, plan, open_optuna_storage(db))
+    ledger = Ledger(db, record, spec, plan, searcher, folder)
     dispatcher = Dispatcher(spec, ledger, engine, slots, inbox, notify, idle)
     on_dispatcher(dispatcher)
-    return Ended(dispatcher.run(), continued)
+    why = dispatcher.run()
+    if why in ("stopped", "aborted") or dispatcher.placed:
+        return Ended(why, continued)
+    elsewhere = claims.live_owners(db, record.id, time.time())
+    return Ended("elsewhere" if elsewhere else "finished", continued)
 
 
 def configs_to_check(spec: StudySpec) -> list[TrialConfig]:
@@ -133,7 +156,7 @@ def library_versions() -> dict[str, str]:
 
 def _find(db: Database, name: str) -> StudyRecord | None:
     try:
-        return studies.find_study(db, name)
+        return find_study(db, name)
     except StudyNotFoundError:
         return None
 

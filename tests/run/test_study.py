@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from sft_tune.errors import DataError, ModelError, StudyExistsError, TrialError
+from sft_tune.run.dispatcher import Dispatcher
+from sft_tune.run.engine import LocalWorker
+from sft_tune.run.events import Event, Notice, RungReached, TrialEnded, TrialStarted
+from sft_tune.run.study import Ended, start_study
+from sft_tune.spec.load import load_study
+from sft_tune.store import reads
+from sft_tune.store.database import Database
+
+StudyFile = Callable[..., Path]
+
+
+def start(path: Path, url: str = "sqlite:///t.db", **options: Any) -> tuple[Ended, list[Event]]:
+    events: list[Event] = []
+    listen = options.pop("notify", lambda event: None)
+
+    def notify(event: Event) -> None:
+        events.append(event)
+        listen(event)
+
+    db = Database.open(url, create=True)
+    try:
+        return start_study(load_study(path), db, notify=notify, **options), events
+    finally:
+        db.dispose()
+
+
+def rows(name: str = "tiny", url: str = "sqlite:///t.db") -> list[reads.TrialRow]:
+    db = Database.open(url, create=False)
+    try:
+        return reads.trial_rows(db, name)
+    finally:
+        db.dispose()
+
+
+def test_a_study_ends_with_its_budget_and_a_best_checkpoint(study_file: StudyFile) -> None:
+    ended, events = start(study_file())
+    assert ended == Ended("trials", continued=False)
+    trials = rows()
+    assert [t.number for t in trials] == [0, 1, 2, 3]
+    assert {t.state for t in trials} == {"COMPLETE"}
+    assert trials[0].params == {"learning_rate": 3e-3, "schedule": "linear", "epochs": 2}
+    best = max(trials, key=lambda t: t.value)
+    assert best.checkpoint is not None and Path(best.checkpoint).is_file()
+    started = [e.number for e in events if isinstance(e, TrialStarted)]
+    finished = [e for e in events if isinstance(e, TrialEnded)]
+    assert started == [e.number for e in finished] == [0, 1, 2, 3]
+    assert [e.number for e in finished if e.leads][-1] == best.number
+    assert sum(isinstance(e, RungReached) for e in events) == 4 * 4
+
+
+def test_plain_optuna_reads_the_study(study_file: StudyFile) -> None:
+    start(study_file(budget={"trials": 5}))
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///t.db")
+    trials = rows()
+    assert study.best_value == max(t.value for t in trials)
+    assert set(optuna.importance.get_param_importances(study)) <= {
+        "learning_rate", "schedule", "epochs",
+    }  # fmt: skip
+    for ours, theirs in zip(trials, study.trials, strict=True):
+        assert theirs.params == ours.params
+        assert sorted(theirs.intermediate_values) == [25, 50, 75, 100]
+        assert theirs.user_attrs["sft:reason"] == ours.reason == "completed"
+        assert theirs.user_attrs["sft:config"]["training"]["epochs"] == ours.params["epochs"]
+
+
+def test_a_finished_study_says_so_and_a_larger_budget_continues_it(
+    study_file: StudyFile,
+) -> None:
+    start(study_file(budget={"trials": 2}))
+    again, events = start(study_file(budget={"trials": 2}))
+    assert again == Ended("finished", continued=True)
+    assert not [e for e in events if isinstance(e, TrialStarted)]
+    more, _ = start(study_file(budget={"trials": 3}))
+    assert more == Ended("trials", continued=True)
+    assert len(rows()) == 3
+
+
+def test_a_target_ends_the_study(study_file: StudyFile) -> None:
+    ended, _ = start(study_file(budget={"trials": 4, "target": 0.01}))
+    assert ended.why == "target"
+    assert len(rows()) == 1
+
+
+def test_hours_that_are_used_let_no_trial_start(study_file: StudyFile) -> None:
+    ended, _ = start(study_file(budget={"trials": 4, "hours": 1e-6}))
+    assert ended.why == "hours"
+    assert len(rows()) < 4
+    assert all(t.state == "COMPLETE" for t in rows())
+
+
+def test_a_changed_study_of_the_same_name_is_refused_with_what_differs(
+    study_file: StudyFile,
+) -> None:
+    start(study_file(budget={"trials": 1}))
+    with pytest.raises(StudyExistsError, match=r"training.batch_size: 16 -> 32"):
+        start(study_file(training={"batch_size": 32}, budget={"trials": 2}))
+    changed = study_file(sampler={"name": "tpe"}, budget={"trials": 2})
+    with pytest.raises(StudyExistsError, match="--accept-changes"):
+        start(changed)
+    assert len(rows()) == 1
+    start(changed, accept_changes=True)
+    assert len(rows()) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data": {"classes": [0, 77]}}, DataError, "77"),
+        ({"model": {"name": "torchvision:resnet19"}}, ModelError, "resnet18"),
+    ],
+)
+def test_a_study_that_cannot_run_is_refused_before_it_is_registered(
+    study_file: StudyFile, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        start(study_file(**changes))
+    db = Database.open("sqlite:///t.db", create=False)
+    assert reads.list_studies(db) == []
+    db.dispose()
+
+
+def test_an_equal_configuration_is_not_trained_again(study_file: StudyFile) -> None:
+    space = {"schedule": ["linear", "cosine"]}
+    _, events = start(study_file(space=space, budget={"trials": 6}))
+    trials = rows()
+    assert len(trials) == 6
+    trained = [e.number for e in events if isinstance(e, TrialStarted)]
+    assert len(trained) == 2
+    for trial in trials:
+        if trial.number not in trained:
+            first = next(t for t in trials if t.params == trial.params)
+            assert (trial.reason, trial.duplicate_of) == ("duplicate", first.number)
+            assert (trial.value, trial.state) == (first.value, "COMPLETE")
+
+
+def test_a_grid_has_each_cell_once_over_restarts(study_file: StudyFile) -> None:
+    grid = {"space": {"schedule": ["linear", "cosine"], "epochs": [1, 2]}}
+    start(study_file(sampler={"name": "grid"}, budget={"trials": 2}, **grid))
+    start(study_file(sampler={"name": "grid"}, budget=None, **grid))
+    cells = [tuple(sorted(t.params.items())) for t in rows()]
+    assert len(cells) == len(set(cells)) == 4
+
+
+def test_a_trial_whose_worker_is_killed_goes_on_under_its_number(study_file: StudyFile) -> None:
+    undisturbed, _ = start(study_file(budget={"trials": 2}), "sqlite:///calm.db")
+    workers: list[LocalWorker] = []
+
+    def kill_in_trial_1(event: Event) -> None:
+        if isinstance(event, RungReached) and event.number == 1 and event.progress == 50:
+            if len(killed) == 0:
+                killed.append(event.number)
+                os.kill(workers[0].pid, signal.SIGKILL)
+
+    killed: list[int] = []
+
+    def watch(dispatcher: Dispatcher) -> None:
+        workers.extend(w for w in dispatcher.workers if isinstance(w, LocalWorker))
+
+    ended, events = start(
+        study_file(budget={"trials": 2}), notify=kill_in_trial_1, on_dispatcher=watch
+    )
+    assert killed == [1] and ended.why == undisturbed.why == "trials"
+    assert any(isinstance(e, Notice) and "SIGKILL" in e.text for e in events)
+    assert [t.attempts for t in rows()] == [1, 2]
+    calm = rows(url="sqlite:///calm.db")
+    assert [(t.number, t.value, t.metrics) for t in rows()] == [
+        (t.number, t.value, t.metrics) for t in calm
+    ]
+
+
+def test_a_trial_that_kills_every_worker_fails_with_every_error_kept(
+    study_file: StudyFile,
+) -> None:
+    current: list[Dispatcher] = []
+
+    def kill(event: Event) -> None:
+        if isinstance(event, RungReached):
+            for worker in current[0].workers:
+                if isinstance(worker, LocalWorker):
+                    os.kill(worker.pid, signal.SIGKILL)
+
+    path = study_file(resources={"max_attempts": 2}, budget={"trials": 5, "failures": 1})
+    with pytest.raises(TrialError, match="trial 0 crashed: the worker was killed by SIGKILL"):
+        start(path, notify=kill, on_dispatcher=current.append)
+    (trial,) = rows()
+    assert (trial.state, trial.reason, trial.attempts) == ("FAIL", "crashed", 2)
+    assert trial.error is not None and trial.error.count("SIGKILL") == 2
+
+
+def test_a_stopped_study_goes_on_from_the_checkpoint(study_file: StudyFile) -> None:
+    start(study_file(budget={"trials": 2}), "sqlite:///calm.db")
+    current: list[Dispatcher] = []
+
+    def stop_in_trial_1(event: Event) -> None:
+        if isinstance(event, RungReached) and event.number == 1 and event.progress == 25:
+            current[0].stop()
+
+    path = study_file(budget={"trials": 2})
+    ended, _ = start(path, notify=stop_in_trial_1, on_dispatcher=current.append)
+    assert ended.why == "stopped"
+    assert [t.state for t in rows()] == ["COMPLETE", "RUNNING"]
+    again, events = start(path)
+    assert again == Ended("trials", continued=True)
+    first = next(e for e in events if isinstance(e, RungReached))
+    assert (first.number, first.progress) == (1, 50)
+    assert [(t.number, t.value) for t in rows()] == [
+        (t.number, t.value) for t in rows(url="sqlite:///calm.db")
+    ]
+
+
+def test_bad_trials_are_pruned_but_never_the_default_one(study_file: StudyFile) -> None:
+    path = study_file(
+        training={"learning_rate": 1e-8, "epochs": 4},
+        space={"learning_rate": [1e-8, 3e-3, 1e-7, 1e-6]},
+        sampler={"name": "grid", "enqueue": [{"learning_rate": 3e-3}]},
+        objective={"metric": "loss", "rungs": 4},
+        pruner={"name": "asha", "first": 50, "reduction": 2},
+        budget=None,
+    )
+    start(path)
+    trials = rows()
+    assert trials[0].reason == "completed"
+    pruned = [t for t in trials if t.reason == "pruned"]
+    assert [t.number for t in pruned] == [2, 3]
+    assert all(t.state == "PRUNED" and t.checkpoint is None for t in pruned)
+
+
+def test_only_the_best_checkpoints_stay(study_file: StudyFile) -> None:
+    start(study_file(resources={"keep_checkpoints": 2}, budget={"trials": 4}))
+    trials = rows()
+    kept = {t.number for t in trials if t.checkpoint is not None}
+    best = sorted(trials, key=lambda t: (-t.value, t.number))[:2]
+    assert kept == {t.number for t in best}
+    on_disk = {p.parent.name for p in Path("sft_tune_runs/tiny").glob("trial-*/*.safetensors")}
+    assert on_disk == {f"trial-{number:05d}" for number in kept}
