@@ -82,6 +82,7 @@ class Ledger:
         self._clock = clock
         self._owner = owner_name()
         self._limit = plan.limit(spec.budget)
+        self._asked_for = len(plan.enqueued)
         self._maximize = spec.direction == "maximize"
         best = reads.best_row(db, spec.name)
         self._best = None if best is None else best.value
@@ -152,8 +153,8 @@ class Ledger:
         claims.record_evaluation(self._db, placement.claim, evaluation)
         value = evaluation["metrics"][self._spec.objective.metric]
         prune = self._searcher.report(placement.point, evaluation["progress"], value)
-        # The default configuration is what the study compares itself with: it runs to its end.
-        return not prune or placement.claim.ordinal == 0
+        # The default configuration and those asked for are what the study compares itself with.
+        return not prune or placement.claim.ordinal < self._asked_for
 
     def end(
         self,

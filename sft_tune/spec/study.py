@@ -49,7 +49,8 @@ class DataSpec(Section):
     source: str = Field(
         description="A folder of images (one subfolder a class), a .csv, .jsonl or .parquet file "
         "or a folder of them; or torchvision:NAME, hub:ID (Hugging Face hub), sklearn:digits, "
-        "python:module:function (called with the split's name, returns examples)."
+        "python:module:function or python:file.py:function (called with the split's name, "
+        "returns examples)."
     )
     train: str | None = Field(
         None,
@@ -161,7 +162,7 @@ class SamplerSpec(Section):
     enqueue: tuple[dict[str, Scalar], ...] = Field(
         (),
         description="Configurations to try first, after the default one: keys of the space; "
-        "those left out take their default.",
+        "those left out take their default. Like the default one, they are never pruned.",
     )
 
 
