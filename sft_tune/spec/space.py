@@ -27,7 +27,10 @@ class Parameter(BaseModel):
     log: bool = Field(False, description="Search the range on a logarithmic scale.")
     step: int | float | None = Field(None, gt=0, description="Distance between the range's values.")
     points: int | None = Field(
-        None, ge=1, description="Grid: so many values of the range, evenly spaced in its scale."
+        None,
+        ge=1,
+        description="Grid: so many values of the range, evenly spaced in its scale. Other "
+        "samplers ignore it.",
     )
     when: dict[str, tuple[Value, ...]] | None = Field(
         None, description="Searched only while these other hyperparameters have these values."
@@ -36,7 +39,12 @@ class Parameter(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_list(cls, raw: Any) -> Any:
-        return {"values": raw} if isinstance(raw, list | tuple) else raw
+        if isinstance(raw, list | tuple):
+            raw = {"values": raw}
+        if isinstance(raw, Mapping) and isinstance(raw.get("values"), list):
+            # As a tuple it also passes pydantic's strict mode, in which study files are read.
+            return {**raw, "values": tuple(raw["values"])}
+        return raw
 
     @field_validator("when", mode="before")
     @classmethod
@@ -44,7 +52,7 @@ class Parameter(BaseModel):
         """Let ``when: {schedule: exponential}`` stand for a list of one."""
         if not isinstance(raw, Mapping):
             return raw
-        return {key: v if isinstance(v, list | tuple) else [v] for key, v in raw.items()}
+        return {key: tuple(v) if isinstance(v, list | tuple) else (v,) for key, v in raw.items()}
 
     @model_validator(mode="after")
     def _rules(self) -> Parameter:
@@ -57,7 +65,8 @@ class Parameter(BaseModel):
                 raise ValueError("give either a list of values or a range, not both")
             if not self.values:
                 raise ValueError("a list of values needs at least one; or fix it in `training`")
-            if len({(type(v).__name__, v) for v in self.values}) < len(self.values):
+            # Samplers compare by ==, for which 1, 1.0 and true are one value.
+            if len(set(self.values)) < len(self.values):
                 raise ValueError("the values of a list must differ; remove the repeated one")
             return self
         if self.low is None or self.high is None:
@@ -117,7 +126,7 @@ class Parameter(BaseModel):
             count = min(
                 round((inside - low) / self.step), math.floor((high - low) / self.step + 1e-9)
             )
-            inside = low + count * self.step
+            inside = min(low + count * self.step, high)  # 3 * 0.1 is more than 0.3
         return round(inside) if self.is_integer else float(inside)
 
     def grid_values(self) -> tuple[Value, ...]:

@@ -1,0 +1,242 @@
+"""The program's door: run a study, open one, and use what it found.
+
+The work is done by other processes (`python -m sft_tune.run.worker`), so a script needs no
+``if __name__ == "__main__"`` guard, and the process that calls `tune` never imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft_tune.errors import ModelError, StudyNotFoundError
+from sft_tune.session import forward_to, open_database, quiet_optuna, watching, with_budget
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+    import torch
+
+    from sft_tune.spec.config import TrialConfig
+    from sft_tune.spec.load import LoadedStudy
+    from sft_tune.spec.space import Value
+    from sft_tune.spec.study import StudySpec
+
+
+def tune(
+    spec: str | Path | Mapping[str, Any],
+    *,
+    storage: str | None = None,
+    trials: int | None = None,
+    hours: float | None = None,
+    accept_changes: bool = False,
+    progress: bool = True,
+) -> Study:
+    """Run a study until its budget is used, and return it.
+
+    A study of this name that is in the database goes on from where it stands; one that is
+    finished is returned at once. KeyboardInterrupt ends the worker; called again, the study goes
+    on from the last checkpoint::
+
+        study = sft_tune.tune("study.yaml", trials=20)
+        study = sft_tune.tune({
+            "name": "digits",
+            "task": "image-classification",
+            "data": {"source": "sklearn:digits"},
+            "model": {"name": "builtin:convnet", "weights": "none"},
+            "space": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
+        }, trials=10)
+
+    Args:
+        spec: path of a study file, or its sections as a mapping (relative paths in it are
+            relative to the working directory).
+        storage: URL or .db file of the database. Default: ``storage.url`` of the study, else
+            ``SFT_TUNE_STORAGE``, else ``sft_tune.db`` in the working directory.
+        trials: total of trials, in place of the study's ``budget.trials``.
+        hours: total of hours, in place of the study's ``budget.hours``.
+        accept_changes: go on although sampler, pruner, seed or space differ from the database's.
+        progress: show how far it is: a live screen on a terminal, else a line an event.
+
+    Raises:
+        StudyFileError: the study breaks rules; all of them are in its ``problems``.
+        StudyExistsError: a different study of this name is in the database.
+        DataError, ModelError: data or model are not what the study says.
+        TrialError: too many trials in a row failed.
+    """
+    from sft_tune.run.events import Notify, ignore
+    from sft_tune.run.study import start_study
+
+    loaded = with_budget(_loaded(spec), trials=trials, hours=hours)
+    with open_database(storage or loaded.spec.storage.url, create=True) as db:
+        url = db.url
+        with ExitStack() as stack:
+            stack.enter_context(quiet_optuna())
+            notify: Notify = ignore
+            if progress:
+                notify = forward_to(stack.enter_context(watching(loaded.spec, db)))
+            start_study(loaded, db, notify=notify, accept_changes=accept_changes)
+    return open_study(loaded.spec.name, url)
+
+
+def open_study(name: str, storage: str | None = None) -> Study:
+    """Return the study ``name`` of the database, whether it is finished, running or stopped.
+
+    Args:
+        name: the study's.
+        storage: URL or .db file of the database. Default: ``SFT_TUNE_STORAGE``, else
+            ``sft_tune.db`` in the working directory.
+
+    Raises:
+        StudyNotFoundError: there is no such study; the message names those there are.
+        StorageError: the database cannot be opened.
+    """
+    from sft_tune.store.records import find_study
+
+    with open_database(storage) as db:
+        record = find_study(db, name)
+        return Study(record.name, record.spec, db.url)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best trial of a study, on validation.
+
+    Attributes:
+        number: of the trial.
+        config: its complete configuration.
+        params: its point of the space.
+        value: the objective at its best rung.
+        metrics: every validation metric there.
+        checkpoint: its best weights (safetensors); None where they were not kept.
+    """
+
+    number: int
+    config: TrialConfig
+    params: Mapping[str, Value]
+    value: float
+    metrics: Mapping[str, float]
+    checkpoint: Path | None
+
+    def load_model(self, device: str = "cpu") -> torch.nn.Module:
+        """Return the fine-tuned model, in evaluation mode; its ``labels`` are the classes' names.
+
+        Image models of torchvision take pixels [b, 3, h, w], scaled to 0..1 and normalized by
+        its ``normalize`` (mean, deviation), and return logits [b, classes]. Models of
+        transformers are called as their library says.
+
+        Raises:
+            ModelError: when the checkpoint is missing or damaged.
+        """
+        if self.checkpoint is None:
+            raise ModelError(f"the weights of trial {self.number} were not kept")
+        from sft_tune.trial.load import load_checkpoint
+
+        return load_checkpoint(self.checkpoint, device)
+
+
+@dataclass(frozen=True, repr=False)
+class Study:
+    """A study in the database. Every property reads anew, so that one that runs can be watched.
+
+    Attributes:
+        name: its name.
+        spec: the study file as parsed, paths absolute.
+    """
+
+    name: str
+    spec: StudySpec
+    _url: str = field(repr=False)
+
+    def __repr__(self) -> str:
+        from sft_tune.store.urls import redact
+
+        return f"Study({self.name!r}, storage={redact(self._url)!r})"
+
+    @property
+    def best(self) -> Best:
+        """The completed trial with the best value on validation.
+
+        Raises:
+            StudyNotFoundError: no trial has completed yet.
+        """
+        from sft_tune.spec.config import TrialConfig
+        from sft_tune.store.reads import best_row
+
+        with open_database(self._url) as db:
+            row = best_row(db, self.name)
+        if row is None or row.config is None or row.value is None:
+            raise StudyNotFoundError(f"study {self.name!r} has no completed trial yet")
+        return Best(
+            number=row.number,
+            config=TrialConfig.model_validate(row.config),
+            params=row.params,
+            value=row.value,
+            metrics=row.metrics,
+            checkpoint=None if row.checkpoint is None else Path(row.checkpoint),
+        )
+
+    def trials(self) -> pd.DataFrame:
+        """Return a row a trial, its number as the index.
+
+        Columns: ``state``, ``reason``, ``value``; a column a searched parameter under its own
+        name (``learning_rate``, ``model.name``); validation metrics at the best rung
+        (``validation_accuracy``); ``best_progress`` and ``last_progress`` in percent, ``seconds``
+        on the device, ``started``, ``ended``, ``checkpoint``, ``note`` and the like::
+
+            study.trials().groupby("schedule")["value"].max()
+        """
+        import pandas as pd
+
+        from sft_tune.store.reads import trial_rows
+        from sft_tune.view.records import TRIAL_COLUMNS, trial_records
+
+        with open_database(self._url) as db:
+            records = trial_records(trial_rows(db, self.name))
+        columns = list(records[0]) if records else list(TRIAL_COLUMNS)
+        return pd.DataFrame.from_records(records, columns=columns, index="number")
+
+    def evaluations(self, number: int | None = None) -> pd.DataFrame:
+        """Return a row a rung, of every trial or of trial ``number``: the learning curves.
+
+        Columns: ``number``, ``progress`` (percent of the trial's own schedule), ``epoch``,
+        ``step``, ``train_loss``, ``learning_rate``, ``gradient_norm``, ``seconds``, and the
+        validation metrics (``validation_loss``, ``validation_accuracy``)::
+
+            study.evaluations().pivot(index="progress", columns="number",
+                                      values="validation_accuracy").plot()
+        """
+        import pandas as pd
+
+        from sft_tune.store.reads import evaluation_rows
+        from sft_tune.view.records import RUNG_COLUMNS, evaluation_records
+
+        with open_database(self._url) as db:
+            records = evaluation_records(evaluation_rows(db, self.name, number))
+        columns = list(records[0]) if records else list(RUNG_COLUMNS)
+        return pd.DataFrame.from_records(records, columns=columns)
+
+    @property
+    def optuna(self) -> optuna.Study:
+        """The same study as Optuna sees it, for its plots, importances and other tools."""
+        import optuna
+
+        from sft_tune.store.optuna_storage import open_optuna_storage
+
+        with open_database(self._url) as db:
+            return optuna.load_study(study_name=self.name, storage=open_optuna_storage(db))
+
+
+def _loaded(spec: str | Path | Mapping[str, Any]) -> LoadedStudy:
+    from sft_tune.spec.load import LoadedStudy, load_study, parse_study
+    from sft_tune.spec.yaml12 import to_yaml
+
+    if isinstance(spec, str | Path):
+        return load_study(spec)
+    root = Path.cwd()
+    study = parse_study(spec, root=root)
+    text = to_yaml(study.model_dump(mode="json", exclude_unset=True))
+    # Where its file would lie: relative paths in it were relative to this folder.
+    return LoadedStudy(study, text, root / f"{study.name}.yaml")

@@ -1,0 +1,107 @@
+"""`sft-tune init`: a study file to start from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sft_tune.cli.output import console
+from sft_tune.errors import StudyFileError, UserError
+
+Task = Literal["image-classification", "text-classification"]
+IMAGES: Task = "image-classification"
+TEXTS: Task = "text-classification"
+TEXT_FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+MODELS = {IMAGES: "torchvision:resnet18", TEXTS: "transformers:google-bert/bert-base-uncased"}
+# What needs no file and no network, so that the file runs as it is.
+DIGITS, SMALL_MODEL = "sklearn:digits", "builtin:convnet"
+
+
+def init(
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            show_default=False,
+            help="A folder of images, a .csv, .jsonl or .parquet file, hub:ID, torchvision:NAME. "
+            f"Default: {DIGITS}, small images that need no download.",
+        ),
+    ] = None,
+    task: Annotated[
+        Task | None,
+        typer.Option(
+            show_default=False, help="Default: texts for a table's file, images for the rest."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="torchvision:NAME, transformers:ID-or-path or builtin:convnet. Default: "
+            "resnet18 for images, BERT for texts.",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(show_default=False, help="Name of the study. Default: of data and model."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")
+    ] = Path("study.yaml"),
+) -> None:
+    """Write a commented study file to start from.
+
+    Its settings and its space are those that suit the task and the model.
+
+    Example: sft-tune init --data photos --model torchvision:resnet18 -o photos.yaml
+    """
+    from sft_tune.spec.template import study_template
+
+    if output.exists():
+        raise UserError(f"--output: {output} is there already; give another name with -o")
+    wanted: Task = task or (TEXTS if data and Path(data).suffix.lower() in TEXT_FILES else IMAGES)
+    if data is None and wanted == TEXTS:
+        raise UserError("--data: texts have no default; give a .csv or .jsonl file, or hub:ID")
+    chosen = model or (SMALL_MODEL if data is None else MODELS[wanted])
+    source = DIGITS if data is None else _from_file(data, output)
+    text = study_template(wanted, _from_model(chosen, output), source, name)
+    try:
+        with output.open("x", encoding="utf8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f"--output: cannot write {output}: {error.strerror}") from None
+    _say_what_next(output)
+
+
+def _say_what_next(output: Path) -> None:
+    from sft_tune.spec.load import load_study
+
+    out = console()
+    out.print(f"wrote {output}")
+    try:
+        load_study(output)
+    except StudyFileError as error:
+        out.print("it needs a change before it can run:")
+        for problem in error.problems:
+            out.print(f"  {problem}")
+    out.print(f"next: sft-tune check {output}   looks at data and model, estimates the time")
+    out.print(f"      sft-tune start {output}   runs the study")
+
+
+def _from_file(source: str, output: Path) -> str:
+    """Return a path that is there as one relative to the study file's folder, as the file needs."""
+    path = Path(source).expanduser()
+    if not path.exists() or path.is_absolute() or source.startswith("~"):
+        return source
+    return Path(os.path.relpath(path, output.parent)).as_posix()
+
+
+def _from_model(model: str, output: Path) -> str:
+    scheme, colon, rest = model.partition(":")
+    if scheme == "transformers" and colon and Path(rest).expanduser().is_dir():
+        return f"{scheme}:{_from_file(rest, output)}"
+    return model

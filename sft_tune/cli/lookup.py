@@ -1,0 +1,74 @@
+"""What several commands look up in the database, and say when it is not there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sft_tune.errors import StudyNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sft_tune.spec.space import Value
+    from sft_tune.store.database import Database
+    from sft_tune.store.rows import StudyRow, TrialRow
+
+
+def one_trial(db: Database, study: str, number: int) -> TrialRow:
+    """Return trial ``number`` of ``study``.
+
+    Raises:
+        StudyNotFoundError: there is no such study or trial; the message says which there are.
+    """
+    from sft_tune.store.reads import trial_rows
+
+    rows = trial_rows(db, study, number)
+    if not rows:
+        numbers = [row.number for row in trial_rows(db, study)]
+        there = f"they are {numbers[0]} to {numbers[-1]}" if numbers else "it has none yet"
+        raise StudyNotFoundError(f"study {study!r} has no trial {number}; {there}")
+    return rows[0]
+
+
+def best_trial(db: Database, study: str) -> TrialRow:
+    """Return the best completed trial of ``study``.
+
+    Raises:
+        StudyNotFoundError: there is no such study, or none of its trials has completed.
+    """
+    from sft_tune.store.reads import best_row
+
+    row = best_row(db, study)
+    if row is None:
+        raise StudyNotFoundError(
+            f"study {study!r} has no completed trial yet; `sft-tune status {study}` says how far "
+            "it is"
+        )
+    return row
+
+
+def living(study: StudyRow, rows: Sequence[TrialRow]) -> tuple[StudyRow, list[TrialRow]]:
+    """Return the study and its trials without the leases of processes that are known to be dead.
+
+    A lease lives on for a minute; of a runner of this machine it is known sooner.
+    """
+    from sft_tune.run.owner import is_dead
+
+    owners = {row.lease_owner for row in rows if row.lease_owner}
+    dead = {owner for owner in owners if is_dead(owner)}
+    checked = [
+        row._replace(lease_owner=None, lease_expires=None) if row.lease_owner in dead else row
+        for row in rows
+    ]
+    leases = [row.lease_expires for row in checked if row.lease_expires is not None]
+    return study._replace(lease_until=max(leases, default=None)), checked
+
+
+def default_point(db: Database, study: StudyRow) -> dict[str, Value] | None:
+    """Return the default point of the study's space; None for a study that is Optuna's alone."""
+    if not study.managed:
+        return None
+    from sft_tune.spec.config import default_params
+    from sft_tune.store.records import find_study
+
+    return default_params(find_study(db, study.name).spec)

@@ -1,0 +1,49 @@
+"""What commands write to: a console for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPE_WIDTH = 200
+"""Columns of what is not a terminal: wide, since nobody can widen a pipe."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console on standard output that takes text as it is: no markup, no emoji.
+
+    Colours appear on terminals only, and not where ``NO_COLOR`` is set.
+    """
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    fixed = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(stderr=stderr, width=fixed, highlight=False, markup=False, emoji=False)
+
+
+def print_json(data: Any) -> None:
+    """Print ``data`` as JSON that every reader accepts: what is no finite number is null."""
+    print(json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {str(key): _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    if isinstance(data, datetime):
+        return data.isoformat(timespec="seconds")
+    if isinstance(data, Path):
+        return str(data)
+    return data

@@ -1,0 +1,45 @@
+"""`sft-tune show`: one trial, from its configuration to its end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from sft_tune.cli.lookup import default_point, living, one_trial
+from sft_tune.cli.options import AsJson, Number, Storage, StudyName
+from sft_tune.cli.output import console, print_json
+from sft_tune.session import open_database
+
+
+def show(
+    study: StudyName, number: Number, as_json: AsJson = False, storage: Storage = None
+) -> None:
+    """Show one trial, from its settings to its end.
+
+    Example: sft-tune show my-study 7
+    """
+    from sft_tune.store.reads import evaluation_rows, study_row
+
+    with open_database(storage) as db:
+        found, (row,) = living(study_row(db, study), [one_trial(db, study, number)])
+        rungs = evaluation_rows(db, study, number)
+        default = default_point(db, found)
+    from sft_tune.view.trial import draw_trial, trial_files
+
+    folder = None if found.artifacts is None else Path(found.artifacts) / f"trial-{number:05d}"
+    if as_json:
+        from sft_tune.view.records import evaluation_json, trial_json
+
+        print_json(
+            {
+                "study": study,
+                "metric": found.metric,
+                **trial_json(row),
+                "config": row.config,
+                "error": row.error,
+                "rungs": [evaluation_json(rung) for rung in rungs],
+                "files": [str(path) for path, _ in trial_files(folder)],
+            }
+        )
+        return
+    console().print(draw_trial(found, row, rungs, default, folder, time.time()))

@@ -1,0 +1,112 @@
+"""`sft-tune start`: run a study, from its start or from where it stands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sft_tune.cli.options import FileStorage, StudyFile
+from sft_tune.cli.output import console
+from sft_tune.cli.stopping import EXIT_CODE, Stopping
+from sft_tune.session import forward_to, open_database, quiet_optuna, watching, with_budget
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sft_tune.run.dispatcher import Dispatcher
+    from sft_tune.run.study import Ended
+    from sft_tune.spec.load import LoadedStudy
+    from sft_tune.store.database import Database
+
+
+def start(
+    file: StudyFile,
+    storage: FileStorage = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(metavar="N", show_default=False, help="Total of trials, over restarts."),
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(metavar="H", show_default=False, help="Total of hours, over restarts."),
+    ] = None,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes", help="Go on although sampler, pruner, seed or space changed."
+        ),
+    ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="A line an event, in place of the live screen.")
+    ] = False,
+) -> None:
+    """Run a study until its budget is used, or go on with it.
+
+    Ctrl-C stops it after a checkpoint (exit code 130), a second one at once.
+
+    Example: sft-tune start studies/quickstart.yaml --trials 40
+    """
+    from sft_tune.spec.load import load_study
+
+    loaded = with_budget(load_study(file), trials=trials, hours=hours)
+    with open_database(storage or loaded.spec.storage.url, create=True) as db:
+        ended = _run(loaded, db, accept_changes=accept_changes, plain=plain)
+        if ended.why in ("stopped", "aborted"):
+            _say_stopped(loaded, db, file)
+            raise typer.Exit(EXIT_CODE)
+        _say_ended(loaded, db, ended, file)
+
+
+def _run(loaded: LoadedStudy, db: Database, *, accept_changes: bool, plain: bool) -> Ended:
+    from sft_tune.run.study import start_study
+
+    with (
+        quiet_optuna(),
+        Stopping() as stopping,
+        watching(loaded.spec, db, plain=plain) as watcher,
+    ):
+
+        def attach(dispatcher: Dispatcher) -> None:
+            stopping.attach(dispatcher.stop, dispatcher.abort, watcher.stopping)
+
+        return start_study(
+            loaded,
+            db,
+            notify=forward_to(watcher),
+            accept_changes=accept_changes,
+            on_dispatcher=attach,
+        )
+
+
+def _say_stopped(loaded: LoadedStudy, db: Database, file: Path) -> None:
+    from sft_tune.store.reads import study_row
+    from sft_tune.view.tables import done_of
+
+    row = study_row(db, loaded.spec.name)
+    of = f" of {row.max_trials}" if row.max_trials else ""
+    console().print(
+        f"stopped after {done_of(row)}{of} trials; `sft-tune start {file}` goes on, "
+        f"`sft-tune best {row.name}` has the best so far"
+    )
+
+
+def _say_ended(loaded: LoadedStudy, db: Database, ended: Ended, file: Path) -> None:
+    from sft_tune.store.reads import study_row, trial_rows
+    from sft_tune.view.summary import draw_summary, summarize
+
+    name = loaded.spec.name
+    out = console()
+    if ended.why == "elsewhere":
+        out.print(
+            f"every trial that study {name} has left is being run by others; "
+            f"`sft-tune status {name}` shows them"
+        )
+        return
+    if ended.why == "finished":
+        out.print(
+            f"study {name} is finished; `sft-tune start {file} --trials N` with a larger total "
+            "goes on\n"
+        )
+    seconds = study_row(db, name).active_seconds or 0.0
+    out.print(draw_summary(summarize(loaded.spec, trial_rows(db, name), seconds)))

@@ -1,0 +1,37 @@
+"""`sft-tune status`: how far a study is, whoever runs it."""
+
+from __future__ import annotations
+
+import time
+
+from sft_tune.cli.lookup import default_point, living
+from sft_tune.cli.options import AsJson, Storage, StudyName
+from sft_tune.cli.output import console, print_json
+from sft_tune.session import open_database
+
+
+def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -> None:
+    """Show how far a study is, and who runs it.
+
+    Example: sft-tune status my-study
+    """
+    from sft_tune.store.reads import evaluation_rows, study_row, trial_rows
+    from sft_tune.store.urls import redact
+    from sft_tune.view.parts import WIDEST
+    from sft_tune.view.status import draw_status, goal_of, progress_of, status_json
+
+    now = time.time()
+    with open_database(storage) as db:
+        found, rows = living(study_row(db, study), trial_rows(db, study))
+        alive = [row.number for row in rows if row.state == "RUNNING" and row.is_alive(now)]
+        rungs = {number: evaluation_rows(db, study, number) for number in alive}
+        goal = goal_of(found, redact(db.url), default_point(db, found) or {})
+    progress = progress_of(goal, rows, rungs, now)
+    if as_json:
+        from sft_tune.view.records import study_json
+
+        print_json({**study_json(found, now), **status_json(found, progress, now)})
+        return
+    out = console()
+    width = min(out.width, WIDEST)
+    out.print(draw_status(found, progress, rows, now, width), width=width)

@@ -1,0 +1,156 @@
+"""A study at work, and who watches it: where `run` and `view` meet, for `cli` and `api` alike."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sft_tune.errors import StudyNotFoundError, UserError
+
+if TYPE_CHECKING:
+    from sft_tune.run.events import Event, Notify
+    from sft_tune.spec.load import LoadedStudy
+    from sft_tune.spec.study import StudySpec
+    from sft_tune.store.database import Database
+    from sft_tune.store.rows import TrialRow
+    from sft_tune.view.progress import Goal, Watcher
+
+
+@contextmanager
+def open_database(storage: str | None, *, create: bool = False) -> Iterator[Database]:
+    """Open the database that ``storage`` (or the environment, or the default) names; close it."""
+    from sft_tune.store.database import Database
+
+    db = Database.open(storage, create=create)
+    try:
+        yield db
+    finally:
+        db.dispose()
+
+
+def with_budget(loaded: LoadedStudy, *, trials: int | None, hours: float | None) -> LoadedStudy:
+    """Return ``loaded`` with another budget where ``trials`` or ``hours`` is given.
+
+    Raises:
+        UserError: for a budget that no study file may have either.
+    """
+    from pydantic import ValidationError
+
+    from sft_tune.spec.study import BudgetSpec
+
+    given = {name: v for name, v in (("trials", trials), ("hours", hours)) if v is not None}
+    if not given:
+        return loaded
+    try:
+        budget = BudgetSpec.model_validate({**loaded.spec.budget.model_dump(), **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"budget.{place}: {first['msg']} (got {first['input']})") from None
+    return replace(loaded, spec=loaded.spec.model_copy(update={"budget": budget}))
+
+
+def forward_to(watcher: Watcher) -> Notify:
+    """Return what tells ``watcher`` the events of a dispatcher."""
+    from sft_tune.run.events import Notice, RungReached, TrialEnded, TrialStarted
+
+    def notify(event: Event) -> None:
+        match event:
+            case TrialStarted():
+                watcher.started(
+                    event.number, slot=event.slot, params=event.params, attempt=event.attempt
+                )
+            case RungReached():
+                watcher.rung(
+                    event.number,
+                    progress=event.progress,
+                    value=event.value,
+                    metrics=event.metrics,
+                    train_loss=event.train_loss,
+                    pruned=event.pruned,
+                )
+            case TrialEnded():
+                watcher.ended(
+                    event.number,
+                    reason=event.reason,
+                    value=event.value,
+                    seconds=event.seconds,
+                    params=event.params,
+                    note=event.note,
+                    leads=event.leads,
+                )
+            case Notice():
+                watcher.notice(event.text)
+
+    return notify
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Keep Optuna from logging what it does with the database; warnings still come."""
+    from optuna import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+@contextmanager
+def watching(spec: StudySpec, db: Database, *, plain: bool = False) -> Iterator[Watcher]:
+    """Give a watcher that knows where the study stands; a live screen on a terminal.
+
+    Args:
+        spec: the study.
+        db: its database.
+        plain: write lines on a terminal too.
+    """
+    from rich.console import Console
+
+    from sft_tune.view.lines import PlainLines
+    from sft_tune.view.live import LiveScreen
+    from sft_tune.view.status import replay
+
+    goal, rows = _standing(spec, db)
+    console = Console(highlight=False, markup=False, emoji=False)
+    if plain or not console.is_terminal or console.is_dumb_terminal:
+        lines = PlainLines(goal, sys.stdout)
+        replay(lines.progress, rows)
+        lines.header()
+        yield lines
+        return
+    screen = LiveScreen(goal, console)
+    replay(screen.progress, rows)
+    with screen:
+        yield screen
+
+
+def _standing(spec: StudySpec, db: Database) -> tuple[Goal, list[TrialRow]]:
+    from sft_tune.spec.config import default_params
+    from sft_tune.spec.plan import make_plan
+    from sft_tune.store.reads import study_row, trial_rows
+    from sft_tune.store.urls import redact
+    from sft_tune.view.progress import Goal
+
+    try:
+        rows = trial_rows(db, spec.name)
+        before = study_row(db, spec.name).active_seconds or 0.0
+    except StudyNotFoundError:
+        rows, before = [], 0.0
+    goal = Goal(
+        study=spec.name,
+        metric=spec.objective.metric,
+        maximize=spec.direction == "maximize",
+        storage=redact(db.url),
+        default=default_params(spec),
+        trials=make_plan(spec).limit(spec.budget),
+        hours=spec.budget.hours,
+        target=spec.budget.target,
+        seconds_before=before,
+    )
+    return goal, rows

@@ -1,0 +1,283 @@
+"""Settings that are valid one by one and make no sense together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sft_tune.spec.documents import Place
+from sft_tune.spec.findings import Findings
+from sft_tune.spec.paths import is_weights_path
+from sft_tune.spec.space_rules import check_space, combinations
+from sft_tune.spec.study import DataSpec, StudySpec
+from sft_tune.spec.wording import shown
+
+_AS_WRITTEN = object()
+Finding = tuple[Place, str]
+Rule = Callable[[StudySpec, Findings], Iterator[Finding]]
+
+# Settings that some values of another one ignore: searching them there would be in vain.
+_NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "momentum": ("optimizer", ("sgd",)),
+    "decay_factor": ("schedule", ("exponential",)),
+    "min_learning_rate": ("schedule", ("linear", "cosine")),
+}
+_PRUNER_KEYS = {
+    "reduction": ("asha", "hyperband"),
+    "percentile": ("percentile",),
+    "startup_trials": ("median", "percentile"),
+}
+_TEXT_ONLY = ("text_column", "max_length")
+_IMAGE_ONLY = ("image_column", "image_size", "normalize")
+_IMAGE_SOURCES = ("torchvision:", "sklearn:")
+
+
+def check(spec: StudySpec, findings: Findings) -> StudySpec:
+    """Report every contradiction in ``spec``; return it with the usable part of its space.
+
+    Rules whose settings have problems of their own are skipped: a guess would mislead.
+    """
+    spec = check_space(spec, findings)
+    for rule in _RULES:
+        for place, text in rule(spec, findings):
+            findings.add(place, text)
+    return spec
+
+
+def _place(spec: StudySpec, name: str) -> Place:
+    """Return where the setting ``name`` gets its value: in the space, or in its section."""
+    if name in spec.space:
+        return ("space", name)
+    section, _, key = name.rpartition(".")
+    return (section or "training", key)
+
+
+def _places(*names: str) -> list[Place]:
+    """Return every place that decides the values of the settings ``names``."""
+    places: list[Place] = []
+    for name in names:
+        section, _, key = name.rpartition(".")
+        places += [(section or "training", key), ("space", name)]
+    return places
+
+
+def _data_of_task(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    if not findings.ok(("task",)):
+        return
+    text = spec.task.startswith("text")
+    if text and spec.data.source.startswith(_IMAGE_SOURCES) and findings.ok(("data", "source")):
+        yield ("data", "source"), f"holds images, but the task is {spec.task}; change one of them"
+    for key in _IMAGE_ONLY if text else _TEXT_ONLY:
+        if findings.ok(("data", key)) and getattr(spec.data, key) != _default(key):
+            yield ("data", key), f"has no meaning for {spec.task}; remove it"
+
+
+def _default(key: str) -> Any:
+    return DataSpec.model_fields[key].default
+
+
+def _training_of_task(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    if not findings.ok(("task",)) or not spec.task.startswith("text"):
+        return
+    rule = f"has no meaning for {spec.task}; remove it"
+    if "augment" in spec.space:
+        if set(spec.space["augment"].values or ()) - {"none"}:
+            yield ("space", "augment"), rule
+    elif spec.training.augment != "none":
+        yield ("training", "augment"), rule
+
+
+def _model_of_task(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    if not findings.ok(("task",), *_places("model.name")) or not spec.task.startswith("text"):
+        return
+    names = {cell["model.name"] for cell in combinations(spec, ["model.name"])}
+    bad = sorted(name for name in names if not str(name).startswith("transformers:"))
+    if bad:
+        yield (
+            _place(spec, "model.name"),
+            f"{bad[0]} reads images, but the task is {spec.task}; use transformers:ID-or-path",
+        )
+
+
+def _weights_of_model(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    if not findings.ok(*_places("model.name", "model.weights")):
+        return
+    for cell in combinations(spec, ["model.name", "model.weights"]):
+        name, weights = str(cell["model.name"]), str(cell["model.weights"])
+        if is_weights_path(weights) or weights == "none":
+            continue
+        place = _place(spec, "model.weights")
+        if name.startswith("builtin:"):
+            yield place, f"{name} has no published weights {weights}; give a file, or none"
+            return
+        if name.startswith("transformers:") and weights != "DEFAULT":
+            yield place, f"{name} has the weights DEFAULT or none, or those of a file"
+            return
+
+
+def _frozen_random_weights(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    names = ["freeze", "model.weights"]
+    if findings.ok(*_places(*names)) and {"freeze": "backbone", "model.weights": "none"} in list(
+        combinations(spec, names)
+    ):
+        yield (
+            _place(spec, "freeze"),
+            "freeze: backbone with model.weights: none keeps random weights for ever; change "
+            "one, or keep them apart with `when`",
+        )
+
+
+def _head_rate_of_frozen(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    names = ["freeze", "head_multiplier"]
+    if "head_multiplier" not in spec.space or not findings.ok(*_places(*names)):
+        return
+    if all(cell["freeze"] == "backbone" for cell in combinations(spec, names)):
+        yield (
+            ("space", "head_multiplier"),
+            "with freeze: backbone only the head is trained, so learning_rate sets its rate "
+            "alone; search that",
+        )
+
+
+def _settings_in_vain(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    for name, (other, values) in _NEEDS.items():
+        if name not in spec.space or not findings.ok(*_places(name, other)):
+            continue
+        if not any(cell[other] in values for cell in _active(spec, name, other)):
+            wanted = " or ".join(values)
+            yield (
+                ("space", name),
+                f"has an effect only with {other}: {wanted}; add that or remove it",
+            )
+
+
+def _active(spec: StudySpec, name: str, other: str) -> Iterator[dict[str, Any]]:
+    """Yield the combinations of both in which ``name`` is searched."""
+    when = (spec.space[name].when or {}).get(other)
+    for cell in combinations(spec, [name, other]):
+        if when is None or cell[other] in when:
+            yield cell
+
+
+def _rates_in_order(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    names = ["schedule", "learning_rate", "min_learning_rate"]
+    if not findings.ok(*_places(*names)):
+        return
+    for cell in combinations(spec, names):
+        low, rate = cell["min_learning_rate"], cell["learning_rate"]
+        if cell["schedule"] in ("linear", "cosine") and low > rate:
+            place = _place(spec, "min_learning_rate")
+            yield place, f"must not exceed learning_rate, which may be {shown(rate)}; lower it"
+            return
+
+
+def _splits(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    data = spec.data
+    ok = findings.ok
+    if data.validation and findings.has(("data", "validation_fraction")):
+        yield (
+            ("data", "validation_fraction"),
+            "data.validation is given, so this is unused; remove it",
+        )
+    if data.test and data.test_fraction > 0:
+        yield ("data", "test_fraction"), "data.test is given, so this is unused; remove it"
+    if data.validation_fraction + data.test_fraction >= 1 and ok(("data",)):
+        yield (
+            ("data", "test_fraction"),
+            f"with validation_fraction {shown(data.validation_fraction)} nothing remains to "
+            "train on; their sum must be below 1",
+        )
+    given = [(key, getattr(data, key)) for key in ("train", "validation", "test")]
+    for index, (key, value) in enumerate(given):
+        same = [other for other, earlier in given[:index] if value and earlier == value]
+        if same:
+            yield ("data", key), f"is the same as data.{same[0]}; scores on seen data mean nothing"
+
+
+def _data_details(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    data = spec.data
+    if data.normalize and findings.ok(("data", "normalize")):
+        lengths = len(data.normalize.mean), len(data.normalize.std)
+        if lengths[0] != lengths[1] or lengths[0] not in (1, 3):
+            yield (
+                ("data", "normalize"),
+                f"mean and std need 1 or 3 values each (a value per channel), not "
+                f"{lengths[0]} and {lengths[1]}",
+            )
+    if data.classes is not None:
+        if len(set(data.classes)) < len(data.classes):
+            yield ("data", "classes"), "names a label twice; remove one"
+        elif len(data.classes) < 2:
+            yield ("data", "classes"), "a classification needs two labels or more; add some"
+    if data.subset and findings.ok(("data", "source")) and not data.source.startswith("hub:"):
+        yield ("data", "subset"), "only hub: sources have subsets; remove it"
+
+
+def _objective(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    if not findings.ok(("objective", "metric"), ("objective", "direction")):
+        return
+    metric, loss = spec.objective.metric, spec.objective.metric == "loss"
+    if spec.direction != ("minimize" if loss else "maximize"):
+        yield (
+            ("objective", "direction"),
+            f"{metric} is better when {'lower' if loss else 'higher'}; remove the line",
+        )
+    target = spec.budget.target
+    if target is None or not findings.ok(("budget", "target")):
+        return
+    low = 0 if loss else -1 if metric == "matthews" else 0
+    if target < low or (not loss and target > 1):
+        limits = "is not below 0" if loss else f"lies between {low} and 1"
+        remedy = f"; write {shown(target / 100)}" if 1 < target <= 100 else ""
+        yield ("budget", "target"), f"{metric} {limits}{remedy}"
+
+
+def _pruner(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    pruner = spec.pruner
+    if not findings.ok(("pruner", "name")) or pruner.name == "none":
+        return
+    for key, users in _PRUNER_KEYS.items():
+        if findings.has(("pruner", key)) and pruner.name not in users:
+            yield (
+                ("pruner", key),
+                f"is read only by {' and '.join(users)}, not {pruner.name}; remove it, or "
+                f"set `name: {users[0]}`",
+            )
+    # The last rung is the end of the trial, where there is nothing left to save.
+    rungs = spec.objective.rungs
+    asked = findings.has(("pruner", "name")) or findings.has(("pruner", "first"))
+    if asked and findings.ok(("objective", "rungs"), ("pruner", "first")):
+        if rungs == 1 or pruner.first > 100 * (rungs - 1) / rungs:
+            place: Place = ("pruner", "first" if findings.has(("pruner", "first")) else "name")
+            yield (
+                place,
+                f"nothing can be pruned: objective.rungs is {rungs}, and no rung before the end "
+                f"has the progress of {pruner.first} %; raise rungs, or set `name: none`",
+            )
+
+
+def _queue_fits(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    trials, queued = spec.budget.trials, len(spec.sampler.enqueue)
+    if trials is not None and queued and trials < queued + 1:
+        yield (
+            ("budget", "trials"),
+            f"must hold the default configuration and the {queued} of sampler.enqueue; "
+            f"write {queued + 1} or more",
+        )
+
+
+_RULES: tuple[Rule, ...] = (
+    _data_of_task,
+    _training_of_task,
+    _model_of_task,
+    _weights_of_model,
+    _frozen_random_weights,
+    _head_rate_of_frozen,
+    _settings_in_vain,
+    _rates_in_order,
+    _splits,
+    _data_details,
+    _objective,
+    _pruner,
+    _queue_fits,
+)

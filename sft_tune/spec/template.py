@@ -1,0 +1,239 @@
+"""Study files to start from: a commented file with a recommended space for a task and a model."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sft_tune.errors import UserError
+from sft_tune.spec.study import Task
+from sft_tune.spec.yaml12 import yaml_scalar
+
+# torchvision's models of these kinds were trained with AdamW and are fine-tuned with it.
+_ADAMW_MODELS = ("vit", "swin", "maxvit", "convnext")
+# Signs, which mean something else in a mirror.
+_NO_MIRROR = re.compile(r"digits|mnist|svhn|usps|gtsrb|omniglot", re.IGNORECASE)
+_AUGMENT = "augment: flip         # wrong for images that a mirror changes, like digits: then none"
+_NO_AUGMENT = "augment: none         # a flip would make other signs of these"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The recommended settings of a family of models, as text of a study file.
+
+    Attributes:
+        why: what the settings follow, one line.
+        training: lines of the section `training`.
+        space: lines of the section `space`.
+    """
+
+    why: str
+    training: str
+    space: str
+
+
+RECIPES: dict[str, Recipe] = {
+    "convnet": Recipe(
+        why="A small network learns fast and far: high rates, many short epochs.",
+        training="""\
+  optimizer: adamw
+  learning_rate: 1e-3
+  schedule: cosine
+  batch_size: 32
+  epochs: 20
+  {augment}
+""",
+        space="""\
+  # The setting that matters most, searched over two orders of magnitude.
+  learning_rate: {low: 1e-4, high: 1e-2, log: true}
+  schedule: [cosine, linear, constant]
+  # More epochs are only better when the data is many; each trial is judged on its own schedule.
+  epochs: [10, 20, 40]
+  batch_size: [16, 32, 64]
+  weight_decay: {low: 1e-4, high: 0.1, log: true}
+  # Softer targets help where labels are few or noisy.
+  label_smoothing: [0.0, 0.1]
+""",
+    ),
+    "cnn": Recipe(
+        why="Convolutional networks: SGD with momentum, as they were pretrained.",
+        training="""\
+  optimizer: sgd
+  momentum: 0.9
+  learning_rate: 0.01
+  schedule: cosine
+  weight_decay: 1e-4
+  batch_size: 64
+  epochs: 6
+  {augment}
+""",
+        space="""\
+  # The setting that matters most. For adamw search 1e-5 to 1e-3 instead.
+  learning_rate: {low: 1e-3, high: 0.1, log: true}
+  schedule: [cosine, exponential]
+  # The exponential schedule's factor an epoch, searched only where it is used.
+  decay_factor: {low: 0.5, high: 0.95, when: {schedule: exponential}}
+  # Each trial is judged on its own schedule, so that long ones are not cut unfairly.
+  epochs: [3, 6, 12]
+  batch_size: [32, 64, 128]
+  weight_decay: {low: 1e-5, high: 1e-2, log: true}
+  # The new head starts at random, the backbone does not: it may need a higher rate.
+  head_multiplier: {low: 1.0, high: 10.0, log: true}
+""",
+    ),
+    "transformer": Recipe(
+        why="Vision transformers and their kin: AdamW with low rates and a warm-up.",
+        training="""\
+  optimizer: adamw
+  learning_rate: 5e-5
+  schedule: cosine
+  warmup: 0.1
+  weight_decay: 0.05
+  batch_size: 32
+  epochs: 5
+  {augment}
+""",
+        space="""\
+  # The setting that matters most; above 1e-3 these models forget what they were pretrained on.
+  learning_rate: {low: 5e-6, high: 5e-4, log: true}
+  # Without a warm-up the first steps of AdamW can undo the pretraining.
+  warmup: {low: 0.0, high: 0.3}
+  epochs: [3, 5, 10]
+  batch_size: [16, 32, 64]
+  weight_decay: {low: 1e-3, high: 0.3, log: true}
+  label_smoothing: [0.0, 0.1]
+  # The new head starts at random, the backbone does not: it may need a higher rate.
+  head_multiplier: {low: 1.0, high: 30.0, log: true}
+""",
+    ),
+    "encoder": Recipe(
+        why="Text encoders: the recipe of BERT (Devlin et al. 2018, appendix A.3), widened.",
+        training="""\
+  optimizer: adamw
+  learning_rate: 3e-5
+  schedule: linear
+  warmup: 0.1
+  weight_decay: 0.01
+  batch_size: 16
+  epochs: 3
+  clip_norm: 1.0
+""",
+        space="""\
+  # The setting that matters most. 2e-5 to 5e-5 suit base models; small ones take more.
+  learning_rate: {low: 5e-6, high: 3e-4, log: true}
+  epochs: [2, 3, 4]
+  batch_size: [16, 32]
+  # Without a warm-up the first steps of AdamW can undo the pretraining.
+  warmup: {low: 0.0, high: 0.2}
+  weight_decay: {low: 1e-3, high: 0.3, log: true}
+  # On few examples dropout is the cheapest regularization.
+  model.dropout: {low: 0.0, high: 0.3}
+""",
+    ),
+}
+
+_IMAGE_DATA = """\
+  # image_size: 224     # default: the images' own size, or the model's where they differ
+"""
+_TEXT_DATA = """\
+  text_column: text
+  max_length: 256       # longer texts are cut to so many tokens
+"""
+_FILE = """\
+# A study of sft_tune: what to fine-tune, on what, what to search, and for how long.
+# The README lists every key; `sft-tune schema` gives a schema to editors that complete YAML.
+#
+#   sft-tune check THIS_FILE     looks at data and model, and estimates the time
+#   sft-tune start THIS_FILE     runs the study; again, to go on after a stop
+
+name: {name}
+task: {task}
+
+data:
+  source: {source}
+{columns}  # Train and validation: those of the source, else a part of it is kept for validation.
+  validation_fraction: {fraction}
+
+model:
+  name: {model}
+{weights}
+# {why}
+# What is not searched below, and the default configuration (trial 0) that tuning must beat.
+training:
+{training}
+# What is searched: a list of choices, or a range (log: true for what varies by factors).
+space:
+{space}
+objective:
+  metric: {metric}
+
+sampler:
+  name: tpe             # learns from the trials so far; random and grid do not
+
+pruner:
+  name: asha            # stops trials that are behind; none runs all to their end
+
+budget:
+  trials: 30            # in total: raise it later and start again to go on
+  # hours: 8
+"""
+
+
+def study_template(task: Task, model: str, source: str, name: str | None = None) -> str:
+    """Return a commented study file that fine-tunes ``model`` on ``source``.
+
+    Args:
+        task: the task; it decides the data's settings.
+        model: as in the file: ``torchvision:NAME``, ``transformers:ID-or-path``,
+            ``builtin:convnet``; it decides the recommended space.
+        source: as in the file; a relative path is relative to where the file will be saved.
+        name: name of the study. Default: made of the source's and the model's.
+
+    Raises:
+        UserError: the model is of no known kind, or does not fit the task.
+    """
+    recipe = RECIPES[_family(task, model)]
+    text = task == "text-classification"
+    augment = _NO_AUGMENT if _NO_MIRROR.search(source) else _AUGMENT
+    builtin = model.startswith("builtin:")
+    weights = "  weights: none         # it has no published weights; or give a file of your own\n"
+    return _FILE.format(
+        name=yaml_scalar(name or _name(source, model)),
+        task=task,
+        source=yaml_scalar(source),
+        columns=_TEXT_DATA if text else _IMAGE_DATA,
+        fraction=0.2,
+        model=yaml_scalar(model),
+        weights=weights if builtin else "",
+        why=recipe.why,
+        training=recipe.training.format(augment=augment),
+        space=recipe.space,
+        metric="accuracy      # f1_macro where some classes are rare",
+    )
+
+
+def _family(task: Task, model: str) -> str:
+    scheme, _, rest = model.partition(":")
+    if task == "text-classification":
+        if scheme == "transformers" and rest:
+            return "encoder"
+        raise UserError(
+            f"a model for text-classification is transformers:ID-or-path, not {model!r}; "
+            "for example transformers:google-bert/bert-base-uncased"
+        )
+    if model == "builtin:convnet":
+        return "convnet"
+    if scheme == "torchvision" and rest:
+        return "transformer" if rest.lower().startswith(_ADAMW_MODELS) else "cnn"
+    if scheme == "transformers" and rest:
+        return "transformer"
+    raise UserError(
+        "a model for image-classification is torchvision:NAME, transformers:ID-or-path or "
+        f"builtin:convnet, not {model!r}; for example torchvision:resnet18"
+    )
+
+
+def _name(source: str, model: str) -> str:
+    parts = [re.split(r"[/\\:]", text.rstrip("/\\"))[-1] for text in (source, model)]
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(part.lower() for part in parts))
+    return slug.strip("-._")[:120].strip("-._") or "study"

@@ -1,0 +1,262 @@
+"""Who runs what: the tickets of a study's budget, and the leases on trials that run.
+
+A ticket is a row of `sft_trials`; it is issued by counting `sft_studies.issued` up, so the
+budget is exact with any number of runners. A ticket becomes a trial with `link` and `begin`.
+What may be done with a claim is all here: its lease is in `leases`, its end in `outcomes`.
+
+No clock in here: ``now`` is in seconds since 1970, the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from uuid import uuid4
+
+from sqlalchemy import ColumnElement, Connection, case, func, insert, or_, select, true, update
+from sqlalchemy.exc import IntegrityError
+
+from sft_tune.errors import StudyNotFoundError
+from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.space import Value
+from sft_tune.store.database import Database
+from sft_tune.store.leases import (
+    AlreadyLinkedError,
+    Claim,
+    LeaseLostError,
+    claim_with,
+    live_owners,
+    release,
+    renew,
+    write_if_ours,
+)
+from sft_tune.store.outcomes import (
+    EndedTrial,
+    add_error,
+    end,
+    find_duplicate,
+    forget_checkpoint,
+    mark_told,
+    record_evaluation,
+    untold,
+)
+from sft_tune.store.tables import CLAIMED, ENDED, RUNNING, studies, trials
+from sft_tune.store.values import dumps, utc
+
+__all__ = [
+    "AlreadyLinkedError",
+    "Claim",
+    "EndedTrial",
+    "LeaseLostError",
+    "add_active_time",
+    "add_error",
+    "begin",
+    "claim_abandoned",
+    "claim_new",
+    "end",
+    "find_duplicate",
+    "forget_checkpoint",
+    "link",
+    "live_owners",
+    "mark_told",
+    "record_evaluation",
+    "release",
+    "renew",
+    "untold",
+]
+
+
+def claim_new(
+    db: Database, study_id: int, *, owner: str, now: float, lease_seconds: float, limit: int | None
+) -> Claim | None:
+    """Take the next ticket of the study's budget; None when all ``limit`` are issued.
+
+    Raises:
+        StudyNotFoundError: the study was deleted.
+    """
+    token = uuid4().hex
+
+    def take(connection: Connection) -> Claim | None:
+        earlier = claim_with(connection, token)
+        if earlier is not None:
+            return earlier  # The commit of an earlier try succeeded, its answer was lost.
+        budget_left = [] if limit is None else [studies.c.issued < limit]
+        counted = connection.execute(
+            update(studies)
+            .where(studies.c.id == study_id, *budget_left)
+            .values(issued=studies.c.issued + 1)
+        )
+        # Ours until we commit: the row is locked.
+        issued = connection.execute(select(studies.c.issued).where(studies.c.id == study_id))
+        total = issued.scalar()
+        if total is None:
+            raise StudyNotFoundError("the study is no longer in the database: it was deleted")
+        if counted.rowcount != 1:
+            return None
+        ticket = {
+            "study_id": study_id,
+            "ordinal": total - 1,
+            "state": CLAIMED,
+            "lease_owner": owner,
+            "lease_expires": now + lease_seconds,
+            "lease_token": token,
+            "attempts": 0,
+            "told": False,
+        }
+        connection.execute(insert(trials).values(ticket))
+        return claim_with(connection, token)
+
+    return db.write(take)
+
+
+def claim_abandoned(
+    db: Database,
+    study_id: int,
+    *,
+    owner: str,
+    now: float,
+    lease_seconds: float,
+    is_dead: Callable[[str], bool],
+) -> Claim | None:
+    """Take over the first trial that nobody runs any more; None when there is none.
+
+    That is one that was given back, whose lease has expired, or whose owner ``is_dead`` knows to
+    be gone (a process of this machine that no longer is).
+    """
+    with db.reading() as connection:
+        rows = connection.execute(
+            select(trials.c.id, trials.c.lease_owner, trials.c.lease_expires, trials.c.lease_token)
+            .where(trials.c.study_id == study_id, trials.c.state != ENDED)
+            .order_by(trials.c.ordinal)
+        ).all()
+    for row_id, holder, expires, holding in rows:
+        unheld = holder is None or expires is None or expires <= now
+        if not unheld and not (holder and is_dead(holder)):
+            continue
+        # A lease that had expired may have been renewed since we looked; a dead owner's not.
+        condition = true() if not unheld else _unheld(now)
+        claim = _take_over(db, row_id, holding, condition, owner, now + lease_seconds)
+        if claim is not None:
+            return claim
+    return None
+
+
+def _unheld(now: float) -> ColumnElement[bool]:
+    return or_(trials.c.lease_owner.is_(None), trials.c.lease_expires <= now)
+
+
+def _take_over(
+    db: Database,
+    row_id: int,
+    holding: str,
+    condition: ColumnElement[bool],
+    owner: str,
+    expires: float,
+) -> Claim | None:
+    """Take the row if it is still under the token ``holding`` and ``condition`` holds."""
+    token = uuid4().hex
+
+    def take(connection: Connection) -> Claim | None:
+        connection.execute(
+            update(trials)
+            .where(
+                trials.c.id == row_id,
+                trials.c.state != ENDED,
+                trials.c.lease_token == holding,
+                condition,
+            )
+            .values(lease_owner=owner, lease_expires=expires, lease_token=token)
+        )
+        # Ours if the row changed: now, or at an earlier try whose commit's answer was lost.
+        return claim_with(connection, token)
+
+    return db.write(take)
+
+
+def link(db: Database, claim: Claim, optuna_trial_id: int, number: int) -> Claim:
+    """Bind the ticket to Optuna's trial, which gives it its number.
+
+    Raises:
+        LeaseLostError: another runner has the ticket now.
+        AlreadyLinkedError: another ticket has this trial of Optuna's.
+    """
+    values = {"optuna_trial_id": optuna_trial_id, "number": number}
+    try:
+        db.write(lambda connection: write_if_ours(connection, claim, values))
+    except IntegrityError:
+        raise AlreadyLinkedError(
+            f"Optuna's trial {number} already belongs to another ticket"
+        ) from None
+    return replace(claim, optuna_trial_id=optuna_trial_id, number=number)
+
+
+def begin(
+    db: Database,
+    claim: Claim,
+    *,
+    config: TrialConfig,
+    params: Mapping[str, Value],
+    device: str | None,
+    host: str | None,
+    now: float,
+) -> Claim:
+    """Write down that an attempt at the trial starts, and with which configuration.
+
+    Raises:
+        LeaseLostError: another runner has the trial now.
+    """
+    attempts = claim.attempts + 1
+
+    def write(connection: Connection) -> None:
+        write_if_ours(
+            connection,
+            claim,
+            {
+                "state": RUNNING,
+                # Counted here, not in SQL: done again it must not count twice.
+                "attempts": attempts,
+                "config_json": config.model_dump_json(),
+                "params_json": dumps(dict(params)),
+                "fingerprint": config.fingerprint(),
+                "seed": config.seed,
+                "device": device,
+                "host": host,
+                "started_at": func.coalesce(trials.c.started_at, utc(now)),
+            },
+        )
+
+    db.write(write)
+    return replace(claim, attempts=attempts, config=config, params=dict(params), begun=True)
+
+
+def add_active_time(db: Database, study_id: int, now: float, at_most: float) -> float:
+    """Count the time since anyone last called this, and return the study's total in seconds.
+
+    However many runners call it, each second counts once. A gap over ``at_most`` seconds counts
+    as ``at_most``: nobody ran. A clock that is behind another runner's counts nothing until it
+    has caught up; one that is behind by over ``at_most`` was set back, and starts afresh.
+    """
+    last = studies.c.last_active
+    elapsed = now - last
+    counted = case(
+        (last.is_(None), 0.0),
+        (elapsed < 0, 0.0),
+        (elapsed > at_most, at_most),
+        else_=elapsed,
+    )
+
+    def count(connection: Connection) -> float:
+        connection.execute(
+            update(studies)
+            .where(studies.c.id == study_id)
+            .where(or_(last.is_(None), last < now, last > now + at_most))
+            # In this order: MySQL computes each from what those before it have set.
+            .ordered_values(
+                (studies.c.active_seconds, studies.c.active_seconds + counted),
+                (last, now),
+            )
+        )
+        total = select(studies.c.active_seconds).where(studies.c.id == study_id)
+        return float(connection.execute(total).scalar() or 0.0)
+
+    return db.write(count)

@@ -1,0 +1,174 @@
+"""A claim on a trial: the token that proves it, and the writes that hold only with it.
+
+A claim has a lease, which its owner renews; when it expires anyone may take the trial over,
+which gives it another token. Every write names its token and checks that it changed a row, so a
+runner that lost its lease (it slept, its clock jumped) learns so at its next write and changes
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Connection, select, update
+
+from sft_tune.errors import SftTuneError
+from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.space import Value
+from sft_tune.store.database import Database
+from sft_tune.store.tables import ENDED, INTERRUPTED, studies, trials
+from sft_tune.store.values import loads
+
+
+class LeaseLostError(SftTuneError):
+    """Another runner has taken the trial over; what this one still knows of it is void."""
+
+
+class AlreadyLinkedError(SftTuneError):
+    """Optuna's trial belongs to another ticket of the study; ask Optuna for a new one."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A ticket or trial that ``owner`` holds.
+
+    Attributes:
+        id: of the row in `sft_trials`.
+        study_id: of the row in `sft_studies`.
+        ordinal: which ticket of the budget it is, from 0.
+        owner: who holds it.
+        token: proof of this holding; every claim of the row gets another.
+        metric: the study's metric.
+        optuna_trial_id: Optuna's trial; None until `link`.
+        number: the trial's number, Optuna's; None until `link`.
+        attempts: how often it has begun, this time included; those that `release` ended are not.
+        config: its configuration; None until `begin`.
+        params: its point of the space; None until `begin`.
+        begun: whether `begin` was called under this token.
+    """
+
+    id: int
+    study_id: int
+    ordinal: int
+    owner: str
+    token: str
+    metric: str
+    optuna_trial_id: int | None
+    number: int | None
+    attempts: int
+    config: TrialConfig | None
+    params: dict[str, Value] | None
+    begun: bool = False
+
+
+def claim_with(connection: Connection, token: str) -> Claim | None:
+    """Return the claim whose token is ``token``; None when nobody holds by it."""
+    row = connection.execute(
+        select(
+            trials.c.id,
+            trials.c.study_id,
+            trials.c.ordinal,
+            trials.c.lease_owner,
+            trials.c.lease_token,
+            studies.c.metric,
+            trials.c.optuna_trial_id,
+            trials.c.number,
+            trials.c.attempts,
+            trials.c.config_json,
+            trials.c.params_json,
+        )
+        .join(studies, studies.c.id == trials.c.study_id)
+        .where(trials.c.lease_token == token)
+    ).one_or_none()
+    if row is None:
+        return None
+    config = row.config_json
+    return Claim(
+        id=row.id,
+        study_id=row.study_id,
+        ordinal=row.ordinal,
+        owner=row.lease_owner or "",
+        token=row.lease_token,
+        metric=row.metric,
+        optuna_trial_id=row.optuna_trial_id,
+        number=row.number,
+        attempts=row.attempts,
+        config=None if config is None else TrialConfig.model_validate_json(config),
+        params=loads(row.params_json),
+    )
+
+
+def write_if_ours(connection: Connection, claim: Claim, values: Mapping[str, Any]) -> None:
+    """Write ``values`` to the row of ``claim``.
+
+    Raises:
+        LeaseLostError: when another runner has the row now, or it has ended.
+    """
+    written = connection.execute(
+        update(trials)
+        .where(
+            trials.c.id == claim.id,
+            trials.c.lease_token == claim.token,
+            trials.c.state != ENDED,
+        )
+        .values(values)
+    )
+    if written.rowcount != 1:
+        name = f"ticket {claim.ordinal}" if claim.number is None else f"trial {claim.number}"
+        raise LeaseLostError(
+            f"{name}: {claim.owner} no longer holds its lease; what it did since is left out"
+        )
+
+
+def renew(db: Database, owner: str, now: float, lease_seconds: float) -> set[int]:
+    """Prolong every lease of ``owner`` and return the ids of its claims.
+
+    A claim that is not among them was lost to another runner.
+    """
+
+    def prolong(connection: Connection) -> set[int]:
+        connection.execute(
+            update(trials)
+            .where(trials.c.lease_owner == owner, trials.c.state != ENDED)
+            .values(lease_expires=now + lease_seconds)
+        )
+        held = select(trials.c.id).where(trials.c.lease_owner == owner, trials.c.state != ENDED)
+        return set(connection.execute(held).scalars())
+
+    return db.write(prolong)
+
+
+def release(db: Database, claim: Claim) -> bool:
+    """Give the trial back for anyone to go on with; False when it was no longer ours.
+
+    The attempt does not count: it ended in order, with all that it did kept.
+    """
+    free = {
+        "state": INTERRUPTED,
+        "attempts": claim.attempts - claim.begun,
+        "lease_owner": None,
+        "lease_expires": None,
+        # A new token: writes that are still on their way from this holding are void.
+        "lease_token": uuid4().hex,
+    }
+    try:
+        db.write(lambda connection: write_if_ours(connection, claim, free))
+    except LeaseLostError:
+        return False
+    return True
+
+
+def live_owners(db: Database, study_id: int, now: float) -> set[str]:
+    """Return the owners of leases that have not expired at ``now``."""
+    with db.reading() as connection:
+        owners = connection.execute(
+            select(trials.c.lease_owner).where(
+                trials.c.study_id == study_id,
+                trials.c.state != ENDED,
+                trials.c.lease_expires > now,
+            )
+        ).scalars()
+        return {owner for owner in owners if owner is not None}

@@ -1,0 +1,9 @@
+"""Alembic migrations of our tables; Optuna's tables have their own, under its own version table.
+
+A new one is a module in ``versions`` and its revision here, at the end.
+"""
+
+VERSION_TABLE = "sft_alembic_version"
+
+REVISIONS = ("0001",)
+"""Every revision, oldest first: known here so that a quick look needs no Alembic."""

@@ -1,0 +1,272 @@
+"""What a trial leaves behind: its rungs, its errors, how it ended, and whether Optuna knows.
+
+A trial ends in two steps: `end` here, which decides; then the run layer tells Optuna and calls
+`mark_told`. Whoever finds an ended trial that is not told (its runner was killed in between)
+tells it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, insert, select, update
+
+from sft_tune.spec.space import Value
+from sft_tune.store.database import Database
+from sft_tune.store.leases import Claim, write_if_ours
+from sft_tune.store.tables import ENDED, evaluations, trials
+from sft_tune.store.values import (
+    dumps,
+    join_float,
+    load_numbers,
+    loads,
+    plain_text,
+    split_floats,
+    utc,
+)
+
+STATE_OF_REASON = {
+    "completed": "COMPLETE",
+    "early_stopped": "COMPLETE",
+    "duplicate": "COMPLETE",
+    "pruned": "PRUNED",
+    # Not FAIL, which samplers do not see: they are to learn that the region is bad.
+    "diverged": "PRUNED",
+    "out_of_memory": "PRUNED",
+    "crashed": "FAIL",
+    "stalled": "FAIL",
+    "stopped": "FAIL",
+}
+"""Why a trial ended, and the state that Optuna is told."""
+
+USABLE = ("completed", "early_stopped")
+"""Reasons after which a trial's value stands for its configuration."""
+
+_PLAIN = ("best_progress", "steps", "horizon", "peak_memory")
+_FLOATS = ("value", "seconds", "samples_per_second")
+_SAME = (
+    *_PLAIN,
+    *("id", "ordinal", "optuna_trial_id", "number", "reason", "checkpoint", "note", "error"),
+    *("attempts", "duplicate_of", "seed", "last_progress", "last_value"),
+)
+_RUNG_FLOATS = ("train_loss", "validation_loss", "learning_rate", "gradient_norm", "seconds")
+
+
+def record_evaluation(db: Database, claim: Claim, evaluation: Mapping[str, Any]) -> None:
+    """Write down a rung; one at the same progress is replaced (a resumed trial replays some).
+
+    Args:
+        db: the database.
+        claim: the trial, begun.
+        evaluation: `progress` (percent), `epoch`, `step`, `train_loss`, `metrics` (validation,
+            with its `loss`), `learning_rate`, `gradient_norm`, `seconds`.
+
+    Raises:
+        LeaseLostError: another runner has the trial now.
+    """
+    metrics = evaluation["metrics"]
+    progress = int(evaluation["progress"])
+    floats = {name: evaluation.get(name) for name in _RUNG_FLOATS}
+    floats["validation_loss"] = metrics.get("loss")
+    row = {
+        "epoch": evaluation.get("epoch"),
+        "step": evaluation.get("step"),
+        "metrics_json": dumps(dict(metrics)),
+        **split_floats(floats),
+    }
+    latest = {
+        "last_progress": progress,
+        "last_value": split_floats({"value": metrics.get(claim.metric)})["value"],
+    }
+
+    def write(connection: Connection) -> None:
+        # Locks the trial's row too, so nobody else can be writing its rungs.
+        write_if_ours(connection, claim, latest)
+        key = {"trial_id": claim.id, "progress": progress}
+        replaced = connection.execute(update(evaluations).filter_by(**key).values(row))
+        if replaced.rowcount == 0:
+            connection.execute(insert(evaluations).values({**key, **row}))
+
+    db.write(write)
+
+
+def add_error(db: Database, claim: Claim, text: str) -> None:
+    """Keep the error of the attempt that runs, after those of earlier attempts.
+
+    Raises:
+        LeaseLostError: another runner has the trial now.
+    """
+    entry = f"attempt {claim.attempts}: {plain_text(text.strip())}"
+
+    def write(connection: Connection) -> None:
+        kept = connection.execute(select(trials.c.error).where(trials.c.id == claim.id)).scalar()
+        errors = [] if kept is None else [kept]
+        if kept is None or entry not in kept:  # Not there from an earlier try that committed.
+            errors.append(entry)
+        write_if_ours(connection, claim, {"error": "\n\n".join(errors)})
+
+    db.write(write)
+
+
+def end(
+    db: Database,
+    claim: Claim,
+    outcome: Mapping[str, Any],
+    *,
+    duplicate_of: int | None = None,
+    now: float,
+) -> None:
+    """Write down how the trial ended, and free its lease.
+
+    Args:
+        db: the database.
+        claim: the trial.
+        outcome: `reason` (of `STATE_OF_REASON`), and what there is of `note`, `value`, `metrics`,
+            `best_progress`, `steps`, `horizon`, `seconds`, `peak_memory`, `samples_per_second`,
+            `checkpoint`, `test_metrics`, `flags`; `state` for one that is not the reason's.
+        duplicate_of: number of the trial whose outcome this is.
+        now: seconds since 1970.
+
+    Raises:
+        LeaseLostError: another runner has the trial now, or ended it.
+        ValueError: an unknown reason, or a COMPLETE trial whose value is missing or NaN.
+    """
+    reason = outcome["reason"]
+    if reason not in STATE_OF_REASON:
+        raise ValueError(f"reason {reason!r} is none of {', '.join(STATE_OF_REASON)}")
+    state = outcome.get("state") or STATE_OF_REASON[reason]
+    value = outcome.get("value")
+    if state == "COMPLETE" and (value is None or math.isnan(value)):
+        raise ValueError(f"a trial that ended as {reason!r} needs a value (got {value})")
+    values: dict[str, Any] = {
+        "state": ENDED,
+        "lease_owner": None,
+        "lease_expires": None,
+        "reason": reason,
+        "final_state": state,
+        "duplicate_of": duplicate_of,
+        "ended_at": utc(now),
+        **{name: outcome.get(name) for name in _PLAIN},
+        **split_floats({name: outcome.get(name) for name in _FLOATS}),
+        **{
+            f"{name}_json": None if outcome.get(name) is None else dumps(outcome[name])
+            for name in ("metrics", "test_metrics", "flags")
+        },
+        **{
+            name: None if outcome.get(name) is None else plain_text(str(outcome[name]))
+            for name in ("note", "checkpoint")
+        },
+    }
+
+    def write(connection: Connection) -> None:
+        row = connection.execute(
+            select(trials.c.state, trials.c.lease_token).where(trials.c.id == claim.id)
+        ).one_or_none()
+        if row is not None and tuple(row) == (ENDED, claim.token):
+            return  # An earlier try's commit succeeded.
+        write_if_ours(connection, claim, values)
+
+    db.write(write)
+
+
+@dataclass(frozen=True)
+class EndedTrial:
+    """An ended trial, with what Optuna is to be told of it.
+
+    ``state`` is Optuna's (COMPLETE, PRUNED, FAIL); ``config`` is a `TrialConfig` as a mapping.
+    """
+
+    id: int
+    ordinal: int
+    optuna_trial_id: int | None
+    number: int | None
+    reason: str
+    state: str
+    value: float | None
+    metrics: dict[str, float]
+    best_progress: int | None
+    last_progress: int | None
+    last_value: float | None
+    steps: int | None
+    horizon: int | None
+    seconds: float | None
+    peak_memory: int | None
+    samples_per_second: float | None
+    checkpoint: str | None
+    test_metrics: dict[str, float]
+    flags: Any
+    note: str | None
+    error: str | None
+    attempts: int
+    duplicate_of: int | None
+    seed: int | None
+    config: dict[str, Any] | None
+    params: dict[str, Value] | None
+
+
+def mark_told(db: Database, trial: Claim | EndedTrial) -> None:
+    """Write down that Optuna knows how the trial ended."""
+
+    def write(connection: Connection) -> None:
+        connection.execute(update(trials).where(trials.c.id == trial.id).values(told=True))
+
+    db.write(write)
+
+
+def untold(db: Database, study_id: int) -> list[EndedTrial]:
+    """Return the ended trials that Optuna was not yet told of, in the order of their tickets."""
+    return _ended(db, trials.c.study_id == study_id, trials.c.told.is_(False))
+
+
+def find_duplicate(
+    db: Database, study_id: int, fingerprint: str, reasons: Collection[str] = USABLE
+) -> EndedTrial | None:
+    """Return the first trial of this configuration that ended for one of ``reasons``, if any."""
+    same = _ended(
+        db,
+        trials.c.study_id == study_id,
+        trials.c.fingerprint == fingerprint,
+        trials.c.reason.in_(reasons),
+    )
+    return same[0] if same else None
+
+
+def forget_checkpoint(db: Database, study_id: int, number: int) -> None:
+    """Write down that the checkpoint of trial ``number`` was removed from the disk."""
+
+    def write(connection: Connection) -> None:
+        connection.execute(
+            update(trials)
+            .where(trials.c.study_id == study_id, trials.c.number == number)
+            .values(checkpoint=None)
+        )
+
+    db.write(write)
+
+
+def _ended(db: Database, *conditions: ColumnElement[bool]) -> list[EndedTrial]:
+    with db.reading() as connection:
+        rows = connection.execute(
+            select(trials).where(trials.c.state == ENDED, *conditions).order_by(trials.c.ordinal)
+        ).mappings()
+        return [_ended_trial(row) for row in rows]
+
+
+def _ended_trial(row: RowMapping) -> EndedTrial:
+    same_name: dict[str, Any] = {name: row[name] for name in _SAME}
+    floats: dict[str, Any] = {
+        name: join_float(row[name], row["non_finite"], name) for name in _FLOATS
+    }
+    return EndedTrial(
+        **same_name,
+        **floats,
+        state=row["final_state"],
+        metrics=load_numbers(row["metrics_json"]),
+        test_metrics=load_numbers(row["test_metrics_json"]),
+        flags=loads(row["flags_json"]),
+        config=loads(row["config_json"]),
+        params=loads(row["params_json"]),
+    )

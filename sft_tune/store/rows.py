@@ -1,0 +1,190 @@
+"""What reads return: one tuple a study, a trial, a rung. JSON is parsed when it is looked at."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sft_tune.store.values import load_numbers, loads
+
+
+class StudyRow(NamedTuple):
+    """A study at a glance.
+
+    Attributes:
+        name: its name.
+        task: its task; None for a study that is none of ours.
+        metric: what is optimized; None for a study that is none of ours.
+        direction: ``maximize`` or ``minimize``.
+        states: how many trials are in each of Optuna's states.
+        best: value of the best completed trial.
+        created: when it was registered (aware, UTC).
+        ended: why the search ended; None while it may go on.
+        max_trials: the budget in trials.
+        max_hours: the budget in hours.
+        target: value at which the study stops.
+        issued: tickets of the budget that are issued.
+        active_seconds: time that the study was being run.
+        lease_until: when the last of its leases expires, in seconds since 1970.
+        artifacts: folder of its checkpoints and logs.
+        managed: whether our tables have it; if not, it is Optuna's alone (made by another
+            program, or renamed in its dashboard).
+        optuna_study_id: Optuna's study; None when its side is gone.
+    """
+
+    name: str
+    task: str | None
+    metric: str | None
+    direction: str
+    states: dict[str, int]
+    best: float | None
+    created: datetime | None
+    ended: str | None
+    max_trials: int | None
+    max_hours: float | None
+    target: float | None
+    issued: int | None
+    active_seconds: float | None
+    lease_until: float | None
+    artifacts: str | None
+    managed: bool
+    optuna_study_id: int | None
+
+    @property
+    def trials(self) -> int:
+        """How many trials there are, in whatever state."""
+        return sum(self.states.values())
+
+    def is_running(self, now: float) -> bool:
+        """Tell whether someone holds a lease on one of its trials at ``now``."""
+        return self.lease_until is not None and self.lease_until > now
+
+
+class TrialRow(NamedTuple):
+    """A trial, from Optuna's tables and ours.
+
+    Attributes:
+        number: its number in the study.
+        state: Optuna's: RUNNING, COMPLETE, PRUNED, FAIL, WAITING.
+        phase: ours: claimed, running, interrupted, ended; None for a trial that is not ours.
+        reason: why it ended, or None.
+        value: its objective: best over its rungs.
+        params_json: its point of the space.
+        config_json: its complete configuration.
+        metrics_json: validation metrics at its best rung.
+        best_progress: the best rung, percent.
+        last_progress: the last rung reached, percent.
+        last_value: the objective at the last rung.
+        seconds: time on the device.
+        attempts: how often it was begun.
+        checkpoint: path of its best weights.
+        started: aware, UTC.
+        ended: aware, UTC.
+        host: machine of the last attempt.
+        device: device of the last attempt.
+        duplicate_of: number of the trial whose result it took.
+        note: evidence for ``reason``, in words.
+        error: the errors of all attempts.
+        lease_owner: who runs it.
+        lease_expires: until when, in seconds since 1970.
+        steps: optimizer steps done.
+        horizon: optimizer steps of its whole schedule.
+        peak_memory: bytes.
+        samples_per_second: of training.
+        seed: its seed.
+        test_metrics_json: metrics on the test split, of finalists.
+        flags_json: what went wrong while it trained.
+    """
+
+    number: int
+    state: str
+    phase: str | None = None
+    reason: str | None = None
+    value: float | None = None
+    params_json: str | None = None
+    config_json: str | None = None
+    metrics_json: str | None = None
+    best_progress: int | None = None
+    last_progress: int | None = None
+    last_value: float | None = None
+    seconds: float | None = None
+    attempts: int = 0
+    checkpoint: str | None = None
+    started: datetime | None = None
+    ended: datetime | None = None
+    host: str | None = None
+    device: str | None = None
+    duplicate_of: int | None = None
+    note: str | None = None
+    error: str | None = None
+    lease_owner: str | None = None
+    lease_expires: float | None = None
+    steps: int | None = None
+    horizon: int | None = None
+    peak_memory: int | None = None
+    samples_per_second: float | None = None
+    seed: int | None = None
+    test_metrics_json: str | None = None
+    flags_json: str | None = None
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Its point of the space; empty before it has begun."""
+        return loads(self.params_json) or {}
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """Its complete configuration, a `TrialConfig` as a mapping; None before it has begun."""
+        return loads(self.config_json)  # type: ignore[no-any-return]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Validation metrics at its best rung; empty where there are none."""
+        return load_numbers(self.metrics_json)
+
+    @property
+    def test_metrics(self) -> dict[str, float]:
+        """Metrics on the test split; empty unless it is a finalist."""
+        return load_numbers(self.test_metrics_json)
+
+    @property
+    def flags(self) -> Any:
+        """What went wrong while it trained, as it was recorded; None where nothing was."""
+        return loads(self.flags_json)
+
+    def is_alive(self, now: float) -> bool:
+        """Tell whether a runner holds its lease at ``now``."""
+        return self.lease_expires is not None and self.lease_expires > now
+
+
+class EvaluationRow(NamedTuple):
+    """A rung of a trial.
+
+    Attributes:
+        number: the trial's.
+        progress: percent of its horizon.
+        epoch: passes over the training split.
+        step: optimizer steps.
+        train_loss: mean since the rung before.
+        validation_loss: on the validation split.
+        metrics_json: every validation metric.
+        learning_rate: at this step.
+        gradient_norm: median since the rung before, before clipping.
+        seconds: the trial's time on the device so far.
+    """
+
+    number: int
+    progress: int
+    epoch: float | None
+    step: int | None
+    train_loss: float | None
+    validation_loss: float | None
+    metrics_json: str
+    learning_rate: float | None
+    gradient_norm: float | None
+    seconds: float | None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Every validation metric."""
+        return load_numbers(self.metrics_json)

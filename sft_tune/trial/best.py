@@ -1,0 +1,74 @@
+"""The best weights of a trial, in a file that says all that is needed to use them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sft_tune.trial import checkpoint
+from sft_tune.trial.data import ImageSplit
+from sft_tune.trial.outcome import Evaluation
+from sft_tune.trial.step import Trainee
+
+
+@dataclass(frozen=True)
+class Best:
+    """A trial at its best rung.
+
+    Attributes:
+        value: the objective.
+        metrics: all metrics, of the validation split.
+        progress: the rung, in percent.
+        step: optimizer steps done.
+        card: what the weights are: configuration, labels, normalization, ... (plain values).
+        weights: every tensor of the module, on the CPU.
+    """
+
+    value: float
+    metrics: dict[str, float]
+    progress: int
+    step: int
+    card: dict[str, Any]
+    weights: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, trainee: Trainee, value: float, evaluation: Evaluation) -> Best:
+        """Copy the weights that ``trainee`` has now."""
+        state = trainee.model.module.state_dict()
+        return cls(
+            value=value,
+            metrics=dict(evaluation.metrics),
+            progress=evaluation.progress,
+            step=evaluation.step,
+            card=describe(trainee),
+            weights={name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()},
+        )
+
+    def header(self) -> dict[str, Any]:
+        """Return all but the weights, as plain values."""
+        names = ("value", "metrics", "progress", "step", "card")
+        return {name: getattr(self, name) for name in names}
+
+
+def describe(trainee: Trainee) -> dict[str, Any]:
+    """Return what rebuilds the module around its weights and feeds it, as plain values."""
+    train = trainee.data.train
+    return {
+        "config": trainee.config.model_dump(mode="json"),
+        "labels": list(trainee.data.labels),
+        "image_size": list(train.pixels.shape[2:]) if isinstance(train, ImageSplit) else None,
+        "normalize": trainee.model.normalize,
+        "model_config": trainee.model.config,
+    }
+
+
+def write_best(path: Path, best: Best) -> None:
+    """Write ``best`` to ``path``, atomically.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    checkpoint.write(path, best.weights, best.header())

@@ -1,0 +1,114 @@
+"""Prepared splits: flat arrays, usually memory-mapped, from which batches are gathered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """Images of one split.
+
+    Attributes:
+        pixels: uint8 [n, 3, h, w], RGB.
+        targets: class index of each image, int64 [n].
+    """
+
+    pixels: NDArray[np.uint8]
+    targets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class TextSplit:
+    """Tokenized texts of one split, end to end, without padding.
+
+    Attributes:
+        tokens: token ids of all texts, int32 [total].
+        offsets: text ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``, int64 [n + 1].
+        targets: class index of each text, int64 [n].
+        pad_id: token id to pad with.
+        token_types: token type ids, uint8 [total]; None where all are zero.
+        pad_type: token type id to pad with.
+        pad_left: whether the model wants its padding before the text.
+    """
+
+    tokens: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    pad_id: int
+    token_types: NDArray[np.uint8] | None = None
+    pad_type: int = 0
+    pad_left: bool = False
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of tokens of each text, int64 [n]."""
+        return np.diff(self.offsets)
+
+
+Split = ImageSplit | TextSplit
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set, ready to train on.
+
+    Attributes:
+        labels: names of the classes, in the order of their indices.
+        train: training split.
+        validation: validation split.
+        test: test split; None unless asked for, or where there is none.
+        facts: what was found, JSON-able: ``examples`` and ``class_counts`` by split,
+            ``validation_from`` and ``test_from``, ``image_size`` [h, w] and ``resized``, or
+            ``tokens`` (median, p95, max before the cut, limit, share cut) by split, ...
+    """
+
+    labels: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split | None
+    facts: dict[str, Any]
+
+
+def array_path(folder: Path, split: str, what: str) -> Path:
+    """Return where an entry keeps one array of a split."""
+    return folder / f"{split}_{what}.npy"
+
+
+def load_split(folder: Path, split: str, meta: dict[str, Any]) -> Split:
+    """Open one split of a complete entry; the large arrays stay on the disk.
+
+    Args:
+        folder: the entry's folder.
+        split: name of the split.
+        meta: what its encoder wrote for the split (``kind`` and, for texts, the padding).
+    """
+    targets = _mapped(array_path(folder, split, "targets"))
+    if meta["kind"] == "image":
+        return ImageSplit(_mapped(array_path(folder, split, "pixels")), targets)
+    types = array_path(folder, split, "types")
+    return TextSplit(
+        tokens=_mapped(array_path(folder, split, "tokens")),
+        offsets=_mapped(array_path(folder, split, "offsets")),
+        targets=targets,
+        pad_id=meta["pad_id"],
+        token_types=_mapped(types) if types.exists() else None,
+        pad_type=meta["pad_type"],
+        pad_left=meta["pad_left"],
+    )
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    # A plain view: indexing the memmap class itself costs some microseconds more each time.
+    return np.asarray(np.load(path, mmap_mode="r"))

@@ -1,0 +1,178 @@
+"""Batches: gathered from prepared arrays, augmented and normalized on the device."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from sft_tune.trial.data.arrays import Split, TextSplit
+
+Normalize = tuple[Sequence[float], Sequence[float]]
+HALF: Normalize = ((0.5,), (0.5,))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch on a device.
+
+    Attributes:
+        inputs: keyword arguments of a model: ``pixel_values`` float32 [b, 3, h, w], normalized;
+            or ``input_ids``, ``attention_mask`` and perhaps ``token_type_ids``, int64 [b, length].
+        targets: class indices, int64 [b].
+    """
+
+    inputs: dict[str, Tensor]
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
+    """Return the order of ``n`` examples in ``epoch``: a permutation, int64 [n].
+
+    It depends on its arguments only, never on the global random state, so that a resumed trial
+    finds its place again.
+    """
+    state = hashlib.sha256(f"{seed}/epoch/{epoch}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(state[:8], "big") >> 1)
+    return torch.randperm(n, generator=generator)
+
+
+def evaluation_batches(split: Split, batch_size: int) -> Iterator[Tensor]:
+    """Yield the indices of a split in batches, each index once, int64 [<= batch_size].
+
+    Texts come sorted by length, the longest first: hardly any padding, and a batch that does
+    not fit into memory fails at once. Put results back with ``out[indices] = results``.
+    """
+    order = np.arange(len(split))
+    if isinstance(split, TextSplit):
+        order = np.argsort(-split.lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield torch.from_numpy(order[start : start + batch_size])
+
+
+def gather(
+    split: Split,
+    indices: Tensor,
+    device: str | torch.device,
+    *,
+    augment: str = "none",
+    normalize: Normalize = HALF,
+) -> Batch:
+    """Return the examples ``indices`` of ``split`` as a batch on ``device``.
+
+    Args:
+        split: prepared arrays.
+        indices: rows, int64 [b], on the CPU.
+        device: where the batch is to be.
+        augment: images: ``none``; ``flip`` (each mirrored with probability 1/2); ``flip_crop``
+            (also moved by up to 1/8 of its sides, black where nothing is left). Drawn from
+            torch's global CPU generator, whatever the device, so that a checkpoint of its state
+            resumes exactly. Texts are not augmented.
+        normalize: mean and deviation of each channel, pixels scaled to 0..1.
+    """
+    rows = indices.numpy()
+    device = torch.device(device)
+    targets = _moved(split.targets[rows], device)
+    if isinstance(split, TextSplit):
+        return Batch(_padded(split, rows, device), targets)
+    pixels = augmented(_moved(np.take(split.pixels, rows, axis=0), device), augment)
+    return Batch({"pixel_values": normalized(pixels, normalize)}, targets)
+
+
+def augmented(pixels: Tensor, augment: str) -> Tensor:
+    """Return ``pixels`` [b, c, h, w] with each image augmented on its own.
+
+    Raises:
+        ValueError: for an unknown kind of augmentation.
+    """
+    if augment == "none":
+        return pixels
+    if augment not in ("flip", "flip_crop"):
+        raise ValueError(f"unknown augmentation {augment!r}; known: none, flip, flip_crop")
+    b, _, h, w = pixels.shape
+    mirrored = (torch.rand(b) < 0.5).nonzero()[:, 0].to(pixels.device, non_blocking=True)
+    pixels = pixels.index_copy(0, mirrored, pixels.index_select(0, mirrored).flip(3))
+    if augment == "flip":
+        return pixels
+    dy, dx = max(1, h // 8), max(1, w // 8)
+    top, left = torch.randint(0, 2 * dy + 1, (b,)), torch.randint(0, 2 * dx + 1, (b,))
+    return _cropped(functional.pad(pixels, (dx, dx, dy, dy)), top, left, h, w)
+
+
+def _cropped(pixels: Tensor, top: Tensor, left: Tensor, h: int, w: int) -> Tensor:
+    """Return from each image [c, height, width] the window [c, h, w] at its own place.
+
+    Each row of a window is one run of memory; copying rows is several times quicker than
+    picking pixels.
+    """
+    b, c, height, width = pixels.shape
+    image, channel, row = c * height * width, height * width, width
+    first = torch.arange(b) * image + top * row + left
+    starts = first[:, None, None] + (torch.arange(c) * channel)[:, None] + torch.arange(h) * row
+    # Every run of w pixels, wherever it begins, as overlapping rows of one view.
+    runs = pixels.reshape(-1).as_strided((pixels.numel() - w + 1, w), (1, 1))
+    chosen = starts.flatten().to(pixels.device, non_blocking=True)
+    return runs.index_select(0, chosen).view(b, c, h, w)
+
+
+def normalized(pixels: Tensor, normalize: Normalize) -> Tensor:
+    """Return ``(pixels / 255 - mean) / deviation``, float32, of uint8 ``pixels`` [b, c, h, w]."""
+    mean, deviation = normalize
+    scale, shift = _scale_and_shift(tuple(mean), tuple(deviation), pixels.device)
+    return pixels.to(torch.float32).mul_(scale).add_(shift)
+
+
+@functools.lru_cache(maxsize=16)
+def _scale_and_shift(
+    mean: tuple[float, ...], deviation: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return what to multiply by and to add, [1, c, 1, 1]; kept, since a copy would wait."""
+    # Made outside inference mode even when evaluation asks first: training uses them too.
+    with torch.inference_mode(False):
+        m = torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1)
+        s = torch.tensor(deviation, dtype=torch.float64).view(1, -1, 1, 1)
+        scale, shift = 1 / (255 * s), -m / s
+        return scale.to(device, torch.float32), shift.to(device, torch.float32)
+
+
+def _padded(split: TextSplit, rows: NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:
+    """Return the texts ``rows``, padded to the longest of them."""
+    starts = split.offsets[rows]
+    lengths = split.offsets[rows + 1] - starts
+    longest = int(lengths.max(initial=0))
+    columns = np.arange(longest)
+    first = longest - lengths if split.pad_left else np.zeros_like(lengths)
+    mask = (columns >= first[:, None]) & (columns < (first + lengths)[:, None])
+    places = (columns + (starts - first)[:, None])[mask]
+
+    def filled(flat: NDArray[Any], padding: int) -> Tensor:
+        out = np.full(mask.shape, padding, dtype=np.int64)
+        out[mask] = flat[places]
+        return _moved(out, device)
+
+    inputs = {
+        "input_ids": filled(split.tokens, split.pad_id),
+        "attention_mask": _moved(mask.astype(np.int64), device),
+    }
+    if split.token_types is not None:
+        inputs["token_type_ids"] = filled(split.token_types, split.pad_type)
+    return inputs
+
+
+def _moved(array: NDArray[Any], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    # From pinned memory the copy runs beside the computation.
+    return tensor.pin_memory().to(device, non_blocking=True)

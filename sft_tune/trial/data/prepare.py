@@ -1,0 +1,298 @@
+"""From a study file's `data` section to arrays: read, split, encode once, open ever after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sft_tune.errors import DataError
+from sft_tune.spec.study import DataSpec, ModelSpec, Task
+from sft_tune.trial.data.arrays import Prepared, array_path, load_split
+from sft_tune.trial.data.cache import Entry, key_of, open_or_build, prepared_root, save
+from sft_tune.trial.data.examples import Examples, Source, SplitName, reason
+from sft_tune.trial.data.images import ImageEncoder, MixedSizesError, made_for
+from sft_tune.trial.data.labels import (
+    check_agreement,
+    check_all_present,
+    check_enough,
+    class_indices,
+    counts_by_class,
+    in_label_order,
+    keep_classes,
+    name_labels,
+)
+from sft_tune.trial.data.sources import open_source
+from sft_tune.trial.data.splits import Parts, split_train, take_at_most
+from sft_tune.trial.data.text import TextEncoder, text_encoder
+
+# Part of every key: raise it when the same source and settings make other arrays.
+FORMAT = 1
+Encoder = ImageEncoder | TextEncoder
+
+
+class Part(NamedTuple):
+    """Examples chosen for one split: rows of what was read, and the class of each."""
+
+    examples: Examples
+    rows: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+    def take(self, chosen: NDArray[np.int64]) -> Part:
+        """Return the part of these of its rows."""
+        return Part(self.examples, self.rows[chosen], self.targets[chosen])
+
+
+def prepare(
+    task: Task, data: DataSpec, model: ModelSpec, *, cache: Path, with_test: bool = False
+) -> Prepared:
+    """Prepare a data set, or open what an earlier call has prepared.
+
+    Args:
+        task: what the examples are for.
+        data: the study file's section.
+        model: the model that is fine-tuned: its tokenizer makes the tokens, and images of mixed
+            sizes are resized to what it was made for.
+        cache: folder of prepared and downloaded data; safe to share between processes.
+        with_test: prepare the test split too. Else it is not read, only known to exist.
+
+    Raises:
+        DataError: where the data is not what the study file says.
+        ModelError: where the model's tokenizer or configuration is not to be had.
+        SftTuneError: where the cache cannot be written.
+    """
+    try:
+        request = _request(task, data, model, cache, with_test)
+        entry, encoder = _search_entry(request)
+        test = _test_entry(request, entry, encoder) if with_test else None
+    except OSError as error:
+        raise DataError(
+            f"{data.source} cannot be read: {reason(error)}. Mend the file or its permissions."
+        ) from error
+    splits = entry.meta["splits"]
+    return Prepared(
+        labels=tuple(entry.meta["labels"]),
+        train=load_split(entry.folder, "train", splits["train"]),
+        validation=load_split(entry.folder, "validation", splits["validation"]),
+        test=load_split(test.folder, "test", test.meta["splits"]["test"]) if test else None,
+        facts=_facts(request, entry.meta, test.meta if test else None),
+    )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is to be prepared, and which splits the source has of its own."""
+
+    task: Task
+    data: DataSpec
+    model: ModelSpec
+    source: Source
+    root: Path
+    own_validation: bool
+    own_test: bool | None  # None: not known, since only reading it would tell
+
+    @property
+    def test_fraction(self) -> float:
+        """The share of train that test is taken from it; 0 where the source has its own."""
+        return 0.0 if self.own_test else self.data.test_fraction
+
+    def where(self, split: str) -> str:
+        return f"the {split} split of {self.data.source}"
+
+
+def _request(
+    task: Task, data: DataSpec, model: ModelSpec, cache: Path, with_test: bool
+) -> _Request:
+    source = open_source(task, data, cache)
+    source.has("train")  # first, so that a source that fails at all fails for train
+    # A function has to be called to know, so it is asked only where the answer matters.
+    own_test = source.has("test", ask=with_test or data.test_fraction > 0)
+    own_validation = bool(source.has("validation"))
+    return _Request(task, data, model, source, prepared_root(cache), own_validation, own_test)
+
+
+def _search_entry(request: _Request) -> tuple[Entry, Encoder]:
+    """Return the entry of train and validation, and the encoder that it was made with."""
+    data = request.data
+    if request.task == "text-classification":
+        encoder: Encoder = text_encoder(data, request.model)
+        entry = _built_search(request, encoder)
+    else:
+        side = data.image_size
+        encoder = ImageEncoder((side, side) if side else None)
+        entry = _built_search(request, encoder)
+        if "mixed_sizes" in entry.meta:
+            side = made_for(request.model)
+            encoder = ImageEncoder((side, side))
+            entry = _built_search(request, encoder)
+    if request.own_test and (known := request.source.known_labels("test")) is not None:
+        kept = set(known) if data.classes is None else set(known) & set(map(str, data.classes))
+        check_agreement(kept, entry.meta["labels"], request.where("test"))
+    return entry, encoder
+
+
+def _built_search(request: _Request, encoder: Encoder) -> Entry:
+    data, source = request.data, request.source
+    fields = {
+        **_common_fields(request, encoder),
+        "train": source.identity("train"),
+        "validation": source.identity("validation") if request.own_validation else None,
+        "validation_fraction": None if request.own_validation else data.validation_fraction,
+        "test_fraction": request.test_fraction,
+        "limits": [data.train_limit, data.validation_limit],
+    }
+
+    def build(folder: Path) -> dict[str, Any]:
+        labels, parts, held_out = _search_parts(request)
+        try:
+            splits = {name: _write(part, encoder, folder, name) for name, part in parts.items()}
+        except MixedSizesError as error:
+            for path in folder.glob("*.npy"):
+                path.unlink()
+            return {"mixed_sizes": str(error)}
+        counts = {name: counts_by_class(part.targets, labels) for name, part in parts.items()}
+        return {
+            "labels": list(labels),
+            "splits": splits,
+            "class_counts": counts,
+            "held_out": held_out,
+        }
+
+    return open_or_build(request.root, key_of(fields), build)
+
+
+def _common_fields(request: _Request, encoder: Encoder) -> dict[str, Any]:
+    data = request.data
+    return {
+        "format": FORMAT,
+        "task": request.task,
+        "columns": [data.text_column, data.image_column, data.label_column],
+        "classes": data.classes,
+        "split_seed": data.split_seed,
+        "encoder": encoder.identity,
+    }
+
+
+def _search_parts(request: _Request) -> tuple[tuple[str, ...], dict[str, Part], int]:
+    """Read train, and validation where the source has it.
+
+    Returns:
+        The labels, the parts by split, and how many examples are held out as test.
+    """
+    data, seed = request.data, request.data.split_seed
+    whole, labels = _read(request, "train", None)
+    rows = _split(request, whole)
+    remedy = "Add examples, or mend data.classes and data.label_column."
+    train = whole.take(rows.train)
+    if request.own_validation:
+        validation, _ = _read(request, "validation", labels)
+    else:
+        validation = whole.take(rows.validation)
+        remedy = "Add examples, or raise data.validation_fraction."
+    train = train.take(take_at_most(train.targets, data.train_limit, seed, "train_limit"))
+    check_all_present(train.targets, labels, request.where("train"))
+    chosen = take_at_most(validation.targets, data.validation_limit, seed, "validation_limit")
+    validation = validation.take(chosen)
+    check_enough(validation.targets, labels, request.where("validation"), remedy)
+    held_out = len(rows.test) if data.test_limit is None else min(len(rows.test), data.test_limit)
+    return labels, {"train": train, "validation": validation}, held_out
+
+
+def _split(request: _Request, whole: Part) -> Parts:
+    fraction = 0.0 if request.own_validation else request.data.validation_fraction
+    return split_train(
+        whole.targets,
+        validation_fraction=fraction,
+        test_fraction=request.test_fraction,
+        seed=request.data.split_seed,
+    )
+
+
+def _read(
+    request: _Request, split: SplitName, labels: tuple[str, ...] | None
+) -> tuple[Part, tuple[str, ...]]:
+    """Read a split and its labels; without ``labels``, those found are the data set's."""
+    where = request.where(split)
+    examples = request.source.read(split)
+    names = name_labels(examples, where)
+    classes = request.data.classes
+    if classes is not None and labels is not None:
+        # Only train has to have every one of the classes that the study file names.
+        rows = np.flatnonzero([name in labels for name in names])
+    else:
+        rows = keep_classes(names, classes, where)
+    kept = [names[i] for i in rows]
+    if labels is None:
+        labels = in_label_order(kept)
+    else:
+        check_agreement(kept, labels, where)
+    targets = class_indices(kept, labels)
+    check_enough(targets, labels, where, "Mend the source, data.label_column or data.classes.")
+    return Part(examples, rows, targets), labels
+
+
+def _write(part: Part, encoder: Encoder, folder: Path, split: str) -> dict[str, Any]:
+    save(array_path(folder, split, "targets"), part.targets)
+    return encoder.write(part.examples, part.rows, folder, split)
+
+
+def _test_entry(request: _Request, search: Entry, encoder: Encoder) -> Entry | None:
+    """Return the entry of the test split; None where there is none."""
+    data, source = request.data, request.source
+    if not request.own_test and not request.test_fraction:
+        return None
+    labels = tuple(search.meta["labels"])
+    if isinstance(encoder, ImageEncoder):
+        height, width = search.meta["splits"]["train"]["size"]
+        encoder = ImageEncoder((height, width))
+    fields = {
+        **_common_fields(request, encoder),
+        # Of the search's entry only the labels matter to a test split of the source's own.
+        "labels": labels,
+        "test": source.identity("test") if request.own_test else search.folder.name,
+        "limit": data.test_limit,
+    }
+
+    def build(folder: Path) -> dict[str, Any]:
+        if request.own_test:
+            part, _ = _read(request, "test", labels)
+        else:
+            whole, _ = _read(request, "train", None)
+            part = whole.take(_split(request, whole).test)
+        part = part.take(take_at_most(part.targets, data.test_limit, data.split_seed, "test_limit"))
+        check_enough(
+            part.targets, labels, request.where("test"), "Add examples, or raise data.test_limit."
+        )
+        splits = {"test": _write(part, encoder, folder, "test")}
+        return {"splits": splits, "class_counts": {"test": counts_by_class(part.targets, labels)}}
+
+    return open_or_build(request.root, key_of(fields), build)
+
+
+def _facts(
+    request: _Request, search: Mapping[str, Any], test: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return what is known about the data set, JSON-able."""
+    splits = {**search["splits"], **(test["splits"] if test else {})}
+    counts = {**search["class_counts"], **(test["class_counts"] if test else {})}
+    examples: dict[str, int | None] = {s: sum(c.values()) for s, c in counts.items()}
+    if "test" not in examples:
+        examples["test"] = search["held_out"] if request.test_fraction else None
+    fraction = "train" if request.test_fraction else "none"
+    facts: dict[str, Any] = {
+        "source": request.data.source,
+        "examples": examples,
+        "class_counts": counts,
+        "validation_from": "source" if request.own_validation else "train",
+        "test_from": {True: "source", False: fraction, None: "unknown"}[request.own_test],
+    }
+    if request.task == "text-classification":
+        facts["tokens"] = {split: meta["tokens"] for split, meta in splits.items()}
+    else:
+        facts["image_size"] = splits["train"]["size"]
+        facts["resized"] = {split: meta["resized"] for split, meta in splits.items()}
+    return facts

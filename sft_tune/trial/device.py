@@ -1,0 +1,120 @@
+"""The device of a trial: its precision, its memory, and when that has run out."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+
+from sft_tune.errors import UserError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What torch's and Python's CPU allocators say; on a GPU it is `torch.OutOfMemoryError`.
+CPU_OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memory")
+
+
+def open_device(name: str) -> torch.device:
+    """Return the device ``name`` (``cpu``, ``cuda:0``).
+
+    Raises:
+        UserError: when this machine has no such device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device {name!r} is unknown; give cpu, or cuda:N") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise UserError(f"device {name!r} is not here: torch sees {count} GPUs; use cpu")
+    return device
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the dtype that matrix products run in.
+
+    ``auto`` is bf16 on a GPU with hardware for it, else fp32 (bf16 is slower on most CPUs).
+    """
+    if precision != "auto":
+        return DTYPES[precision]
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return the context in which the forward pass runs in ``dtype`` where that is safe."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+
+@contextmanager
+def memory_of_its_own(device: torch.device) -> Iterator[None]:
+    """Count peak memory from here; afterwards give the device's memory back."""
+    _reset_peak(device)
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            # Models are freed when they are left: only one in a reference cycle needs the
+            # collector, which takes half a second.
+            if torch.cuda.memory_allocated(device) > before:
+                gc.collect()
+            torch.cuda.empty_cache()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak in bytes: of tensors on a GPU, of the whole process on the CPU.
+
+    Where the system keeps no peak (other than Linux) it is what the process uses now.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return int(psutil.Process().memory_info().rss)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether ``error`` says that the device's memory, or the machine's, ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(CPU_OUT_OF_MEMORY.search(str(error)))
+
+
+def memory_report(error: BaseException, device: torch.device) -> str:
+    """Return in words what was asked for when memory ran out, and what there is."""
+    asked = str(error).strip().split("\n")[0]
+    peak = f"peak {peak_memory(device) / 2**30:.2f} GiB"
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        peak += f", {free / 2**30:.2f} of {total / 2**30:.2f} GiB free"
+    return f"{asked} ({peak})"
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        # Linux: 5 sets the process's peak to what it uses now. Elsewhere it has no such file.
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

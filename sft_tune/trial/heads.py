@@ -1,0 +1,100 @@
+"""The head of a classifier: found by rule, replaced to fit the labels, with dropout before it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import nn
+
+from sft_tune.errors import ModelError
+
+OutputLayer = nn.Linear | nn.Conv2d
+
+
+def find_output_layer(module: nn.Module) -> str:
+    """Return the name of the output layer: the last linear or convolutional one registered.
+
+    This holds for every classification model of torchvision; a test goes over all of them.
+
+    Raises:
+        ModelError: when ``module`` has no such layer.
+    """
+    names: list[str] = [n for n, part in module.named_modules() if isinstance(part, OutputLayer)]
+    if not names:
+        raise ModelError(f"{type(module).__name__} has no linear layer to replace as its head")
+    return names[-1]
+
+
+def replace_head(module: nn.Module, classes: int, dropout: float | None) -> tuple[str, ...]:
+    """Give ``module`` a new output layer of ``classes`` outputs, drawn from the global generator.
+
+    With ``dropout`` the model's own dropout before the head gets this probability; a model
+    without one gets a dropout layer there.
+
+    Returns:
+        The names of the modules that are the head: its dropout if it has one, and the layer.
+
+    Raises:
+        ModelError: when ``module`` has no layer to replace.
+    """
+    name = find_output_layer(module)
+    own = _dropouts_before(module, name)
+    layer: nn.Module = _like(module.get_submodule(name), classes)
+    if dropout is not None:
+        for other in own:
+            module.get_submodule(other).p = dropout  # type: ignore[assignment]
+        if not own:
+            layer = nn.Sequential(OrderedDict(dropout=nn.Dropout(dropout), output=layer))
+    module.set_submodule(name, layer)
+    return (*own, name)
+
+
+def in_head(name: str, head: tuple[str, ...]) -> bool:
+    """Tell whether the parameter or module ``name`` is one of the modules ``head``, or in one."""
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in head)
+
+
+def set_training_mode(module: nn.Module, head: tuple[str, ...], frozen: bool) -> None:
+    """Set ``module`` to training; a ``frozen`` backbone stays in evaluation.
+
+    Then its dropout is off and its batch-norm statistics stay what they were.
+    """
+    module.train(not frozen)
+    if frozen:
+        for prefix in head:
+            module.get_submodule(prefix).train()
+
+
+def freeze_backbone(module: nn.Module, head: tuple[str, ...]) -> None:
+    """Let only the parameters of the ``head`` be trained."""
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(in_head(name, head))
+
+
+def _like(old: nn.Module, classes: int) -> OutputLayer:
+    """Return a new layer as ``old`` but with ``classes`` outputs."""
+    if isinstance(old, nn.Conv2d):
+        return nn.Conv2d(
+            old.in_channels,
+            classes,
+            old.kernel_size,  # type: ignore[arg-type]
+            stride=old.stride,  # type: ignore[arg-type]
+            padding=old.padding,  # type: ignore[arg-type]
+            bias=old.bias is not None,
+        )
+    if isinstance(old, nn.Linear):
+        return nn.Linear(old.in_features, classes, bias=old.bias is not None)
+    raise ModelError(f"the head is a {type(old).__name__}, which cannot be replaced")
+
+
+def _dropouts_before(module: nn.Module, name: str) -> tuple[str, ...]:
+    """Return the dropout layers registered between the layer ``name`` and the one before it."""
+    found: list[str] = []
+    for other, part in module.named_modules():
+        if other == name:
+            break
+        if isinstance(part, nn.Dropout):
+            found.append(other)
+        elif any(True for _ in part.parameters(recurse=False)):
+            found.clear()
+    return tuple(found)

@@ -1,0 +1,59 @@
+"""A fine-tuned model back from its checkpoint file alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sft_tune.errors import ModelError
+from sft_tune.spec.config import TrialConfig
+from sft_tune.trial import checkpoint
+from sft_tune.trial.device import open_device
+
+
+def load_checkpoint(path: Path, device: str = "cpu") -> nn.Module:
+    """Return the fine-tuned module of a trial's ``best.safetensors``, in evaluation mode.
+
+    Its attribute ``labels`` holds the names of the classes in index order, ``normalize`` mean
+    and deviation per channel of its pixels (scaled to 0..1). Image models of torchvision take
+    pixels [b, 3, h, w] and return logits [b, classes]; models of transformers are called as
+    their library says. Neither the pretrained weights nor the network is needed.
+
+    Raises:
+        ModelError: when the file is missing, damaged, or not such a checkpoint.
+    """
+    where = open_device(device)
+    try:
+        tensors, header = checkpoint.read(Path(path))
+    except FileNotFoundError as error:
+        raise ModelError(f"no checkpoint {path}; give a trial's best.safetensors") from error
+    except ValueError as error:
+        raise ModelError(f"{error}; give the best.safetensors of another trial") from error
+    if "card" not in header:
+        raise ModelError(f"{path} is not a checkpoint of weights; give a trial's best.safetensors")
+    card = header["card"]
+    config = TrialConfig.model_validate(card["config"])
+    # The random weights that the module begins with are none of the caller's numbers.
+    with torch.random.fork_rng(devices=[]):
+        module = _skeleton(config, card)
+    module.load_state_dict(tensors)
+    module.labels = tuple(card["labels"])  # type: ignore[assignment]
+    mean, std = card["normalize"]
+    module.normalize = (tuple(mean), tuple(std))  # type: ignore[assignment]
+    return module.to(where).eval()
+
+
+def _skeleton(config: TrialConfig, card: checkpoint.Header) -> nn.Module:
+    """Return the module that the checkpoint ``card`` describes, with random weights."""
+    if card["model_config"] is not None:
+        from sft_tune.trial import models_transformers
+
+        return models_transformers.skeleton(config.task, card["model_config"])
+    from sft_tune.trial import models_torchvision
+
+    height, width = card["image_size"]
+    return models_torchvision.skeleton(
+        config.model, len(card["labels"]), height if height == width else None
+    )

@@ -1,0 +1,238 @@
+"""One fine-tuning run, from its configuration to its best checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sft_tune.errors import TrialError
+from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.study import resolve_direction
+from sft_tune.trial import resume
+from sft_tune.trial.best import Best, write_best
+from sft_tune.trial.data import prepare
+from sft_tune.trial.device import (
+    is_out_of_memory,
+    memory_of_its_own,
+    memory_report,
+    open_device,
+    peak_memory,
+)
+from sft_tune.trial.evaluate import evaluate
+from sft_tune.trial.monitors import Monitors
+from sft_tune.trial.outcome import Evaluation, Outcome, Reason
+from sft_tune.trial.paths import TrialPaths
+from sft_tune.trial.resume import TrialState
+from sft_tune.trial.step import Trainee, set_up, train_step
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the trial asks its surroundings, and is told by them (see `run_trial`)."""
+
+    report: Callable[[Evaluation], bool]
+    should_stop: Callable[[], bool]
+    checkpoint_seconds: float
+    evaluation_batch_size: int
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a trial ended, and the evidence in words."""
+
+    reason: Reason
+    note: str = ""
+
+
+def run_trial(
+    config: TrialConfig,
+    paths: TrialPaths,
+    *,
+    device: str,
+    cache: Path,
+    report: Callable[[Evaluation], bool],
+    should_stop: Callable[[], bool],
+    checkpoint_seconds: float,
+    evaluation_batch_size: int,
+) -> Outcome:
+    """Fine-tune ``config``, or go on with it where ``paths`` hold a checkpoint of it.
+
+    The same configuration gives the same bits on the same CPU with the same number of threads,
+    however often it is stopped or killed and run again. A rung that was reported after the last
+    checkpoint is then reported again, with the same numbers but ``seconds``.
+
+    Args:
+        config: the complete configuration.
+        paths: the trial's folder; it is created.
+        device: ``cpu``, or ``cuda:N``.
+        cache: folder of prepared data.
+        report: told of every rung; returns whether to go on. When it returns, the rung must be
+            on record: the next checkpoint is behind it.
+        should_stop: asked before each step; then the trial is saved, to go on another time.
+        checkpoint_seconds: save what a resume needs at the rungs, when so much time has passed.
+        evaluation_batch_size: examples per batch of the validation split.
+
+    Raises:
+        DataError: when the data is not what the configuration says.
+        ModelError: when the model or its weights do not fit.
+        TrialError: when the best weights cannot be written.
+    """
+    where = open_device(device)
+    hooks = Hooks(report, should_stop, checkpoint_seconds, evaluation_batch_size)
+    state = TrialState()
+    _create(paths)
+    with memory_of_its_own(where):
+        try:
+            ending = _attempt(config, paths, state, where, cache, hooks)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            report_ = memory_report(error, where)
+            ending = Ending("out_of_memory", f"after step {state.step}: {report_}")
+        peak = peak_memory(where)
+    return _outcome(paths, state, ending, peak)
+
+
+def _attempt(
+    config: TrialConfig,
+    paths: TrialPaths,
+    state: TrialState,
+    where: torch.device,
+    cache: Path,
+    hooks: Hooks,
+) -> Ending:
+    """Train to the horizon, or to where the trial is stopped, pruned or diverges."""
+    data = prepare(config.task, config.data, config.model, cache=cache)
+    state.clock.start()
+    with state.clock.aside(where):
+        trainee = set_up(config, data, where)
+        monitors = Monitors(where, norms_may_overflow=trainee.dtype is torch.float16)
+        resume.restore(paths, trainee, state, monitors)
+    plan = trainee.plan
+    state.horizon = plan.horizon
+    saved_at = time.monotonic()
+    trainee.set_training_mode()
+
+    while state.step < plan.horizon:
+        if hooks.should_stop():
+            _save(paths, trainee, state, monitors)
+            return Ending("stopped", f"asked to, after step {state.step} of {plan.horizon}")
+
+        loss, norm, size = train_step(trainee, state.step)
+        state.step += 1
+        state.samples += size
+        monitors.add(loss, norm, size)
+
+        progress = plan.rungs.get(state.step)
+        fault = monitors.fault(state.step, at_rung=progress is not None)
+        if fault is not None:
+            return Ending("diverged", f"{fault} of {plan.horizon}")
+        if progress is None:
+            continue
+
+        evaluation = _evaluate(trainee, state, monitors, progress, hooks.evaluation_batch_size)
+        if not math.isfinite(evaluation.metrics["loss"]):
+            note = f"validation loss became {evaluation.metrics['loss']} at step {state.step}"
+            return Ending("diverged", f"{note} of {plan.horizon}")
+        _keep_if_best(trainee, state, evaluation)
+        go_on = hooks.report(evaluation)
+        if state.step == plan.horizon:
+            break
+        if not go_on:
+            return Ending("pruned", f"at {progress} % of its horizon")
+        if time.monotonic() - saved_at >= hooks.checkpoint_seconds:
+            _save(paths, trainee, state, monitors)
+            saved_at = time.monotonic()
+    return Ending("completed")
+
+
+def _evaluate(
+    trainee: Trainee, state: TrialState, monitors: Monitors, progress: int, batch_size: int
+) -> Evaluation:
+    """Return the numbers of the rung at ``progress`` percent; monitors begin anew."""
+    config = trainee.config
+    with state.clock.aside(trainee.device):
+        metrics = evaluate(
+            trainee.model,
+            trainee.data.validation,
+            [config.objective.metric],
+            device=trainee.device,
+            dtype=trainee.dtype,
+            batch_size=batch_size,
+        )
+    trainee.set_training_mode()
+    evaluation = Evaluation(
+        progress=progress,
+        epoch=state.step / trainee.plan.steps_per_epoch,
+        step=state.step,
+        horizon=state.horizon,
+        train_loss=monitors.train_loss(),
+        metrics=metrics,
+        learning_rate=trainee.learning_rate(state.step - 1),
+        gradient_norm=monitors.gradient_norm(),
+        seconds=state.clock.total(),
+    )
+    monitors.clear()
+    return evaluation
+
+
+def _keep_if_best(trainee: Trainee, state: TrialState, evaluation: Evaluation) -> None:
+    """Copy the weights when the objective is strictly better than at every rung before."""
+    objective = trainee.config.objective
+    value = evaluation.metrics[objective.metric]
+    if state.best is not None:
+        gain = value - state.best.value
+        if (gain if resolve_direction(objective) == "maximize" else -gain) <= 0:
+            return
+    state.best = Best.of(trainee, value, evaluation)
+
+
+def _save(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Monitors) -> None:
+    """Save what a resume needs. A full disk is noted: the trial itself can do without."""
+    with state.clock.aside(trainee.device):
+        try:
+            resume.save(paths, trainee, state, monitors)
+        except OSError as error:
+            state.notes.append(f"no checkpoint after step {state.step}: {error}")
+
+
+def _create(paths: TrialPaths) -> None:
+    try:
+        paths.create()
+    except OSError as error:
+        raise TrialError(f"the trial's folder cannot be created: {error}; give another") from error
+
+
+def _outcome(paths: TrialPaths, state: TrialState, ending: Ending, peak: int) -> Outcome:
+    """Write the best weights, and return how the trial ended.
+
+    Raises:
+        TrialError: when they cannot be written.
+    """
+    best, seconds, training = state.best, state.clock.total(), state.clock.training()
+    if best is not None:
+        try:
+            write_best(paths.best, best)
+        except OSError as error:
+            raise TrialError(
+                f"the best weights cannot be written: {error}; free space, then start again"
+            ) from error
+    return Outcome(
+        reason=ending.reason,
+        note="; ".join([ending.note, *state.notes] if ending.note else state.notes),
+        value=best.value if best else None,
+        metrics=dict(best.metrics) if best else {},
+        best_progress=best.progress if best else None,
+        steps=state.step,
+        horizon=state.horizon,
+        seconds=seconds,
+        peak_memory=peak,
+        samples_per_second=state.samples / training if training > 0 else 0.0,
+        checkpoint=str(paths.best) if best else None,
+        resumed_from=state.resumed_from,
+    )

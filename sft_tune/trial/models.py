@@ -1,0 +1,123 @@
+"""Pretrained models with a new head that fits the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sft_tune.errors import ModelError
+from sft_tune.spec.study import ModelSpec, NormalizeSpec, Task
+from sft_tune.trial.heads import in_head
+
+Channels = tuple[float, float, float]
+Normalize = tuple[Channels, Channels]
+HALF: Channels = (0.5, 0.5, 0.5)
+
+
+@dataclass
+class BuiltModel:
+    """A model ready to be fine-tuned.
+
+    Attributes:
+        module: in float32, on the CPU until `to` moves it.
+        head: names of the modules that are the new head (see `sft_tune.trial.heads`).
+        normalize: mean and deviation per channel that its pixels (0..1) are normalized with.
+        config: what rebuilds a transformers model without its folder; None for the others.
+        extra: arguments that every forward pass gets besides the inputs.
+    """
+
+    module: nn.Module
+    head: tuple[str, ...]
+    normalize: Normalize
+    config: dict[str, Any] | None = None
+    extra: dict[str, Any] | None = None
+
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the logits [b, classes] of ``inputs``: pixel_values, or input_ids and masks."""
+        if self.config is None:
+            logits: Tensor = self.module(inputs["pixel_values"])
+            return logits
+        answer: Tensor = self.module(**inputs, **(self.extra or {})).logits
+        return answer
+
+    def in_head(self, name: str) -> bool:
+        """Tell whether the parameter ``name`` belongs to the head."""
+        return in_head(name, self.head)
+
+    def to(self, device: torch.device) -> BuiltModel:
+        """Move the module to ``device``, and return self."""
+        self.module.to(device)
+        return self
+
+
+def build_model(
+    task: Task,
+    model: ModelSpec,
+    labels: Sequence[str],
+    *,
+    image_size: int | None = None,
+    normalize: NormalizeSpec | None = None,
+    pad_id: int | None = None,
+    seed: int = 0,
+) -> BuiltModel:
+    """Return the pretrained model of ``model`` with a new head for ``labels``.
+
+    The head (and the whole model with ``weights: none``) is drawn from torch's global generator,
+    seeded with ``seed`` here: it is the same whether the pretrained weights came from disk or
+    from an earlier trial of this process.
+
+    Args:
+        task: what the model is for.
+        model: its name, weights and dropout.
+        labels: in index order.
+        image_size: side of the images in pixels; None: the model's own.
+        normalize: what the study file says of normalization; None: the default of the weights.
+        pad_id: the token that pads texts, for models that look for it.
+        seed: of the new parameters.
+
+    Raises:
+        ModelError: for a model or weights that are unknown, cannot be had, or do not fit.
+    """
+    library, _, name = model.name.partition(":")
+    if library == "transformers" and name:
+        from sft_tune.trial.models_transformers import build
+
+        built = build(task, model, labels, image_size=image_size, pad_id=pad_id, seed=seed)
+    elif library in ("torchvision", "builtin") and name:
+        if task != "image-classification":
+            raise ModelError(
+                f"model.name: {model.name} classifies images, the task is {task}; "
+                "give transformers:ID-or-path"
+            )
+        from sft_tune.trial.models_torchvision import build as build_image_model
+
+        built = build_image_model(model, len(labels), image_size=image_size, seed=seed)
+    else:
+        raise ModelError(
+            f"model.name: {model.name!r} is unknown; give torchvision:NAME, "
+            "transformers:ID-or-path or builtin:convnet"
+        )
+    if normalize is not None:
+        built.normalize = (three(normalize.mean, "mean"), three(normalize.std, "std"))
+    return built
+
+
+def three(values: Sequence[float], name: str = "mean") -> Channels:
+    """Return ``values`` per channel; one value stands for all three.
+
+    Raises:
+        ModelError: for any other number of values.
+    """
+    if len(values) not in (1, 3):
+        raise ModelError(f"data.normalize.{name}: give 1 or 3 values (got {len(values)})")
+    first, second, third = (float(v) for v in (list(values) * 3)[:3])
+    return first, second, third
+
+
+def parameter_count(module: nn.Module, trained_only: bool = False) -> int:
+    """Return how many parameters ``module`` has, all or only those that are trained."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained_only)

@@ -1,0 +1,131 @@
+"""What is watched while a trial trains, read from the device only at rungs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sft_tune.trial.device import wait_for
+
+# On a GPU reading a number waits for all work that was queued; on the CPU it is free.
+CHECK_EVERY = {"cpu": 1}
+CHECK_EVERY_ELSEWHERE = 50
+
+
+class Monitors:
+    """Loss, gradient norm and size of every batch since the last rung.
+
+    Losses and norms stay on the device as tensors of one number.
+    """
+
+    def __init__(self, device: torch.device, norms_may_overflow: bool) -> None:
+        """Watch on ``device``; with fp16 a norm may overflow: the scaler skips such steps."""
+        self.losses: list[Tensor] = []
+        self.norms: list[Tensor] = []
+        self.sizes: list[int] = []
+        self._norms_may_overflow = norms_may_overflow
+        self._check_every = CHECK_EVERY.get(device.type, CHECK_EVERY_ELSEWHERE)
+        self._checked = 0
+
+    def add(self, loss: Tensor, norm: Tensor, size: int) -> None:
+        """Note the mean loss of a batch of ``size`` examples and the norm of its gradient."""
+        self.losses.append(loss)
+        self.norms.append(norm)
+        self.sizes.append(size)
+
+    def fault(self, step: int, at_rung: bool) -> str | None:
+        """Return what is not finite among what was added, when it is time to look.
+
+        Args:
+            step: steps done, the last one added included.
+            at_rung: it is time in any case.
+        """
+        if not at_rung and step % self._check_every:
+            return None
+        first = step - len(self.losses)
+        start, self._checked = self._checked, len(self.losses)
+        watched = {"loss": self.losses[start:]}
+        if not self._norms_may_overflow:
+            watched["gradient norm"] = self.norms[start:]
+        for name, series in watched.items():
+            for offset, value in enumerate(_numbers(series)):
+                if not math.isfinite(value):
+                    return f"{name} became {value} at step {first + start + offset + 1}"
+        return None
+
+    def train_loss(self) -> float:
+        """Return the mean loss per example since the last rung."""
+        return float(np.average(_numbers(self.losses), weights=self.sizes))
+
+    def gradient_norm(self) -> float:
+        """Return the median norm since the last rung, 0 when every one overflowed.
+
+        Steps whose gradient overflowed in fp16 were skipped, and do not count.
+        """
+        norms = [norm for norm in _numbers(self.norms) if math.isfinite(norm)]
+        return float(np.median(norms)) if norms else 0.0
+
+    def clear(self) -> None:
+        """Begin anew after a rung."""
+        self.losses, self.norms, self.sizes = [], [], []
+        self._checked = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return losses and norms as one tensor each (CPU, float32), for a checkpoint."""
+        return {
+            "losses": torch.tensor(_numbers(self.losses), dtype=torch.float32),
+            "norms": torch.tensor(_numbers(self.norms), dtype=torch.float32),
+        }
+
+    def restore(self, losses: Tensor, norms: Tensor, sizes: list[int]) -> None:
+        """Go on from what `tensors` returned."""
+        self.losses, self.norms = list(losses.unbind()), list(norms.unbind())
+        self.sizes = list(sizes)
+        self._checked = len(sizes)
+
+
+class Clock:
+    """Seconds on the device, over all attempts of a trial."""
+
+    def __init__(self) -> None:
+        """Stand still until `start`."""
+        self.earlier = 0.0
+        self._started: float | None = None
+        self._aside = 0.0
+
+    def start(self) -> None:
+        """Begin to count this attempt."""
+        self._started = time.perf_counter()
+
+    def attempt(self) -> float:
+        """Return the seconds of this attempt."""
+        return 0.0 if self._started is None else time.perf_counter() - self._started
+
+    def total(self) -> float:
+        """Return the seconds of this and earlier attempts."""
+        return self.earlier + self.attempt()
+
+    def training(self) -> float:
+        """Return the seconds of this attempt without those that were spent `aside`."""
+        return self.attempt() - self._aside
+
+    @contextmanager
+    def aside(self, device: torch.device) -> Iterator[None]:
+        """Count what happens inside (building, evaluating, saving) as no training."""
+        wait_for(device)
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._aside += time.perf_counter() - begin
+
+
+def _numbers(values: list[Tensor]) -> list[float]:
+    """Return tensors of one number as numbers, with one transfer for all."""
+    return [float(v) for v in torch.stack(values).float().cpu()] if values else []

@@ -1,0 +1,44 @@
+"""Where the files of one trial lie: every file name of its folder is in this class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class TrialPaths:
+    """The folder of one trial.
+
+    ==========================  ======================================================
+    best.safetensors            weights at the best rung, complete with configuration
+    resume.safetensors          the last state that the trial can go on from
+    resume.previous.safetensors the one before, in case the last is torn
+    config.json                 the complete configuration
+    log.txt                     what the worker printed
+    ==========================  ======================================================
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Name the files under ``root``; nothing is created."""
+        self.root = root
+        self.best = root / "best.safetensors"
+        self.resume = root / "resume.safetensors"
+        self.previous_resume = root / "resume.previous.safetensors"
+        self.config = root / "config.json"
+        self.log = root / "log.txt"
+
+    def __repr__(self) -> str:
+        return f"TrialPaths({str(self.root)!r})"
+
+    def create(self) -> TrialPaths:
+        """Create the folder where it is missing, and return self.
+
+        Raises:
+            OSError: when it cannot be created.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def clear_resume(self) -> None:
+        """Delete what a resume needs: the trial's end is on record, it will not go on."""
+        self.resume.unlink(missing_ok=True)
+        self.previous_resume.unlink(missing_ok=True)

@@ -1,0 +1,71 @@
+"""The course of a trial, known before its first step: horizon, rungs, and which examples when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from torch import Tensor
+
+from sft_tune.trial.data import epoch_order
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything here is a pure function of these five numbers.
+
+    Attributes:
+        examples: in the training split.
+        batch_size: examples per optimizer step.
+        epochs: passes over the training split.
+        rung_count: evaluations, evenly spaced over the horizon.
+        seed: of the order of the examples.
+    """
+
+    examples: int
+    batch_size: int
+    epochs: int
+    rung_count: int
+    seed: int
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass.
+
+        The last batch is smaller. One that would be a single example joins the batch before it,
+        because batch normalization cannot normalize one.
+        """
+        whole, rest = divmod(self.examples, self.batch_size)
+        if rest == 0 or (rest == 1 and whole > 0):
+            return whole
+        return whole + 1
+
+    @cached_property
+    def horizon(self) -> int:
+        """Optimizer steps of the whole trial."""
+        return self.epochs * self.steps_per_epoch
+
+    @cached_property
+    def rungs(self) -> dict[int, int]:
+        """Progress in percent by the number of steps done when the trial is evaluated there.
+
+        Rung i of n is at step ceil(i * horizon / n), with progress 100 i / n rounded. Rungs that
+        share a step are one, so a horizon shorter than n steps has fewer.
+        """
+        return {
+            -(-self.horizon * i // self.rung_count): round(100 * i / self.rung_count)
+            for i in range(1, self.rung_count + 1)
+        }
+
+    def indices(self, step: int) -> Tensor:
+        """Return the indices of the training examples of step ``step``, int64 [batch]."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = _order(self.examples, self.seed, epoch)
+        start = place * self.batch_size
+        last = place == self.steps_per_epoch - 1
+        return order[start:] if last else order[start : start + self.batch_size]
+
+
+@lru_cache(maxsize=2)
+def _order(examples: int, seed: int, epoch: int) -> Tensor:
+    return epoch_order(examples, seed, epoch)

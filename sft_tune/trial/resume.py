@@ -1,0 +1,145 @@
+"""The state of a trial between two steps: what a resume needs to go on bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sft_tune.trial import checkpoint
+from sft_tune.trial.best import Best
+from sft_tune.trial.monitors import Clock, Monitors
+from sft_tune.trial.paths import TrialPaths
+from sft_tune.trial.seeding import random_states, restore_random_states
+from sft_tune.trial.step import Trainee
+
+FORMAT = 1
+
+
+@dataclass
+class TrialState:
+    """What a trial has come to. It is in the machine's memory: a full device does not lose it.
+
+    Attributes:
+        step: optimizer steps done.
+        horizon: optimizer steps in all; 0 before it is known.
+        best: the best rung so far.
+        clock: of the device.
+        resumed_from: the step that this attempt went on from.
+        samples: training examples that this attempt has seen.
+        notes: what the trial's reader should know, in words.
+    """
+
+    step: int = 0
+    horizon: int = 0
+    best: Best | None = None
+    clock: Clock = field(default_factory=Clock)
+    resumed_from: int = 0
+    samples: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def save(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Monitors) -> None:
+    """Write all that `restore` needs.
+
+    Raises:
+        OSError: when it cannot be written; the checkpoint before is still there.
+    """
+    optimizer_tensors, optimizer_rest = _split(trainee.optimizer.state_dict()["state"])
+    random_tensors, random_rest = random_states(trainee.device)
+    groups: dict[str, Mapping[str, Tensor]] = {
+        "model": trainee.model.module.state_dict(),
+        "optimizer": optimizer_tensors,
+        "random": random_tensors,
+        "monitor": monitors.tensors(),
+    }
+    header: checkpoint.Header = {
+        "identity": _identity(trainee),
+        "step": state.step,
+        "seconds": state.clock.total(),
+        "optimizer": optimizer_rest,
+        "random": random_rest,
+        "scaler": trainee.scaler.state_dict(),
+        "sizes": monitors.sizes,
+    }
+    if state.best is not None:
+        groups["best"] = state.best.weights
+        header["best"] = state.best.header()
+    tensors = {f"{group}.{k}": t for group, part in groups.items() for k, t in part.items()}
+    checkpoint.write(paths.resume, tensors, header, previous=paths.previous_resume)
+
+
+def restore(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Monitors) -> None:
+    """Set everything to the last good checkpoint of the same configuration, if there is one."""
+    found, wrong = checkpoint.read_last(paths.resume, paths.previous_resume)
+    if wrong:
+        went_on = "went on from the checkpoint before it" if found else "began anew"
+        state.notes.append(f"{'; '.join(wrong)}; {went_on}")
+    if found is None:
+        return
+    tensors, header = found
+    if header.get("identity") != _identity(trainee):
+        state.notes.append(
+            f"{paths.resume} is of another configuration, data or version; began anew"
+        )
+        return
+    trainee.model.module.load_state_dict(_group(tensors, "model"))
+    groups = trainee.optimizer.state_dict()["param_groups"]
+    moments = _join(_group(tensors, "optimizer"), header["optimizer"])
+    trainee.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    if header["scaler"]:
+        trainee.scaler.load_state_dict(header["scaler"])
+    monitor = _group(tensors, "monitor")
+    monitors.restore(
+        monitor["losses"].to(trainee.device), monitor["norms"].to(trainee.device), header["sizes"]
+    )
+    if "best" in header:
+        state.best = Best(**header["best"], weights=_group(tensors, "best"))
+    state.step = state.resumed_from = header["step"]
+    state.clock.earlier = header["seconds"]
+    restore_random_states(_group(tensors, "random"), header["random"], trainee.device)
+
+
+def _identity(trainee: Trainee) -> dict[str, Any]:
+    """Return what must be the same for a checkpoint to be this trial's own."""
+    return {
+        "format": FORMAT,
+        "config": trainee.config.fingerprint(),
+        "seed": trainee.config.seed,
+        "labels": list(trainee.data.labels),
+        "examples": len(trainee.data.train),
+    }
+
+
+def _group(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _split(
+    state: Mapping[int, Mapping[str, Any]],
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """Return an optimizer's state per parameter as named tensors, and what of it is none."""
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, dict[str, Any]] = {}
+    for index, entries in state.items():
+        for key, value in entries.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}.{key}"] = value
+            else:
+                rest.setdefault(str(index), {})[key] = value
+    return tensors, rest
+
+
+def _join(
+    tensors: Mapping[str, Tensor], rest: Mapping[str, Mapping[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """Undo `_split`."""
+    state: dict[int, dict[str, Any]] = {int(index): dict(v) for index, v in rest.items()}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    return state

@@ -1,0 +1,219 @@
+"""What a study will cost, from what a probe measured: computed by `estimate`, drawn by `draw`."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sft_tune.spec.config import setting
+from sft_tune.spec.plan import make_plan
+from sft_tune.spec.space import Parameter, Value
+from sft_tune.spec.study import StudySpec
+from sft_tune.view import words
+from sft_tune.view.tables import plain_table
+
+SPREAD = 9
+"""So many values stand for a range."""
+
+Probed = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""A probed configuration's model (a `ModelSpec` as a mapping), and the facts of its probe."""
+
+
+class Estimate(NamedTuple):
+    """What trials cost that run to their end, in seconds; pruned and repeated ones cost less.
+
+    Attributes:
+        default: the default configuration; None where its batch does not fit into memory.
+        cheapest: of the space.
+        dearest: of the space.
+        mean: over the space.
+        trials: how many the budget admits; None: as many as its hours.
+        whole: the budget's trials; None where only its hours end it.
+        affordable: how many trials of mean cost the budget's hours hold; None: no hours.
+    """
+
+    default: float | None
+    cheapest: float | None
+    dearest: float | None
+    mean: float | None
+    trials: int | None
+    whole: float | None
+    affordable: int | None
+
+
+def batch_sizes(spec: StudySpec) -> list[int]:
+    """Return the batch sizes to probe: the default one, and the choices or ends of the space."""
+    sizes = [spec.training.batch_size]
+    parameter = spec.space.get("batch_size")
+    if parameter is not None:
+        ends = parameter.values if parameter.values is not None else parameter.bounds()
+        default = parameter.nearest(spec.training.batch_size)
+        sizes = [size for size in (default, *ends) if isinstance(size, int)]
+    return list(dict.fromkeys(sizes))
+
+
+def trial_seconds(facts: Mapping[str, Any], batch_size: int, epochs: int, rungs: int) -> float:
+    """Return what a whole trial costs; NaN where its batch was not probed or does not fit."""
+    for batch in facts["batch_sizes"]:
+        if batch["batch_size"] == batch_size and batch["ok"]:
+            steps = epochs * batch["steps_per_epoch"]
+            training: float = steps * batch["seconds_per_step"]
+            evaluation: float = min(rungs, steps) * facts["evaluation_seconds"]
+            return facts["setup_seconds"] + training + evaluation  # type: ignore[no-any-return]
+    return math.nan
+
+
+def estimate(spec: StudySpec, probed: Sequence[Probed]) -> Estimate:
+    """Return what the trials of ``spec`` cost by what was ``probed``, the default model first."""
+    rungs = spec.objective.rungs
+    sizes = batch_sizes(spec)
+    parameter = spec.space.get("epochs")
+    epochs = [spec.training.epochs] if parameter is None else whole_numbers(parameter)
+    default_epochs = spec.training.epochs
+    if parameter is not None:
+        default_epochs = int(parameter.nearest(setting(spec, "epochs")) or 1)
+    default = trial_seconds(probed[0][1], sizes[0], default_epochs, rungs)
+    costs = [
+        trial_seconds(facts, size, count, rungs)
+        for (_, facts), size, count in itertools.product(probed, sizes, epochs)
+    ]
+    costs = [cost for cost in costs if math.isfinite(cost)]
+    mean = statistics.fmean(costs) if costs else None
+    trials = make_plan(spec).limit(spec.budget)
+    whole = affordable = None
+    if mean is not None and trials is not None:
+        first = default if math.isfinite(default) else mean
+        whole = first + (trials - 1) * mean
+    if mean and spec.budget.hours is not None:
+        affordable = max(1, math.floor(spec.budget.hours * 3600 / mean))
+        limit = spec.budget.hours * 3600
+        whole = limit if whole is None else min(whole, limit)
+    return Estimate(
+        default=default if math.isfinite(default) else None,
+        cheapest=min(costs, default=None),
+        dearest=max(costs, default=None),
+        mean=mean,
+        trials=trials,
+        whole=whole,
+        affordable=affordable,
+    )
+
+
+def whole_numbers(parameter: Parameter) -> list[int]:
+    """Return the values of an integer ``parameter``, or some that are spread over its range."""
+    if parameter.values is not None:
+        return [value for value in parameter.values if isinstance(value, int)]
+    low, high = parameter.bounds()
+    shares = [i / (SPREAD - 1) for i in range(SPREAD)]
+    if parameter.log:
+        places = [low * (high / low) ** share for share in shares]
+    else:
+        places = [low + (high - low) * share for share in shares]
+    found: list[Value] = [parameter.nearest(place) for place in places]
+    return list(dict.fromkeys(int(value) for value in found if isinstance(value, int | float)))
+
+
+def draw_check(
+    spec: StudySpec, device: str, probed: Sequence[Probed], cost: Estimate
+) -> RenderableType:
+    """Return what was found out about the study: its data, its models, its cost."""
+    facts = probed[0][1]
+    parts: list[RenderableType] = [
+        Text.assemble((spec.name, "bold"), f"  {spec.task}, on {device}"),
+        "",
+        _data(facts),
+        "",
+        _models(probed),
+        "",
+        _cost(spec, cost),
+    ]
+    notes = [
+        f"batch size {batch['batch_size']}: {batch['note']}"
+        for _, found in probed
+        for batch in found["batch_sizes"]
+        if batch["note"]
+    ]
+    if notes:
+        parts += ["", Text("\n".join(notes), style="yellow")]
+    return Group(*parts)
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    return table
+
+
+def _data(facts: Mapping[str, Any]) -> Table:
+    data, labels = facts["data"], [str(label) for label in facts["labels"]]
+    table = _grid()
+    table.add_row("data", words.short_path(data["source"]))
+    examples = {split: n for split, n in data["examples"].items() if n is not None}
+    told = ", ".join(f"{split} {count}" for split, count in examples.items())
+    if data.get("validation_from") == "train":
+        told += " (validation was taken from train)"
+    table.add_row("examples", told)
+    shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
+    table.add_row("classes", f"{len(labels)}: {shown}")
+    counts = data.get("class_counts", {}).get("train")
+    if counts:
+        table.add_row("a class", f"{min(counts.values())} to {max(counts.values())} in train")
+    if data.get("image_size"):
+        height, width = data["image_size"]
+        table.add_row("images", f"{width} x {height} pixels")
+    if data.get("tokens"):
+        tokens = data["tokens"]["train"]
+        cut = f", {tokens['share_cut']:.0%} cut to {tokens['limit']}" if tokens["share_cut"] else ""
+        told = f"median {tokens['median']:.0f}, 95 % below {tokens['p95']:.0f}"
+        table.add_row("tokens", f"{told}, at most {tokens['max']}{cut}")
+    return table
+
+
+def _models(probed: Sequence[Probed]) -> Table:
+    table = plain_table()
+    table.add_column("model", overflow="fold")
+    for name in ("parameters", "trained", "batch", "s/step", "steps/epoch", "s/evaluation"):
+        table.add_column(name, justify="right")
+    table.add_column("memory", justify="right", no_wrap=True)
+    for model, facts in probed:
+        name = words.short_path(model["name"])
+        if model["weights"] != "DEFAULT":
+            name += f", weights {words.short_path(model['weights'])}"
+        for place, batch in enumerate(facts["batch_sizes"]):
+            seconds = batch["seconds_per_step"]
+            table.add_row(
+                *((name, words.amount(facts["parameters"])) if not place else ("", "")),
+                "" if place else words.amount(facts["trained_parameters"]),
+                str(batch["batch_size"]),
+                words.number(seconds, 3) if batch["ok"] else "no room",
+                str(batch["steps_per_epoch"]),
+                "" if place else words.number(facts["evaluation_seconds"], 3),
+                words.size(batch["peak_memory"]),
+            )
+    return table
+
+
+def _cost(spec: StudySpec, cost: Estimate) -> Table:
+    table = _grid()
+    table.add_row("a trial", f"{words.duration(cost.default)} with the default configuration")
+    if cost.cheapest != cost.dearest:
+        span = f"{words.duration(cost.cheapest)} to {words.duration(cost.dearest)} over the space"
+        table.add_row("", f"{span}, {words.duration(cost.mean)} in the mean")
+    if cost.whole is not None:
+        of = words.plural(cost.trials, "trial") if cost.trials else "the hours"
+        table.add_row("the budget", f"{words.duration(cost.whole)} at most for {of}")
+    if cost.affordable is not None:
+        hours = words.number(spec.budget.hours)
+        many = words.plural(cost.affordable, "whole trial")
+        table.add_row("", f"{hours} hours hold about {many}")
+    if spec.pruner.name != "none":
+        table.add_row("", "pruned and repeated trials cost less")
+    return table

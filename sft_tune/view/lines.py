@@ -1,0 +1,113 @@
+"""A study that runs, told in plain lines: one line an event, for logs and pipes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TextIO
+
+from sft_tune.spec.space import Value
+from sft_tune.view import words
+from sft_tune.view.progress import Goal, Past, StudyProgress
+
+
+def wall_clock() -> str:
+    """Return the local time of day: ``14:05:12``."""
+    return datetime.now().strftime("%H:%M:%S")
+
+
+class PlainLines:
+    """A watcher that writes a line an event to ``file``, each at once on its way."""
+
+    def __init__(
+        self,
+        goal: Goal,
+        file: TextIO,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        stamp: Callable[[], str] = wall_clock,
+    ) -> None:
+        """Write to ``file``; ``clock`` gives seconds, ``stamp`` what each line begins with."""
+        self.progress = StudyProgress(goal, clock())
+        self._file = file
+        self._clock = clock
+        self._stamp = stamp
+
+    def header(self) -> None:
+        """Say which study this is, where it is kept and how far it has come."""
+        goal = self.progress.goal
+        aim = "maximize" if goal.maximize else "minimize"
+        self._write(f"study {goal.study}: {aim} {goal.metric} on validation, in {goal.storage}")
+        if self.progress.done:
+            self._write(f"continued after {words.plural(self.progress.done, 'trial')}")
+
+    def started(self, number: int, *, slot: int, params: Mapping[str, Value], attempt: int) -> None:
+        """Write that a trial was placed."""
+        self.progress.start(number, slot, params, attempt, self._clock())
+        again = f" (attempt {attempt})" if attempt > 1 else ""
+        self._write(f"trial {number} started{again}: {words.settings(params) or 'the defaults'}")
+
+    def rung(
+        self,
+        number: int,
+        *,
+        progress: int,
+        value: float,
+        metrics: Mapping[str, float],
+        train_loss: float,
+        pruned: bool,
+    ) -> None:
+        """Write a trial's numbers at a rung; that it is pruned there comes with its end."""
+        self.progress.reach(number, progress, value, metrics, train_loss)
+        metric = self.progress.goal.metric
+        told = {metric: value, **metrics, "train loss": train_loss}
+        numbers = ", ".join(f"{name} {words.score(v)}" for name, v in told.items())
+        self._write(f"trial {number} at {progress} %: {numbers}")
+
+    def ended(
+        self,
+        number: int,
+        *,
+        reason: str,
+        value: float | None,
+        seconds: float,
+        params: Mapping[str, Value],
+        note: str,
+        leads: bool,
+    ) -> None:
+        """Write how a trial ended, and what of the budget is left."""
+        reached = self.progress.reached(number)
+        self.progress.end(Past(number, reason, value, seconds, params, reached, note))
+        goal = self.progress.goal
+        text = f"trial {number} {words.REASONS.get(reason, reason)}"
+        if reason not in words.GOOD:
+            text += f" at {reached} %"
+        if value is not None:
+            text += f" with {goal.metric} {words.score(value)}"
+        text += f" in {words.duration(seconds)}" if seconds else ""
+        text += ", the best so far" if leads else ""
+        # That it was pruned, and where, is said already.
+        text += f": {note}" if note and reason != "pruned" else ""
+        self._write(f"{text} ({self._left()})")
+
+    def notice(self, text: str) -> None:
+        """Write ``text``."""
+        self._write(text)
+
+    def stopping(self, text: str) -> None:
+        """Write ``text`` past all buffers: a signal may have come while one was being written."""
+        os.write(2, f"{self._stamp()} {text}\n".encode())
+
+    def _left(self) -> str:
+        trials = self.progress.goal.trials
+        if not trials:
+            return f"{self.progress.done} done"
+        left = self.progress.time_left(self._clock())
+        about = f", about {words.duration(left)} left" if left else ""
+        return f"{self.progress.done} of {trials}{about}"
+
+    def _write(self, text: str) -> None:
+        self._file.write(f"{self._stamp()} {text}\n")
+        self._file.flush()

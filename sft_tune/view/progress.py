@@ -1,0 +1,228 @@
+"""How far a study is: numbers kept up to date by what is heard of its trials. Drawn by `live`."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from sft_tune.spec.space import Value
+from sft_tune.view.words import GOOD
+
+RECENT = 20
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the study is after, and where it stood before this run.
+
+    Attributes:
+        study: its name.
+        metric: the objective, on validation.
+        maximize: whether more of it is better.
+        storage: the database, fit to be shown.
+        default: the default point of the space.
+        trials: the budget's total of trials; None: no limit.
+        hours: the budget's hours; None: no limit.
+        target: the value at which the study ends; None: no such.
+        seconds_before: how long the study ran before this run.
+    """
+
+    study: str
+    metric: str
+    maximize: bool
+    storage: str
+    default: Mapping[str, Value]
+    trials: int | None = None
+    hours: float | None = None
+    target: float | None = None
+    seconds_before: float = 0.0
+
+
+class Past(NamedTuple):
+    """A trial that has ended; ``progress`` in percent is how far it came."""
+
+    number: int
+    reason: str
+    value: float | None
+    seconds: float
+    params: Mapping[str, Value]
+    progress: int = 100
+    note: str = ""
+
+
+@dataclass
+class Running:
+    """A trial that runs; ``since`` is the clock's second at which this attempt began."""
+
+    number: int
+    slot: int
+    params: Mapping[str, Value]
+    attempt: int
+    since: float
+    progress: int = 0
+    values: list[float] = field(default_factory=list)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    train_loss: float | None = None
+
+
+class StudyProgress:
+    """What a watcher knows of a study; every time is of one clock, given by the caller."""
+
+    def __init__(self, goal: Goal, now: float) -> None:
+        """Begin at the second ``now``, with no trial known."""
+        self.goal = goal
+        self.running: dict[int, Running] = {}
+        self.recent: deque[Past] = deque(maxlen=RECENT)
+        self.counts: dict[str, int] = {}
+        self.best: Past | None = None
+        self.default_value: float | None = None
+        self._began = now
+        self._seconds: list[float] = []
+        self._reached: list[int] = []
+
+    @property
+    def done(self) -> int:
+        """Trials that have ended."""
+        return sum(self.counts.values())
+
+    def start(
+        self, number: int, slot: int, params: Mapping[str, Value], attempt: int, now: float
+    ) -> None:
+        """Note that a trial was placed."""
+        self.running[number] = Running(number, slot, params, attempt, now)
+
+    def reach(
+        self,
+        number: int,
+        progress: int,
+        value: float,
+        metrics: Mapping[str, float],
+        train_loss: float,
+    ) -> None:
+        """Note that a trial was evaluated at ``progress`` percent."""
+        trial = self.running.get(number)
+        if trial is not None:
+            trial.progress = progress
+            trial.values.append(value)
+            trial.metrics = metrics
+            trial.train_loss = train_loss
+
+    def end(self, past: Past) -> None:
+        """Note that a trial has ended."""
+        self.running.pop(past.number, None)
+        self.counts[past.reason] = self.counts.get(past.reason, 0) + 1
+        self.recent.append(past)
+        self._seconds.append(past.seconds)
+        self._reached.append(past.progress)
+        if past.reason not in GOOD or past.value is None:
+            return
+        if past.reason != "duplicate" and self.is_better(past.value):
+            self.best = past
+        if past.params == self.goal.default and self.default_value is None:
+            self.default_value = past.value
+
+    def reached(self, number: int) -> int:
+        """Return how far a trial came, in percent; one that did not run here is whole."""
+        trial = self.running.get(number)
+        return 100 if trial is None else trial.progress
+
+    def is_better(self, value: float) -> bool:
+        """Tell whether ``value`` beats the best so far."""
+        if self.best is None or self.best.value is None:
+            return True
+        return value > self.best.value if self.goal.maximize else value < self.best.value
+
+    def elapsed(self, now: float) -> float:
+        """Return the seconds that the study has run, earlier runs included."""
+        return self.goal.seconds_before + now - self._began
+
+    def share_done(self, now: float) -> float | None:
+        """Return how much of the budget is used, 0 to 1; None where it names no amount.
+
+        Of a budget of trials and hours, the part that is further used: it ends the study.
+        """
+        shares = []
+        if self.goal.trials:
+            part = sum(trial.progress / 100 for trial in self.running.values())
+            shares.append((self.done + part) / self.goal.trials)
+        if self.goal.hours:
+            shares.append(self.elapsed(now) / (self.goal.hours * 3600))
+        return min(1.0, max(shares)) if shares else None
+
+    def time_left(self, now: float) -> float | None:
+        """Return the seconds that are left by what trials have cost so far; None: unknown.
+
+        A trial to come costs the mean of those that ended, pruned and repeated ones included.
+        One that runs goes on at its own pace, to where those ended on average that came further
+        than it is now. A budget of hours ends sooner, if it does.
+        """
+        limits = []
+        by_trials = self._trials_left(now)
+        if by_trials is not None:
+            limits.append(by_trials)
+        if self.goal.hours:
+            limits.append(max(0.0, self.goal.hours * 3600 - self.elapsed(now)))
+        return min(limits) if limits else None
+
+    def _trials_left(self, now: float) -> float | None:
+        if self.goal.trials is None or not self._seconds:
+            return None
+        waiting = max(0, self.goal.trials - self.done - len(self.running))
+        each = sum(self._seconds) / len(self._seconds)
+        return waiting * each + sum(self._rest(trial, now) for trial in self.running.values())
+
+    def _rest(self, trial: Running, now: float) -> float:
+        spent = now - trial.since
+        if not trial.progress:
+            return max(0.0, sum(self._seconds) / len(self._seconds) - spent)
+        further = [end for end in self._reached if end > trial.progress] or [100]
+        expected_end = sum(further) / len(further)
+        return spent / trial.progress * max(0.0, expected_end - trial.progress)
+
+    def last_ended(self, count: int) -> list[Past]:
+        """Return the last ``count`` trials that ended, the newest first."""
+        return list(itertools.islice(reversed(self.recent), count))
+
+
+class Watcher(Protocol):
+    """Whoever is told what happens in a study that runs; the arguments are those of run's events.
+
+    `stopping` may be called by a signal handler, at any point of another method.
+    """
+
+    def started(self, number: int, *, slot: int, params: Mapping[str, Value], attempt: int) -> None:
+        """Hear that a trial was placed."""
+
+    def rung(
+        self,
+        number: int,
+        *,
+        progress: int,
+        value: float,
+        metrics: Mapping[str, float],
+        train_loss: float,
+        pruned: bool,
+    ) -> None:
+        """Hear that a trial was evaluated."""
+
+    def ended(
+        self,
+        number: int,
+        *,
+        reason: str,
+        value: float | None,
+        seconds: float,
+        params: Mapping[str, Value],
+        note: str,
+        leads: bool,
+    ) -> None:
+        """Hear that a trial has ended."""
+
+    def notice(self, text: str) -> None:
+        """Hear something that a person should read."""
+
+    def stopping(self, text: str) -> None:
+        """Hear that the study was told to stop."""

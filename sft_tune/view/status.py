@@ -1,0 +1,164 @@
+"""How far a study is, from the database: read into `progress`, drawn once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from sft_tune.spec.space import Value
+from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
+from sft_tune.view import parts, words
+from sft_tune.view.progress import Goal, Past, StudyProgress
+from sft_tune.view.tables import FINISHED, state_of_study
+
+MOST_FAILURES = 3
+FAILURES = ("crashed", "stalled", "out_of_memory", "diverged")
+_REASON_OF_STATE = {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "crashed"}
+_WHY = {
+    "trials": "every trial of the budget is done",
+    "hours": "the budget's time is used",
+    "target": "the target is reached",
+}
+
+
+def goal_of(row: StudyRow, storage: str, default: Mapping[str, Value]) -> Goal:
+    """Return what the study ``row`` is after; ``storage`` fit to be shown."""
+    return Goal(
+        study=row.name,
+        metric=row.metric or "value",
+        maximize=row.direction == "maximize",
+        storage=storage,
+        default=default,
+        trials=row.max_trials,
+        hours=row.max_hours,
+        target=row.target,
+        seconds_before=row.active_seconds or 0.0,
+    )
+
+
+def past_of(row: TrialRow) -> Past:
+    """Return what progress keeps of the ended trial ``row``."""
+    reason = row.reason or _REASON_OF_STATE[row.state]
+    if row.duplicate_of is not None:
+        reason = "duplicate"
+    unknown = 100 if reason in words.GOOD else 0
+    return Past(
+        row.number,
+        reason,
+        row.value,
+        row.seconds or 0.0,
+        row.params,
+        unknown if row.last_progress is None else row.last_progress,
+        row.note or "",
+    )
+
+
+def replay(progress: StudyProgress, rows: Sequence[TrialRow]) -> None:
+    """Note every trial of ``rows`` that has ended, in the order in which they did."""
+    ended = [row for row in rows if row.state in FINISHED]
+    for row in sorted(ended, key=lambda r: (r.ended is None, r.ended, r.number)):
+        progress.end(past_of(row))
+
+
+def progress_of(
+    goal: Goal, rows: Sequence[TrialRow], rungs: Mapping[int, Sequence[EvaluationRow]], now: float
+) -> StudyProgress:
+    """Return the progress of a study that is or was run by others.
+
+    Args:
+        goal: what it is after.
+        rows: its trials.
+        rungs: the rungs of those that run, by number.
+        now: seconds since 1970.
+    """
+    progress = StudyProgress(goal, now)
+    replay(progress, rows)
+    alive = [row for row in rows if row.state == "RUNNING" and row.is_alive(now)]
+    for slot, row in enumerate(alive):
+        own = rungs.get(row.number, ())
+        spent = own[-1].seconds if own else None
+        if spent is None:
+            spent = now - row.started.timestamp() if row.started else 0.0
+        progress.start(row.number, slot, row.params, row.attempts, now - spent)
+        for rung in own:
+            value = rung.metrics.get(goal.metric)
+            if value is not None:
+                loss = rung.train_loss if rung.train_loss is not None else float("nan")
+                progress.reach(row.number, rung.progress, value, rung.metrics, loss)
+    return progress
+
+
+def draw_status(
+    study: StudyRow, progress: StudyProgress, rows: Sequence[TrialRow], now: float, width: int
+) -> RenderableType:
+    """Return the state of ``study`` at ``now``, ``width`` columns wide."""
+    shown: list[RenderableType] = [
+        parts.head(progress, now),
+        "",
+        parts.labelled("state", _state(study, rows, now)),
+        parts.budget(progress, now, width),
+    ]
+    if progress.counts:
+        shown.append(parts.labelled("ended", words.reasons(progress.counts)))
+    if progress.best is not None:
+        shown += ["", parts.labelled("best", parts.best_lines(progress, progress.best))]
+    for trial in progress.running.values():
+        shown += ["", parts.labelled("now", parts.running_lines(progress.goal, trial, now, width))]
+    failures = [row for row in rows if row.reason in FAILURES][-MOST_FAILURES:]
+    if failures:
+        shown += ["", parts.labelled("failures", _failures(failures))]
+    return Group(*shown)
+
+
+def _state(study: StudyRow, rows: Sequence[TrialRow], now: float) -> Text:
+    state = state_of_study(study, now)
+    if state == "running":
+        owners = sorted({owner_in_words(r.lease_owner) for r in rows if r.is_alive(now)})
+        return Text.assemble(("running", "green"), f" on {', '.join(owners)}")
+    if study.ended:
+        return Text(f"finished: {_WHY.get(study.ended, study.ended)}")
+    return Text(f"{state}; `sft-tune start` with its file goes on" if study.managed else state)
+
+
+def owner_in_words(owner: str | None) -> str:
+    """Return the owner of a lease (``host:pid:start time``) for a person to find it."""
+    if owner is None:
+        return "an unknown machine"
+    parts_ = owner.rsplit(":", 2)
+    return f"{parts_[0]} (process {parts_[1]})" if len(parts_) == 3 else owner
+
+
+def _failures(rows: Sequence[TrialRow]) -> Text:
+    lines = []
+    for row in rows:
+        reason = words.REASONS.get(row.reason or "", row.reason or "")
+        first = (row.note or "").strip().split("\n")[0]
+        lines.append(f"trial {row.number} {reason}" + (f": {first}" if first else ""))
+    return Text("\n".join(lines))
+
+
+def status_json(study: StudyRow, progress: StudyProgress, now: float) -> dict[str, Any]:
+    """Return what a program wants to know of a study that it watches."""
+    best = progress.best
+    return {
+        "best": None
+        if best is None
+        else {"number": best.number, "value": best.value, "params": best.params},
+        "default_value": progress.default_value,
+        "reasons": progress.counts,
+        "trials_ended": progress.done,
+        "seconds_left": progress.time_left(now),
+        "running_trials": [
+            {
+                "number": trial.number,
+                "progress": trial.progress,
+                "value": trial.values[-1] if trial.values else None,
+                "params": trial.params,
+                "attempt": trial.attempt,
+            }
+            for trial in progress.running.values()
+        ],
+    }

@@ -1,0 +1,248 @@
+"""What a study found, in numbers: the default against the best, the best of each model, the ends.
+
+Computed by `summarize`, drawn by `draw_summary`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sft_tune.spec.config import default_params
+from sft_tune.spec.space import Value
+from sft_tune.spec.study import StudySpec
+from sft_tune.store.rows import TrialRow
+from sft_tune.view import words
+
+
+class Choice(NamedTuple):
+    """The best that was reached with one choice of a parameter; ``value`` None: nothing."""
+
+    choice: Value
+    value: float | None
+    number: int | None
+    trials: int
+
+
+class Summary(NamedTuple):
+    """What a study found.
+
+    Attributes:
+        study: its name.
+        metric: the objective, on validation.
+        default: value of the default configuration; None where it has not completed.
+        best: value of the best trial; None where none has completed.
+        number: the best trial.
+        gain: how much better the best is than the default, positive when better.
+        relative: for a score: the share of the default's errors (1 - score) that is gone; for a
+            loss: the share of the loss that is gone. None where that has no meaning.
+        params: the best trial's point of the space, and the default's value of each.
+        choices: for each model parameter with choices, the best value of each.
+        counts: trials by why they ended, duplicates as such.
+        seconds: time of all trials on the device.
+        active_seconds: time that the study ran.
+        checkpoint: path of the best weights, where they are kept.
+    """
+
+    study: str
+    metric: str
+    default: float | None
+    best: float | None
+    number: int | None
+    gain: float | None
+    relative: float | None
+    params: tuple[tuple[str, Value, Value], ...]
+    choices: tuple[tuple[str, tuple[Choice, ...]], ...]
+    counts: dict[str, int]
+    seconds: float
+    active_seconds: float
+    checkpoint: str | None
+
+
+def summarize(spec: StudySpec, rows: Sequence[TrialRow], active_seconds: float) -> Summary:
+    """Return the summary of the study ``spec`` whose trials are ``rows``."""
+    maximize = spec.direction == "maximize"
+    finished = [r for r in rows if r.state == "COMPLETE" and r.duplicate_of is None]
+    best = _best(finished, maximize)
+    default_point = default_params(spec)
+    default = next((r for r in finished if dict(r.params) == default_point), None)
+    gain = relative = None
+    if best is not None and best.value is not None and default is not None:
+        gain, relative = _gain(spec, default.value, best.value)
+    counts = Counter(
+        "duplicate" if r.duplicate_of is not None else r.reason for r in rows if r.reason
+    )
+    return Summary(
+        study=spec.name,
+        metric=spec.objective.metric,
+        default=None if default is None else default.value,
+        best=None if best is None else best.value,
+        number=None if best is None else best.number,
+        gain=gain,
+        relative=relative,
+        params=()
+        if best is None
+        else tuple((name, v, default_point.get(name)) for name, v in best.params.items()),
+        choices=tuple(_choices(spec, finished, maximize)),
+        counts=dict(counts),
+        seconds=sum(r.seconds or 0.0 for r in rows),
+        active_seconds=active_seconds,
+        checkpoint=None if best is None else best.checkpoint,
+    )
+
+
+def _best(rows: Sequence[TrialRow], maximize: bool) -> TrialRow | None:
+    """Return the row with the best value; of equals the first."""
+    best: TrialRow | None = None
+    for row in rows:
+        if row.value is None:
+            continue
+        if best is None or best.value is None:
+            best = row
+        elif row.value > best.value if maximize else row.value < best.value:
+            best = row
+    return best
+
+
+def _gain(spec: StudySpec, default: float | None, best: float) -> tuple[float | None, float | None]:
+    if default is None:
+        return None, None
+    metric = spec.objective.metric
+    gain = best - default if spec.direction == "maximize" else default - best
+    whole = default if metric == "loss" else 1 - default
+    # Matthews' coefficient goes below 0, so that what it lacks to 1 is no share of errors.
+    has_meaning = whole > 0 and metric != "matthews"
+    return gain, gain / whole if has_meaning else None
+
+
+def _choices(
+    spec: StudySpec, finished: Sequence[TrialRow], maximize: bool
+) -> list[tuple[str, tuple[Choice, ...]]]:
+    found = []
+    for name, parameter in spec.space.items():
+        if not name.startswith("model.") or parameter.values is None:
+            continue
+        choices = []
+        for value in parameter.values:
+            rows = [r for r in finished if name in r.params and r.params[name] == value]
+            best = _best(rows, maximize)
+            choices.append(
+                Choice(
+                    value,
+                    None if best is None else best.value,
+                    None if best is None else best.number,
+                    len(rows),
+                )
+            )
+        found.append((name, tuple(choices)))
+    return found
+
+
+def draw_summary(summary: Summary) -> RenderableType:
+    """Return ``summary`` as lines and small tables, with the commands that lead on."""
+    parts: list[RenderableType] = [_headline(summary), ""]
+    if summary.params:
+        parts += [_best_table(summary), ""]
+    for name, choices in summary.choices:
+        parts += [_choice_table(summary.metric, name, choices), ""]
+    parts += [_facts(summary), "", _next(summary)]
+    return Group(*parts)
+
+
+def _headline(summary: Summary) -> Text:
+    if summary.best is None:
+        return Text(f"{summary.study}: no trial has completed yet", style="bold")
+    text = Text.assemble((f"{summary.study}: {summary.metric} ", "bold"))
+    if summary.number is not None and summary.gain is None:
+        text.append(f"{words.score(summary.best)} with trial {summary.number}", "bold")
+        return text
+    text.append(f"{words.score(summary.default)} → {words.score(summary.best)}", "bold")
+    text.append(f"  {words.gain(summary.gain)}", "bold green" if summary.gain else "")
+    text.append(_in_words(summary), "dim")
+    return text
+
+
+def _in_words(summary: Summary) -> str:
+    if not summary.gain:
+        return "  nothing tried beats the default configuration"
+    if summary.relative is None:
+        return "  default to tuned, on validation"
+    what = "of the loss is gone" if summary.metric == "loss" else "fewer errors"
+    if "accuracy" not in summary.metric and summary.metric != "loss":
+        what = "of what the default lacks to 1"
+    return f"  {summary.relative:.0%} {what}, default to tuned, on validation"
+
+
+def _best_table(summary: Summary) -> Table:
+    table = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        title=f"best configuration (trial {summary.number})",
+        title_justify="left",
+        title_style="dim",
+    )
+    table.add_column("", style="")
+    table.add_column("tuned", justify="right")
+    table.add_column("default", justify="right", style="dim")
+    for name, tuned, default in summary.params:
+        differs = tuned != default
+        table.add_row(
+            name,
+            Text(words.setting(tuned), style="bold" if differs else ""),
+            words.setting(default) if differs else "same",
+        )
+    return table
+
+
+def _choice_table(metric: str, name: str, choices: Sequence[Choice]) -> Table:
+    table = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        title=f"best {metric} by {name}",
+        title_justify="left",
+        title_style="dim",
+    )
+    table.add_column("", overflow="fold")
+    table.add_column(metric, justify="right")
+    table.add_column("trial", justify="right")
+    table.add_column("completed", justify="right", style="dim")
+    for choice in choices:
+        label = words.setting(choice.choice)
+        number = words.NOTHING if choice.number is None else str(choice.number)
+        table.add_row(label, words.score(choice.value), number, str(choice.trials))
+    return table
+
+
+def _facts(summary: Summary) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    total = sum(summary.counts.values())
+    table.add_row("trials", f"{total}: {words.reasons(summary.counts)}" if total else "none")
+    if repeated := summary.counts.get("duplicate", 0):
+        saved = words.plural(repeated, "trial")
+        table.add_row("reused", f"{saved} took the result of an equal configuration")
+    spent = f"{words.duration(summary.active_seconds)}, on the device "
+    table.add_row("time", spent + words.duration(summary.seconds))
+    if summary.checkpoint is not None:
+        table.add_row("weights", words.short_path(summary.checkpoint))
+    return table
+
+
+def _next(summary: Summary) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(no_wrap=True)
+    table.add_column(style="dim")
+    table.add_row("next", f"sft-tune trials {summary.study}", "every trial in a table")
+    if summary.number is not None:
+        table.add_row("", f"sft-tune best {summary.study} --yaml", "settings for a study file")
+    table.add_row("", "sft-tune dashboard", "Optuna Dashboard in the browser")
+    return table

@@ -1,0 +1,226 @@
+"""Rows of the store as tables for a terminal: quiet, aligned, readable at 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
+from sft_tune.view import words
+
+STYLES = {
+    "crashed": "red",
+    "stalled": "red",
+    "out of memory": "red",
+    "diverged": "yellow",
+    "interrupted": "yellow",
+    "running": "green",
+}
+FINISHED = ("COMPLETE", "PRUNED", "FAIL")
+
+
+def plain_table(*, gap: int = 2, **options: Any) -> Table:
+    """Return a table without lines, its columns ``gap`` spaces apart."""
+    return Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim", **options)
+
+
+def in_lines(name: str) -> str:
+    """Return ``name`` as a title on several lines: it stays whole, and its column gets narrow."""
+    return name.replace("_", "_\n").replace(".", ".\n").replace(" ", "\n")
+
+
+def state_of_study(row: StudyRow, now: float) -> str:
+    """Return in a word or two what becomes of the study at the second ``now`` since 1970."""
+    if not row.managed:
+        return "Optuna's alone"
+    if row.optuna_study_id is None:
+        return "Optuna's side is gone"
+    if row.is_running(now):
+        return "running"
+    return f"finished: {row.ended}" if row.ended else "stopped"
+
+
+def state_of_trial(row: TrialRow, now: float) -> str:
+    """Return in a word or three why the trial ended, or what it does at ``now``."""
+    if row.duplicate_of is not None:
+        return f"duplicate of {row.duplicate_of}"
+    if row.reason is not None:
+        return words.REASONS.get(row.reason, row.reason)
+    if row.state in FINISHED:
+        return {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed"}[row.state]
+    if row.phase is None or row.state == "WAITING":
+        return row.state.lower()
+    return "running" if row.is_alive(now) else "interrupted"
+
+
+def done_of(row: StudyRow) -> int:
+    """Return how many trials of the study have ended."""
+    return sum(row.states.get(state, 0) for state in FINISHED)
+
+
+def studies_table(rows: Sequence[StudyRow], now: float) -> RenderableType:
+    """Return every study on a line."""
+    table = plain_table()
+    table.add_column("study", style="bold", overflow="fold")
+    table.add_column("state")
+    table.add_column("trials", justify="right", no_wrap=True)
+    table.add_column("metric")
+    table.add_column("best", justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("begun", style="dim", no_wrap=True)
+    for row in rows:
+        state = state_of_study(row, now)
+        trials = f"{done_of(row)} of {row.max_trials}" if row.max_trials else str(done_of(row))
+        table.add_row(
+            row.name,
+            Text(state, style=STYLES.get(state, "")),
+            trials,
+            row.metric or words.NOTHING,
+            words.score(row.best),
+            words.duration(row.active_seconds),
+            words.moment(row.created),
+        )
+    return table
+
+
+def searched(rows: Sequence[TrialRow]) -> list[str]:
+    """Return the names of the parameters of ``rows``, in the order in which they first appear."""
+    return list(dict.fromkeys(name for row in rows for name in row.params))
+
+
+def trials_table(
+    rows: Sequence[TrialRow], console: Console, *, metric: str, now: float, best: int | None = None
+) -> RenderableType:
+    """Return every trial on a line, as many of its parameters as ``console`` has room for.
+
+    Args:
+        rows: the trials, in the order to show.
+        console: decides the width.
+        metric: name of the objective.
+        now: seconds since 1970.
+        best: number of the trial that is set off.
+    """
+    names = searched(rows)
+
+    def build(shown: Sequence[str], title: Callable[[str], str], gap: int) -> Table:
+        table = plain_table(gap=gap)
+        for name in ("trial", "ended as", metric, "at", "time"):
+            right = name != "ended as"
+            table.add_column(name, justify="right" if right else "left", no_wrap=not right)
+        for name in shown:
+            table.add_column(title(name), justify="right", overflow="ellipsis", max_width=28)
+        for row in rows:
+            table.add_row(
+                *_trial_cells(row, shown, now), style="bold" if row.number == best else ""
+            )
+        return table
+
+    fitting = build(names, str, 2)
+    if fits(fitting, console):
+        return fitting
+    left = list(names)
+    while left:
+        fitting = build(left, in_lines, 1)
+        if fits(fitting, console):
+            break
+        left.pop()
+    else:
+        fitting = build([], str, 2)
+    if len(left) == len(names):
+        return fitting
+    hidden = ", ".join(names[len(left) :])
+    return Group(fitting, Text(f"\nno room for {hidden}; --format csv has all", style="dim"))
+
+
+def fits(table: Table, console: Console) -> bool:
+    """Tell whether ``table`` stands on ``console`` without a cell cut or wrapped."""
+    return console.measure(table, options=console.options.update(width=10_000)).maximum <= (
+        console.width
+    )
+
+
+def _trial_cells(row: TrialRow, names: Sequence[str], now: float) -> list[RenderableType]:
+    state = state_of_trial(row, now)
+    params = row.params
+    progress = words.NOTHING if row.last_progress is None else f"{row.last_progress} %"
+    value = row.value if row.value is not None else row.last_value
+    return [
+        str(row.number),
+        Text(state, style=STYLES.get(state, "")),
+        words.score(value),
+        progress,
+        words.duration(row.seconds or None),
+        *(words.setting(params[n], 3) if n in params else words.NOTHING for n in names),
+    ]
+
+
+def rungs_table(rows: Sequence[EvaluationRow], metric: str | None) -> Table:
+    """Return a trial's rungs, a line each; the objective ``metric`` is the first of the metrics."""
+    table = plain_table()
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    names.sort(key=lambda name: name != metric)
+    for name in ("at", "epoch", "step", "train loss", *names, "learning rate", "gradient", "time"):
+        style = "bold" if name == metric else ""
+        table.add_column(in_lines(name), justify="right", style=style, vertical="bottom")
+    for row in rows:
+        metrics = row.metrics
+        table.add_row(
+            f"{row.progress} %",
+            words.number(row.epoch, 3),
+            words.number(row.step),
+            words.score(row.train_loss),
+            *(words.score(metrics.get(name)) for name in names),
+            words.number(row.learning_rate, 3),
+            words.number(row.gradient_norm, 3),
+            words.duration(row.seconds),
+        )
+    return table
+
+
+def configuration(
+    config: Mapping[str, Any], params: Mapping[str, Any], default: Mapping[str, Any] | None
+) -> RenderableType:
+    """Return a trial's configuration: what is searched against the default, then what is fixed.
+
+    Args:
+        config: the complete configuration (a `TrialConfig` as a mapping).
+        params: the trial's point of the space.
+        default: the default point; None: unknown.
+    """
+    parts: list[RenderableType] = []
+    if params:
+        parts += [_searched_table(params, default), ""]
+    fixed = {
+        name: value
+        for name, value in flat_settings(config).items()
+        if name not in params and value is not None
+    }
+    parts.append(Text("fixed", style="dim"))
+    parts.append(Text(words.settings(fixed)))
+    return Group(*parts)
+
+
+def _searched_table(params: Mapping[str, Any], default: Mapping[str, Any] | None) -> Table:
+    table = plain_table()
+    table.add_column("searched", overflow="fold")
+    table.add_column("value", justify="right", overflow="fold")
+    if default is not None:
+        table.add_column("default", justify="right", style="dim", overflow="fold")
+    for name, value in params.items():
+        same = default is not None and name in default and default[name] == value
+        cells: list[RenderableType] = [name, Text(words.setting(value), "" if same else "bold")]
+        if default is not None:
+            was = words.setting(default[name]) if name in default else words.NOTHING
+            cells.append("same" if same else was)
+        table.add_row(*cells)
+    return table
+
+
+def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return model and training settings of a configuration under the names of the space."""
+    model = {f"model.{name}": value for name, value in config.get("model", {}).items()}
+    return {**model, **config.get("training", {})}

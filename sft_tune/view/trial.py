@@ -1,0 +1,147 @@
+"""One trial on a page: the best of a study, or any by its number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sft_tune.spec.space import Value
+from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
+from sft_tune.view import words
+from sft_tune.view.status import owner_in_words
+from sft_tune.view.tables import (
+    STYLES,
+    configuration,
+    plain_table,
+    rungs_table,
+    state_of_trial,
+)
+
+
+def draw_best(
+    study: StudyRow, row: TrialRow, default: Mapping[str, Value] | None
+) -> RenderableType:
+    """Return the best trial of ``study``: what it reached, by which settings, and where it lies.
+
+    Args:
+        study: the study.
+        row: its best trial.
+        default: the default point of its space; None: unknown.
+    """
+    head = Text.assemble(
+        (f"{study.metric or 'value'} {words.score(row.value)}", "bold"),
+        f"  trial {row.number} of {study.name}",
+    )
+    facts = _facts()
+    if row.metrics:
+        facts.add_row("validation", _metrics(row.metrics))
+    if row.best_progress is not None:
+        facts.add_row("reached at", f"{row.best_progress} % of its {_steps(row)}")
+    facts.add_row("trained for", words.duration(row.seconds))
+    if row.checkpoint is not None:
+        facts.add_row("weights", words.short_path(row.checkpoint))
+    parts: list[RenderableType] = [head, facts]
+    if row.config is not None:
+        parts += ["", configuration(row.config, row.params, default)]
+    return Group(*parts)
+
+
+def draw_trial(
+    study: StudyRow,
+    row: TrialRow,
+    rungs: Sequence[EvaluationRow],
+    default: Mapping[str, Value] | None,
+    folder: Path | None,
+    now: float,
+) -> RenderableType:
+    """Return the trial ``row`` of ``study``, whole.
+
+    Args:
+        study: the study.
+        row: the trial.
+        rungs: its rungs.
+        default: the default point of the study's space; None: unknown.
+        folder: where its files lie; None: unknown.
+        now: seconds since 1970.
+    """
+    state = state_of_trial(row, now)
+    head = Text.assemble(
+        (f"trial {row.number} of {study.name}: ", "bold"), (state, f"bold {STYLES.get(state, '')}")
+    )
+    if row.note:
+        head.append(f"  {row.note}")
+    parts: list[RenderableType] = [head, _trial_facts(study, row, rungs, now)]
+    if row.config is not None:
+        parts += ["", configuration(row.config, row.params, default)]
+    if rungs:
+        parts += ["", rungs_table(rungs, study.metric)]
+    if row.error:
+        parts += ["", Text("errors", style="dim"), Text(row.error)]
+    files = trial_files(folder)
+    if files and folder is not None:
+        table = plain_table()
+        table.add_column(f"files in {words.short_path(folder)}", overflow="fold")
+        table.add_column("", justify="right")
+        for path, size in files:
+            table.add_row(path.name, words.size(size))
+        parts += ["", table]
+    return Group(*parts)
+
+
+def trial_files(folder: Path | None) -> list[tuple[Path, int]]:
+    """Return the files in a trial's ``folder`` with their sizes in bytes; none where it is gone."""
+    if folder is None or not folder.is_dir():
+        return []
+    return [(path, path.stat().st_size) for path in sorted(folder.iterdir()) if path.is_file()]
+
+
+def _trial_facts(
+    study: StudyRow, row: TrialRow, rungs: Sequence[EvaluationRow], now: float
+) -> Table:
+    facts = _facts()
+    if row.value is not None:
+        at = "" if row.best_progress is None else f", at {row.best_progress} %"
+        facts.add_row(study.metric or "value", f"{words.score(row.value)}{at}")
+    if row.metrics:
+        facts.add_row("validation", _metrics(row.metrics))
+    curve = [rung.metrics[study.metric] for rung in rungs if study.metric in rung.metrics]
+    if len(curve) > 1:
+        facts.add_row("curve", words.sparkline(curve, 40))
+    facts.add_row("progress", f"{row.last_progress or 0} % of its {_steps(row)}")
+    if row.is_alive(now):
+        facts.add_row("run by", owner_in_words(row.lease_owner))
+    if row.device and row.device != "none":
+        facts.add_row("on", f"{row.device} of {row.host}" if row.host else row.device)
+    times = f"begun {words.moment(row.started)}"
+    if row.ended is not None:
+        times += f", ended {words.moment(row.ended)}"
+    if row.seconds:
+        times += f", {words.duration(row.seconds)} on the device"
+    facts.add_row("time", times)
+    if row.samples_per_second:
+        speed = f"{row.samples_per_second:.0f} examples/s, {words.size(row.peak_memory)} at most"
+        facts.add_row("cost", speed)
+    if row.attempts > 1:
+        facts.add_row("attempts", str(row.attempts))
+    if row.seed is not None:
+        facts.add_row("seed", str(row.seed))
+    return facts
+
+
+def _facts() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    return table
+
+
+def _metrics(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {words.score(value)}" for name, value in metrics.items())
+
+
+def _steps(row: TrialRow) -> str:
+    return "schedule" if row.horizon is None else words.plural(row.horizon, "step")

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sft_tune.spec.load import load_study
+from tests.cli.conftest import PROGRAM, Run, Tiny, program_environment
+
+
+def test_init_alone_writes_a_study_that_runs_without_a_network(run: Run) -> None:
+    text = run("init").stdout
+    assert text.startswith("wrote study.yaml\n")
+    assert "sft-tune start study.yaml" in text
+    spec = load_study("study.yaml").spec
+    assert (spec.data.source, spec.model.name) == ("sklearn:digits", "builtin:convnet")
+
+
+def test_init_overwrites_nothing(run: Run) -> None:
+    Path("mine.yaml").write_text("precious")
+    result = run("init", "-o", "mine.yaml", code=2)
+    assert result.stderr == "error: --output: mine.yaml is there already; give another name with -o\n"
+    assert Path("mine.yaml").read_text() == "precious"
+
+
+def test_init_takes_the_task_from_the_data_and_the_paths_from_the_file(run: Run) -> None:
+    Path("reviews.csv").write_text("text,label\ngood,1\nbad,0\n")
+    Path("studies").mkdir()
+    run("init", "--data", "reviews.csv", "--name", "mine", "-o", "studies/reviews.yaml")
+    written = yaml.safe_load(Path("studies/reviews.yaml").read_text())
+    assert written["name"] == "mine"
+    assert written["task"] == "text-classification"
+    assert written["data"]["source"] == "../reviews.csv"
+    assert written["model"]["name"].startswith("transformers:")
+
+
+def test_init_says_what_the_file_still_needs(run: Run) -> None:
+    text = run("init", "--data", "photos", "--model", "torchvision:resnet18").stdout
+    assert "it needs a change before it can run:" in text
+    assert "data.source" in text
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--task", "text-classification"], "--data"),
+        (["--model", "resnet18"], "resnet18"),
+        (["-o", "no/such/folder/x.yaml"], "cannot write"),
+    ],
+)
+def test_init_refuses_what_it_cannot_write(run: Run, args: list[str], said: str) -> None:
+    assert said in run("init", *args, code=2).stderr
+    assert not list(Path().iterdir())
+
+
+def test_check_tells_data_model_and_cost(run: Run, tiny: Tiny) -> None:
+    told = json.loads(run("check", tiny.file, "--json").stdout)
+    assert told["probes"][0]["data"]["examples"] == {"train": 100, "validation": 60, "test": None}
+    assert told["estimate"]["trials"] == 3
+    assert 0 < told["estimate"]["default"] <= told["estimate"]["whole"]
+    assert not Path("sft_tune.db").exists()
+    assert not Path("sft_tune_runs").exists()
+
+
+def test_check_says_what_is_wrong_with_the_data(run: Run) -> None:
+    Path("photos/cat").mkdir(parents=True)
+    Path("photos/cat/a.jpg").write_text("no image")
+    run("init", "--data", "photos", "--model", "builtin:convnet", "-o", "photos.yaml")
+    result = run("check", "photos.yaml", code=2)
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert "photos" in result.stderr
+
+
+def test_schema_is_json_and_the_reference_markdown(run: Run) -> None:
+    printed = run("schema").stdout
+    assert json.loads(printed)["type"] == "object"
+    told = run("schema", "-o", "study.schema.json").stdout
+    assert "# yaml-language-server: $schema=study.schema.json" in told
+    assert Path("study.schema.json").read_text() == printed
+    assert "learning_rate" in run("schema", "--reference").stdout
+    assert "cannot write" in run("schema", "-o", "no/such/x.json", code=2).stderr
+
+
+@pytest.fixture
+def copy_of_tiny(tiny: Tiny, tmp_path: Path) -> Path:
+    """Return a database like that of `tiny`, for a test that destroys it."""
+    shutil.copy(tiny.storage, tmp_path / "copy.db")
+    return tmp_path / "copy.db"
+
+
+def artifacts(run: Run, storage: Path) -> Path:
+    (study,) = json.loads(run("list", "--json", "--storage", storage).stdout)
+    return Path(study["artifacts"])
+
+
+def moved_artifacts(run: Run, storage: Path, folder: Path) -> Path:
+    """Let the study of ``storage`` have a copy of its files in ``folder``."""
+    import sqlite3
+
+    shutil.copytree(artifacts(run, storage), folder)
+    connection = sqlite3.connect(storage)
+    connection.execute("UPDATE sft_studies SET artifacts = ?", (str(folder),))
+    connection.commit()
+    connection.close()
+    return folder
+
+
+def test_delete_says_what_goes_and_asks(run: Run, copy_of_tiny: Path, tmp_path: Path) -> None:
+    folder = moved_artifacts(run, copy_of_tiny, tmp_path / "files")
+    args = ("delete", "tiny", "--storage", copy_of_tiny)
+    refused = run(*args, text="n\n", code=1)
+    assert "study tiny in sqlite:///" in refused.stdout
+    assert "3 trials" in refused.stdout
+    assert "files (" in refused.stdout
+    assert refused.stderr == "error: nothing was done\n"
+    assert list(folder.glob("trial-*"))
+
+    run(*args, text="y\n")
+    assert not folder.exists()
+    assert json.loads(run("list", "--json", "--storage", copy_of_tiny).stdout) == []
+
+
+def test_delete_leaves_what_is_not_the_studys(
+    run: Run, copy_of_tiny: Path, tmp_path: Path
+) -> None:
+    folder = moved_artifacts(run, copy_of_tiny, tmp_path / "files")
+    (folder / "notes.txt").write_text("mine")
+    run("delete", "tiny", "--yes", "--storage", copy_of_tiny)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_delete_without_an_answer_does_nothing(run: Run, copy_of_tiny: Path) -> None:
+    run("delete", "tiny", "--storage", copy_of_tiny, text="", code=1)
+    assert "tiny" in run("list", "--storage", copy_of_tiny).stdout
+
+
+def test_the_dashboard_answers_over_http_until_ctrl_c(tiny: Tiny, tmp_path: Path) -> None:
+    program = subprocess.Popen(
+        [PROGRAM, "dashboard", "--port", "0", "--storage", tiny.storage],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=program_environment(tmp_path / "cache"),
+    )
+    try:
+        assert program.stdout is not None
+        line = program.stdout.readline()
+        address = next(word for word in line.split() if word.startswith("http://127.0.0.1:"))
+        with urllib.request.urlopen(f"{address}api/studies") as answer:
+            (study,) = json.load(answer)["study_summaries"]
+        assert study["study_name"] == "tiny"
+        with urllib.request.urlopen(f"{address}api/studies/{study['study_id']}") as answer:
+            assert len(json.load(answer)["trials"]) == 3
+        with urllib.request.urlopen(f"{address}dashboard/") as answer:
+            assert b"<html" in answer.read()
+        program.send_signal(signal.SIGINT)
+        _, errors = program.communicate(timeout=60)
+    finally:
+        program.kill()
+    assert (program.returncode, errors) == (130, "")
+
+
+def test_the_dashboard_listens_to_this_machine_only(run: Run, tiny: Tiny) -> None:
+    result = run("dashboard", "--host", "0.0.0.0", "--storage", tiny.storage, code=2)
+    assert "no authentication" in result.stderr

@@ -1,0 +1,143 @@
+# ruff: noqa: E501  (one row a rule: wrapped, the tables could not be compared by eye)
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft_tune.errors import Problem
+
+Problems = Callable[..., list[Problem]]
+
+TEXT = {"task": "text-classification", "data": {"source": "hub:imdb"}, "model": {"name": "transformers:a/b", "weights": "DEFAULT"}}  # fmt: skip
+NO_TEXT = "has no meaning for text-classification; remove it"
+NO_IMAGE = "has no meaning for image-classification; remove it"
+PRUNABLE = (
+    "nothing can be pruned: objective.rungs is {}, and no rung before the end has the progress "
+    "of {} %; raise rungs, or set `name: none`"
+)
+
+
+def text(**sections: Any) -> dict[str, Any]:
+    """Return the changes that make the base study one of text, with ``sections`` merged in."""
+    merged: dict[str, Any] = {**TEXT}
+    for key, value in sections.items():
+        merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
+    return merged
+
+
+TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
+    # what changes, place, rule with remedy, value shown
+    (text(data={"source": "torchvision:CIFAR10"}), "data.source", "holds images, but the task is text-classification; change one of them", "'torchvision:CIFAR10'"),
+    (text(data={"source": "sklearn:digits"}), "data.source", "holds images, but the task is text-classification; change one of them", "'sklearn:digits'"),
+    (text(data={"image_size": 32}), "data.image_size", NO_TEXT, "32"),
+    (text(data={"image_column": "x"}), "data.image_column", NO_TEXT, "'x'"),
+    ({"data": {"max_length": 64}}, "data.max_length", NO_IMAGE, "64"),
+    ({"data": {"text_column": "x"}}, "data.text_column", NO_IMAGE, "'x'"),
+    (text(training={"augment": "flip"}), "training.augment", NO_TEXT, "'flip'"),
+    (text(space={"augment": ["none", "flip"]}), "space.augment", NO_TEXT, "['none', 'flip']"),
+    (text(model={"name": "torchvision:resnet18"}), "model.name", "torchvision:resnet18 reads images, but the task is text-classification; use transformers:ID-or-path", "'torchvision:resnet18'"),
+    (text(space={"model.name": ["transformers:a/b", "builtin:convnet"]}, model={"weights": "none"}), "space.model.name", "builtin:convnet reads images, but the task is text-classification; use transformers:ID-or-path", "['transformers:a/b', 'builtin:convnet']"),
+    ({"model": {"weights": "DEFAULT"}}, "model.weights", "builtin:convnet has no published weights DEFAULT; give a file, or none", "'DEFAULT'"),
+    (text(model={"weights": "V1"}), "model.weights", "transformers:a/b has the weights DEFAULT or none, or those of a file", "'V1'"),
+    (text(space={"model.weights": ["none", "DEFAULT", "V1"]}), "space.model.weights", "transformers:a/b has the weights DEFAULT or none, or those of a file", "['none', 'DEFAULT', 'V1']"),
+    ({"training": {"freeze": "backbone"}}, "training.freeze", "freeze: backbone with model.weights: none keeps random weights for ever; change one, or keep them apart with `when`", "'backbone'"),
+    ({"space": {"freeze": ["none", "backbone"]}}, "space.freeze", "freeze: backbone with model.weights: none keeps random weights for ever; change one, or keep them apart with `when`", "['none', 'backbone']"),
+    (text(training={"freeze": "backbone"}, space={"head_multiplier": [1, 10]}), "space.head_multiplier", "with freeze: backbone only the head is trained, so learning_rate sets its rate alone; search that", "[1, 10]"),
+    ({"space": {"momentum": [0.9, 0.8]}}, "space.momentum", "has an effect only with optimizer: sgd; add that or remove it", "[0.9, 0.8]"),
+    ({"space": {"decay_factor": [0.9, 0.8], "schedule": ["linear", "cosine"]}}, "space.decay_factor", "has an effect only with schedule: exponential; add that or remove it", "[0.9, 0.8]"),
+    ({"space": {"min_learning_rate": [0, 1e-5]}, "training": {"schedule": "constant"}}, "space.min_learning_rate", "has an effect only with schedule: linear or cosine; add that or remove it", "[0, 1e-05]"),
+    ({"space": {"momentum": {"values": [0.9], "when": {"optimizer": "adam"}}, "optimizer": ["adamw", "adam", "sgd"]}}, "space.momentum", "has an effect only with optimizer: sgd; add that or remove it", "{values: [0.9], when: {optimizer: 'adam'}}"),
+    ({"training": {"min_learning_rate": 1e-3}}, "training.min_learning_rate", "must not exceed learning_rate, which may be 0.0001; lower it", "0.001"),
+    ({"space": {"min_learning_rate": {"low": 1e-6, "high": 1e-3}}}, "space.min_learning_rate", "must not exceed learning_rate, which may be 0.0001; lower it", "{low: 1e-06, high: 0.001}"),
+    ({"data": {"validation": "v", "validation_fraction": 0.3}}, "data.validation_fraction", "data.validation is given, so this is unused; remove it", "0.3"),
+    ({"data": {"test": "t", "test_fraction": 0.3}}, "data.test_fraction", "data.test is given, so this is unused; remove it", "0.3"),
+    ({"data": {"test_fraction": 0.8}}, "data.test_fraction", "with validation_fraction 0.2 nothing remains to train on; their sum must be below 1", "0.8"),
+    ({"data": {"validation": "a", "test": "a"}}, "data.test", "is the same as data.validation; scores on seen data mean nothing", "'a'"),
+    ({"data": {"normalize": {"mean": [0.5], "std": [0.5, 0.5, 0.5]}}}, "data.normalize", "mean and std need 1 or 3 values each (a value per channel), not 1 and 3", "{mean: [0.5], std: [0.5, 0.5, 0.5]}"),
+    ({"data": {"normalize": {"mean": [0.5, 1], "std": [0.5, 1]}}}, "data.normalize", "mean and std need 1 or 3 values each (a value per channel), not 2 and 2", "{mean: [0.5, 1], std: [0.5, 1]}"),
+    ({"data": {"normalize": {"mean": [], "std": []}}}, "data.normalize", "mean and std need 1 or 3 values each (a value per channel), not 0 and 0", "{mean: [], std: []}"),
+    ({"data": {"classes": ["a", "a"]}}, "data.classes", "names a label twice; remove one", "['a', 'a']"),
+    ({"data": {"classes": [1]}}, "data.classes", "a classification needs two labels or more; add some", "[1]"),
+    ({"data": {"subset": "x"}}, "data.subset", "only hub: sources have subsets; remove it", "'x'"),
+    ({"objective": {"direction": "minimize"}}, "objective.direction", "accuracy is better when higher; remove the line", "'minimize'"),
+    ({"objective": {"metric": "loss", "direction": "maximize"}}, "objective.direction", "loss is better when lower; remove the line", "'maximize'"),
+    ({"budget": {"target": 95}}, "budget.target", "accuracy lies between 0 and 1; write 0.95", "95"),
+    ({"budget": {"target": -0.5}}, "budget.target", "accuracy lies between 0 and 1", "-0.5"),
+    ({"budget": {"target": -1}, "objective": {"metric": "loss"}}, "budget.target", "loss is not below 0", "-1"),
+    ({"budget": {"target": -2}, "objective": {"metric": "matthews"}}, "budget.target", "matthews lies between -1 and 1", "-2"),
+    ({"pruner": {"percentile": 10}}, "pruner.percentile", "is read only by percentile, not asha; remove it, or set `name: percentile`", "10"),
+    ({"pruner": {"name": "median", "reduction": 3}}, "pruner.reduction", "is read only by asha and hyperband, not median; remove it, or set `name: asha`", "3"),
+    ({"pruner": {"first": 95}}, "pruner.first", PRUNABLE.format(10, 95), "95"),
+    ({"pruner": {"name": "median"}, "objective": {"rungs": 1}}, "pruner.name", PRUNABLE.format(1, 10), "'median'"),
+    ({"sampler": {"enqueue": [{}, {}]}, "budget": {"trials": 2}}, "budget.trials", "must hold the default configuration and the 2 of sampler.enqueue; write 3 or more", "2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "place", "rule", "value"), TABLE)
+def test_a_contradiction_is_told_with_place_value_and_remedy(
+    problems: Problems, changes: dict[str, Any], place: str, rule: str, value: str | None
+) -> None:
+    assert problems(**changes) == [Problem(place, rule, value)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        text(),
+        text(training={"augment": "none"}, data={"image_column": "image"}),
+        text(space={"augment": ["none"]}),
+        {"data": {"max_length": 256}},
+        {"training": {"min_learning_rate": 1e-3, "schedule": "constant"}},
+        {"training": {"min_learning_rate": 1e-4}},
+        {
+            "training": {"momentum": 0.5, "decay_factor": 0.5}
+        },  # fixed, so nothing is searched in vain
+        {"space": {"momentum": [0.8, 0.9], "optimizer": ["adamw", "sgd"]}},
+        {"data": {"normalize": {"mean": [0.5], "std": [0.5]}}},
+        {"data": {"validation": "a", "test": "b", "validation_fraction": 0.2}, "task": "oops"},
+        {"objective": {"metric": "loss", "direction": "minimize"}, "budget": {"target": 3}},
+        {"objective": {"metric": "matthews"}, "budget": {"target": -0.5}},
+        {"pruner": {"name": "none", "percentile": 10, "first": 95}, "objective": {"rungs": 1}},
+        {"objective": {"rungs": 1}},  # the default pruner was not asked for
+        {"pruner": {"first": 90}},
+        {"sampler": {"enqueue": [{}, {}]}, "budget": {"trials": 3}},
+    ],
+)
+def test_what_makes_sense_together_has_no_problems(
+    problems: Problems, changes: dict[str, Any]
+) -> None:
+    found = {problem.path for problem in problems(**changes)}
+    assert found == (
+        {"task", "data.validation_fraction"}
+        if "task" in changes and changes["task"] == "oops"
+        else set()
+    )
+
+
+def test_conditions_keep_frozen_backbones_and_random_weights_apart(
+    problems: Problems, tmp_path: Path
+) -> None:
+    (tmp_path / "w.pt").touch()
+    space = {
+        "model.weights": ["w.pt", "none"],
+        "freeze": {"values": ["none", "backbone"], "when": {"model.weights": "w.pt"}},
+    }
+    assert problems(space=space) == []
+    space["freeze"] = ["none", "backbone"]
+    assert [problem.path for problem in problems(space=space)] == ["space.freeze"]
+
+
+def test_a_model_in_the_space_needs_weights_that_it_can_have(problems: Problems) -> None:
+    space: dict[str, Any] = {
+        "model.name": ["builtin:convnet", "torchvision:resnet18"],
+        "model.weights": {
+            "values": ["DEFAULT", "none"],
+            "when": {"model.name": "torchvision:resnet18"},
+        },
+    }
+    assert problems(space=space) == []
+    space["model.weights"] = ["DEFAULT", "none"]
+    assert [problem.path for problem in problems(space=space)] == ["space.model.weights"]

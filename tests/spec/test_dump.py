@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sft_tune.spec.config import TrialConfig, assemble
+from sft_tune.spec.documents import parse_text
+from sft_tune.spec.dump import dump_training
+from sft_tune.spec.load import parse_study
+from sft_tune.spec.study import DataSpec, ModelSpec, ObjectiveSpec
+from sft_tune.spec.training import TrainingSpec
+from sft_tune.spec.wording import kind, options
+
+STUDY: dict[str, Any] = {
+    "name": "x",
+    "task": "image-classification",
+    "data": {"source": "sklearn:digits"},
+    "budget": {"trials": 1},
+}
+
+
+def values(name: str) -> st.SearchStrategy[Any]:
+    """Return values that the setting ``name`` admits."""
+    if options(name):
+        return st.sampled_from(options(name))
+    if kind(name) == "integer":
+        return st.integers(1, 10_000)
+    reals = st.floats(1e-12, 0.999) | st.sampled_from([1e-5, 0.1])
+    return st.none() | reals if name in ("clip_norm", "model.dropout") else reals
+
+
+trainings = st.fixed_dictionaries(
+    {}, optional={name: values(name) for name in TrainingSpec.model_fields}
+).filter(
+    lambda t: (
+        t.get("min_learning_rate", 0) <= t.get("learning_rate", 1e-4)
+        or t.get("schedule", "linear") not in ("linear", "cosine")
+    )
+)
+weights = st.sampled_from(["DEFAULT", "none", "1e5", "on", "IMAGENET1K_V2", "true", "a: b", "#"])
+models = st.builds(
+    ModelSpec,
+    name=st.just("torchvision:resnet18"),
+    weights=weights,
+    dropout=values("model.dropout"),
+)
+
+
+@settings(
+    deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(trainings, models)
+def test_a_dumped_configuration_is_the_same_in_a_study_file(
+    tmp_path: Path, training: dict[str, Any], model: ModelSpec
+) -> None:
+    if training.get("freeze") == "backbone" and model.weights == "none":
+        return  # no trial has it: the loader refuses spaces that could draw it
+    config = TrialConfig(
+        task="image-classification",
+        data=DataSpec(source="sklearn:digits"),
+        model=model,
+        training=TrainingSpec(**training),
+        objective=ObjectiveSpec(),
+        seed=1,
+    )
+    sections = parse_text(dump_training(config), ".yaml", "s").data
+    spec = parse_study({**STUDY, **sections}, root=tmp_path)
+    assert set(sections["training"]) == set(TrainingSpec.model_fields)
+    assert spec.training == config.training
+    assert spec.model == config.model
+    assert assemble(spec, {}, 0).fingerprint() == config.fingerprint()

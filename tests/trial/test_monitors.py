@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sft_tune.errors import UserError
+from sft_tune.trial import device, monitors
+from sft_tune.trial.monitors import Clock, Monitors
+from sft_tune.trial.seeding import random_states, restore_random_states, seed_everything
+
+CPU = torch.device("cpu")
+
+
+def filled(losses: list[float], norms: list[float] | None = None, **options: Any) -> Monitors:
+    watch = Monitors(CPU, norms_may_overflow=options.get("norms_may_overflow", False))
+    for loss, norm in zip(losses, norms or [1.0] * len(losses), strict=True):
+        watch.add(torch.tensor(loss), torch.tensor(norm), 4)
+    return watch
+
+
+def test_the_mean_loss_is_per_example_and_the_norm_the_median() -> None:
+    watch = Monitors(CPU, norms_may_overflow=False)
+    for loss, norm, size in [(1.0, 9.0, 8), (2.0, 1.0, 8), (4.0, 2.0, 4)]:
+        watch.add(torch.tensor(loss), torch.tensor(norm), size)
+    assert watch.train_loss() == pytest.approx((8 + 16 + 16) / 20)
+    assert watch.gradient_norm() == 2.0
+    watch.clear()
+    watch.add(torch.tensor(5.0), torch.tensor(3.0), 1)
+    assert (watch.train_loss(), watch.gradient_norm()) == (5.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "norms", "expected"),
+    [
+        ([1.0, 2.0], [1.0, 1.0], None),
+        ([1.0, float("nan"), float("inf")], [1.0] * 3, "loss became nan at step 12"),
+        ([1.0, 1.0, float("-inf")], [1.0] * 3, "loss became -inf at step 13"),
+        ([1.0, 1.0], [1.0, float("inf")], "gradient norm became inf at step 12"),
+    ],
+)
+def test_the_first_number_that_is_not_finite_is_named(
+    losses: list[float], norms: list[float], expected: str | None
+) -> None:
+    assert filled(losses, norms).fault(10 + len(losses), at_rung=True) == expected
+
+
+def test_a_norm_may_overflow_where_a_scaler_watches() -> None:
+    watch = filled([1.0], [float("inf")], norms_may_overflow=True)
+    assert watch.fault(1, at_rung=True) is None
+    assert watch.gradient_norm() == 0.0
+    for norm in (3.0, 5.0, float("nan")):
+        watch.add(torch.tensor(1.0), torch.tensor(norm), 4)
+    assert watch.gradient_norm() == 4.0
+
+
+def test_elsewhere_than_on_the_cpu_it_is_looked_at_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitors, "CHECK_EVERY", {})
+    watch = filled([float("nan")] + [1.0] * 48)
+    assert watch.fault(49, at_rung=False) is None
+    watch.add(torch.tensor(1.0), torch.tensor(1.0), 4)
+    assert watch.fault(50, at_rung=False) == "loss became nan at step 1"
+    assert watch.fault(50, at_rung=True) is None
+    watch.add(torch.tensor(float("inf")), torch.tensor(1.0), 4)
+    assert watch.fault(51, at_rung=True) == "loss became inf at step 51"
+
+
+def test_time_spent_aside_is_no_training() -> None:
+    clock = Clock()
+    assert clock.total() == clock.training() == 0.0
+    clock.earlier = 10.0
+    clock.start()
+    with clock.aside(CPU):
+        torch.randn(200, 200) @ torch.randn(200, 200)
+    assert 0 <= clock.training() < clock.attempt()
+    assert clock.total() == pytest.approx(10.0 + clock.attempt(), abs=0.5)
+
+
+def draws() -> list[float]:
+    drawn = [random.random(), random.gauss(0, 1), float(np.random.rand()), float(np.random.randn())]
+    return [*drawn, float(torch.rand(1))]
+
+
+def test_random_states_come_back() -> None:
+    seed_everything(2**31 - 1)
+    # An odd number of normal draws leaves half a pair in Python's and NumPy's generators.
+    draws()
+    tensors, rest = random_states(CPU)
+    first = draws()
+    seed_everything(5)
+    assert draws() != first
+    restore_random_states(tensors, rest, CPU)
+    assert draws() == first
+    seed_everything(2**31 - 1)
+    draws()
+    assert draws() == first
+
+
+def test_precision_is_single_on_the_cpu_unless_asked() -> None:
+    assert device.resolve_precision("auto", CPU) is torch.float32
+    assert device.resolve_precision("bf16", CPU) is torch.bfloat16
+
+
+def test_peak_memory_is_of_what_came_last() -> None:
+    with device.memory_of_its_own(CPU):
+        large = torch.ones(60_000_000)
+        high = device.peak_memory(CPU)
+    del large
+    with device.memory_of_its_own(CPU):
+        low = device.peak_memory(CPU)
+    assert high - low > 150_000_000
+
+
+def test_a_device_that_is_not_here_is_named() -> None:
+    with pytest.raises(UserError, match="'cuda:93' is not here"):
+        device.open_device("cuda:93")

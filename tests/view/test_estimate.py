@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sft_tune.spec.space import Parameter
+from sft_tune.view.estimate import (
+    batch_sizes,
+    draw_check,
+    estimate,
+    trial_seconds,
+    whole_numbers,
+)
+from tests.view.conftest import Draw
+from tests.view.examples import study_spec
+
+MODEL = {"name": "builtin:convnet", "weights": "none"}
+
+
+def facts(*sizes: int, seconds: float = 0.1, **changes: Any) -> dict[str, Any]:
+    return {
+        "data": {
+            "source": "sklearn:digits",
+            "examples": {"train": 100, "validation": 20, "test": None},
+            "class_counts": {"train": {"0": 40, "1": 60}},
+            "validation_from": "train",
+            "image_size": [8, 8],
+        },
+        "labels": ["0", "1"],
+        "parameters": 56_000,
+        "trained_parameters": 56_000,
+        "evaluation_seconds": 0.5,
+        "setup_seconds": 1.0,
+        "batch_sizes": [
+            {
+                "batch_size": size,
+                "steps_per_epoch": math.ceil(100 / size),
+                "ok": True,
+                "seconds_per_step": seconds,
+                "peak_memory": 2_000_000,
+                "note": "",
+            }
+            for size in sizes
+        ],
+        **changes,
+    }
+
+
+def spec_with(space: dict[str, Any], **sections: Any) -> Any:
+    return study_spec(
+        space=space,
+        training={"epochs": 4, "batch_size": 50},
+        objective={"rungs": 2},
+        **sections,
+    )
+
+
+def test_a_trial_costs_its_setup_its_steps_and_its_rungs() -> None:
+    # 4 epochs of 2 steps of 0.1 s, 2 evaluations of 0.5 s, 1 s to begin.
+    assert trial_seconds(facts(50), 50, 4, 2) == pytest.approx(1 + 0.8 + 1.0)
+    # A trial of one step has one rung.
+    assert trial_seconds(facts(100), 100, 1, 10) == pytest.approx(1 + 0.1 + 0.5)
+    assert math.isnan(trial_seconds(facts(50), 25, 4, 2))
+
+
+def test_without_a_space_all_trials_cost_the_same() -> None:
+    cost = estimate(spec_with({}, budget={"trials": 1}), [(MODEL, facts(50))])
+    assert cost.default == cost.cheapest == cost.dearest == cost.whole == pytest.approx(2.8)
+    assert (cost.trials, cost.affordable) == (1, None)
+
+
+def test_the_space_decides_the_cheapest_and_the_dearest() -> None:
+    spec = spec_with({"epochs": [1, 4], "batch_size": [25, 50]}, budget={"trials": 3})
+    cost = estimate(spec, [(MODEL, facts(50, 25))])
+    assert cost.default == pytest.approx(2.8)
+    assert cost.cheapest == pytest.approx(1 + 0.2 + 1.0)
+    assert cost.dearest == pytest.approx(1 + 1.6 + 1.0)
+    mean = (2.2 + 2.4 + 2.8 + 3.6) / 4
+    assert cost.mean == pytest.approx(mean)
+    assert cost.whole == pytest.approx(2.8 + 2 * mean)
+
+
+def test_hours_bound_the_budget_and_say_how_many_trials_they_hold() -> None:
+    spec = spec_with({}, budget={"trials": 1000, "hours": 0.1})
+    cost = estimate(spec, [(MODEL, facts(50))])
+    assert cost.whole == pytest.approx(360.0)
+    assert cost.affordable == int(360 / 2.8)
+    unlimited = estimate(spec_with({}, budget={"hours": 0.1}), [(MODEL, facts(50))])
+    assert (unlimited.trials, unlimited.whole) == (None, pytest.approx(360.0))
+
+
+def test_a_batch_without_room_costs_nothing_that_is_known(draw_text: Draw) -> None:
+    probed = facts(50)
+    probed["batch_sizes"][0] |= {"ok": False, "seconds_per_step": None, "note": "out of memory"}
+    spec = spec_with({})
+    cost = estimate(spec, [(MODEL, probed)])
+    assert (cost.default, cost.mean, cost.whole) == (None, None, None)
+    text = draw_text(draw_check(spec, "CPU", [(MODEL, probed)], cost))
+    assert "no room" in text
+    assert "batch size 50: out of memory" in text
+
+
+def test_the_batch_sizes_to_probe_are_the_choices_or_the_ends_of_the_space() -> None:
+    assert batch_sizes(spec_with({})) == [50]
+    assert batch_sizes(spec_with({"batch_size": [16, 50, 64]})) == [50, 16, 64]
+    assert batch_sizes(spec_with({"batch_size": {"low": 8, "high": 32, "log": True}})) == [32, 8]
+
+
+@given(st.integers(1, 500), st.integers(0, 500), st.booleans())
+def test_the_values_that_stand_for_a_range_are_of_the_range(low: int, width: int, log: bool) -> None:
+    parameter = Parameter(low=low, high=low + width, log=log)
+    values = whole_numbers(parameter)
+    assert values[0] == low
+    assert values[-1] == low + width
+    assert values == sorted(set(values))
+    assert all(parameter.contains(value) for value in values)
+
+
+def test_a_check_tells_data_models_and_cost(draw_text: Draw) -> None:
+    spec = spec_with({"epochs": [1, 4]}, budget={"trials": 10})
+    probed = [(MODEL, facts(50)), ({**MODEL, "weights": "DEFAULT"}, facts(50, seconds=0.2))]
+    assert draw_text(draw_check(spec, "CPU", probed, estimate(spec, probed)), 100).splitlines() == [
+        "s  image-classification, on CPU",
+        "",
+        "data      sklearn:digits",
+        "examples  train 100, validation 20 (validation was taken from train)",
+        "classes   2: 0, 1",
+        "a class   40 to 60 in train",
+        "images    8 x 8 pixels",
+        "",
+        "model                          parameters  trained  batch  s/step  steps/epoch  s/evaluation"
+        "  memory",
+        "builtin:convnet, weights none       56.0k    56.0k     50     0.1            2           0.5"
+        "  2.0 MB",
+        "builtin:convnet                     56.0k    56.0k     50     0.2            2           0.5"
+        "  2.0 MB",
+        "",
+        "a trial     2.8s with the default configuration",
+        "            2.2s to 3.6s over the space, 2.8s in the mean",
+        "the budget  28s at most for 10 trials",
+        "            pruned and repeated trials cost less",
+    ]
+
+
+def test_texts_are_told_in_tokens(draw_text: Draw) -> None:
+    tokens = {"median": 59.0, "p95": 180.0, "max": 400, "limit": 256, "share_cut": 0.04}
+    probed = facts(50, data={"source": "x.csv", "examples": {}, "tokens": {"train": tokens}})
+    spec = spec_with({})
+    text = draw_text(draw_check(spec, "GPU 0", [(MODEL, probed)], estimate(spec, [(MODEL, probed)])))
+    assert "tokens    median 59, 95 % below 180, at most 400, 4% cut to 256" in text

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from sft_tune.view.lines import PlainLines
+from tests.view.examples import DEFAULT, goal, past
+
+
+class Watched:
+    def __init__(self, **changes: Any) -> None:
+        self.file = io.StringIO()
+        self.now = 0.0
+        self.lines = PlainLines(
+            goal(**changes), self.file, clock=lambda: self.now, stamp=lambda: "12:00:00"
+        )
+
+    def said(self) -> list[str]:
+        text = self.file.getvalue()
+        self.file.seek(0)
+        self.file.truncate()
+        assert all(line.startswith("12:00:00 ") for line in text.splitlines())
+        return [line.removeprefix("12:00:00 ") for line in text.splitlines()]
+
+
+def end(watched: Watched, number: int, **changes: Any) -> None:
+    values: dict[str, Any] = {
+        "reason": "completed",
+        "value": 0.8621,
+        "seconds": 4.1,
+        "params": DEFAULT,
+        "note": "",
+        "leads": False,
+    }
+    watched.lines.ended(number, **{**values, **changes})
+
+
+def test_the_header_says_what_is_run_and_from_where_it_goes_on() -> None:
+    watched = Watched()
+    watched.lines.header()
+    assert watched.said() == ["study s: maximize accuracy on validation, in sqlite:///x.db"]
+    watched.lines.progress.end(past(0))
+    watched.lines.header()
+    assert watched.said()[1] == "continued after 1 trial"
+
+
+def test_each_event_is_a_line() -> None:
+    watched = Watched()
+    watched.lines.started(0, slot=0, params=DEFAULT, attempt=1)
+    watched.lines.rung(
+        0,
+        progress=50,
+        value=0.5,
+        metrics={"loss": 1.2, "accuracy": 0.5},
+        train_loss=1.4,
+        pruned=False,
+    )
+    watched.now = 4.0
+    end(watched, 0, leads=True)
+    watched.lines.notice("trial 0 was taken over by another runner")
+    assert watched.said() == [
+        "trial 0 started: learning_rate 0.0001, model.weights DEFAULT",
+        "trial 0 at 50 %: accuracy 0.5000, loss 1.2000, train loss 1.4000",
+        "trial 0 completed with accuracy 0.8621 in 4.1s, the best so far "
+        "(1 of 10, about 37s left)",
+        "trial 0 was taken over by another runner",
+    ]
+
+
+def test_a_trial_that_ended_early_says_where_and_why() -> None:
+    watched = Watched(trials=None)
+    watched.lines.started(4, slot=0, params={}, attempt=2)
+    watched.lines.rung(4, progress=20, value=0.1, metrics={}, train_loss=1.0, pruned=True)
+    end(watched, 4, reason="pruned", value=0.1, note="at 20 % of its horizon")
+    end(watched, 5, reason="diverged", value=None, note="loss became nan at step 3 of 9")
+    end(watched, 6, reason="duplicate", seconds=0.0, note="the same configuration as trial 4")
+    assert watched.said() == [
+        "trial 4 started (attempt 2): the defaults",
+        "trial 4 at 20 %: accuracy 0.1000, train loss 1.0000",
+        "trial 4 pruned at 20 % with accuracy 0.1000 in 4.1s (1 done)",
+        "trial 5 diverged at 100 % in 4.1s: loss became nan at step 3 of 9 (2 done)",
+        "trial 6 duplicate with accuracy 0.8621: the same configuration as trial 4 (3 done)",
+    ]
+
+
+def test_a_stop_is_said_past_the_buffers(capfd: pytest.CaptureFixture[str]) -> None:
+    Watched().lines.stopping("stopping: the trial is saved first")
+    assert capfd.readouterr().err == "12:00:00 stopping: the trial is saved first\n"

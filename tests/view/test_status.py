@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+
+from sft_tune.view.status import (
+    draw_status,
+    goal_of,
+    owner_in_words,
+    past_of,
+    progress_of,
+    status_json,
+)
+from tests.view.conftest import Draw
+from tests.view.examples import (
+    DEFAULT,
+    NOW,
+    pruned_row,
+    rung_row,
+    running_row,
+    study_row,
+    trial_row,
+)
+
+ROWS = [
+    trial_row(0, 0.80, params=DEFAULT),
+    trial_row(1, 0.90),
+    pruned_row(2, value=0.4, seconds=4.0),
+    trial_row(3, None, state="FAIL", reason="crashed", note="RuntimeError: broken\nmore"),
+    running_row(4),
+]
+RUNGS = {4: [rung_row(4, 20, 0.3, 2.0), rung_row(4, 40, 0.5, 4.0)]}
+
+
+def test_a_running_study_shows_who_runs_it_and_how_far_it_is(draw_text: Draw) -> None:
+    study = study_row(lease_until=NOW + 5)
+    goal = goal_of(study, "sqlite:///x.db", DEFAULT)
+    progress = progress_of(goal, ROWS, RUNGS, NOW)
+    assert draw_text(draw_status(study, progress, ROWS, NOW, 80)).splitlines() == [
+        "s                                                                 sqlite:///x.db",
+        "maximize accuracy on validation                                           2m 05s",
+        "",
+        "state    running on box (process 77)",
+        "trials   ━━━━━━━━━━━━━╸                   4 of 10  about 48s left",
+        "ended    2 completed, 1 pruned, 1 crashed",
+        "",
+        "best     0.9000  trial 1  +0.1000 on the default's 0.8000",
+        "         learning_rate 0.002, model.weights DEFAULT",
+        "",
+        "now      trial 4  ━━━━━━             40 %  ▁█  0.5000  4.0s",
+        "         learning_rate 0.005, model.weights DEFAULT",
+        "         loss 1.2500  train loss 1.5000",
+        "",
+        "failures trial 3 crashed: RuntimeError: broken",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"ended": "trials"}, "finished: every trial of the budget is done"),
+        ({"ended": "hours"}, "finished: the budget's time is used"),
+        ({"ended": "something new"}, "finished: something new"),
+        ({}, "stopped; `sft-tune start` with its file goes on"),
+        ({"managed": False}, "Optuna's alone"),
+    ],
+)
+def test_a_study_that_nobody_runs_says_why(
+    draw_text: Draw, changes: dict[str, object], text: str
+) -> None:
+    study = study_row(**changes)
+    rows = ROWS[:4]
+    progress = progress_of(goal_of(study, "x", DEFAULT), rows, {}, NOW)
+    assert text in draw_text(draw_status(study, progress, rows, NOW, 80))
+
+
+def test_a_program_reads_the_same_as_a_person() -> None:
+    study = study_row()
+    progress = progress_of(goal_of(study, "x", DEFAULT), ROWS, RUNGS, NOW)
+    told = status_json(study, progress, NOW)
+    assert told["best"]["number"] == 1
+    assert told["default_value"] == 0.80
+    assert told["reasons"] == {"completed": 2, "pruned": 1, "crashed": 1}
+    assert [trial["number"] for trial in told["running_trials"]] == [4]
+    assert told["running_trials"][0]["progress"] == 40
+    nothing = status_json(study, progress_of(goal_of(study, "x", {}), [], {}, NOW), NOW)
+    assert (nothing["best"], nothing["seconds_left"]) == (None, None)
+
+
+def test_a_running_trial_without_a_rung_counts_from_its_start() -> None:
+    study = study_row()
+    progress = progress_of(goal_of(study, "x", DEFAULT), ROWS, {}, NOW)
+    started = ROWS[4].started
+    assert started is not None
+    assert progress.running[4].since == started.timestamp()
+
+
+def test_a_trial_that_is_optunas_alone_is_told_by_its_state() -> None:
+    assert past_of(trial_row(0, reason=None, phase=None)).reason == "completed"
+    failed = trial_row(0, None, state="FAIL", reason=None, last_progress=None)
+    assert (past_of(failed).reason, past_of(failed).progress) == ("crashed", 0)
+    assert past_of(trial_row(0, reason="pruned", duplicate_of=3)).reason == "duplicate"
+
+
+@pytest.mark.parametrize(
+    ("owner", "text"),
+    [
+        ("box:77:1.5", "box (process 77)"),
+        ("a:b:77:1.5", "a:b (process 77)"),
+        ("me", "me"),
+        (None, "an unknown machine"),
+    ],
+)
+def test_an_owner_is_a_machine_and_a_process(owner: str | None, text: str) -> None:
+    assert owner_in_words(owner) == text

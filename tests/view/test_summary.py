@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import pytest
+
+from sft_tune.view.summary import Choice, draw_summary, summarize
+from tests.view.conftest import Draw
+from tests.view.examples import DEFAULT, pruned_row, running_row, study_spec, trial_row
+
+SPEC = study_spec(training={"learning_rate": 1e-4})
+
+
+def test_the_summary_compares_the_best_with_the_default() -> None:
+    rows = [
+        trial_row(0, 0.80, params=DEFAULT, seconds=10.0),
+        trial_row(1, 0.90, params={"learning_rate": 1e-3, "model.weights": "DEFAULT"}),
+        pruned_row(2, value=0.99, seconds=2.0),
+        trial_row(3, 0.95, reason="duplicate", duplicate_of=1, seconds=0.0, checkpoint=None),
+        running_row(4),
+    ]
+    summary = summarize(SPEC, rows, 33.0)
+    assert (summary.default, summary.best, summary.number) == (0.80, 0.90, 1)
+    assert summary.gain == pytest.approx(0.10)
+    assert summary.relative == pytest.approx(0.5)
+    assert summary.params == (
+        ("learning_rate", 1e-3, 1e-4),
+        ("model.weights", "DEFAULT", "DEFAULT"),
+    )
+    assert summary.counts == {"completed": 2, "pruned": 1, "duplicate": 1}
+    assert (summary.seconds, summary.active_seconds) == (22.0, 33.0)
+    assert summary.checkpoint == "/runs/trial-00001/best.safetensors"
+
+
+def test_a_loss_gains_by_falling() -> None:
+    spec = study_spec(objective={"metric": "loss"}, training={"learning_rate": 1e-4})
+    summary = summarize(spec, [trial_row(0, 0.8, params=DEFAULT), trial_row(1, 0.6)], 0.0)
+    assert summary.number == 1
+    assert summary.gain == pytest.approx(0.2)
+    assert summary.relative == pytest.approx(0.25)
+
+
+def test_a_score_that_goes_below_zero_has_no_share_of_errors() -> None:
+    spec = study_spec(objective={"metric": "matthews"}, training={"learning_rate": 1e-4})
+    summary = summarize(spec, [trial_row(0, -0.2, params=DEFAULT), trial_row(1, 0.6)], 0.0)
+    assert summary.gain == pytest.approx(0.8)
+    assert summary.relative is None
+
+
+def test_a_perfect_default_leaves_nothing_to_gain() -> None:
+    summary = summarize(SPEC, [trial_row(0, 1.0, params=DEFAULT), trial_row(1, 1.0)], 0.0)
+    assert (summary.number, summary.gain, summary.relative) == (0, 0.0, None)
+
+
+def test_each_choice_of_a_model_parameter_has_its_best() -> None:
+    def with_weights(number: int, value: float, weights: str) -> object:
+        return trial_row(number, value, params={"learning_rate": 1e-3, "model.weights": weights})
+
+    rows = [
+        with_weights(0, 0.8, "DEFAULT"),
+        with_weights(1, 0.9, "DEFAULT"),
+        pruned_row(2, params={"model.weights": "none"}),
+    ]
+    summary = summarize(SPEC, rows, 0.0)  # type: ignore[arg-type]
+    assert summary.choices == (
+        ("model.weights", (Choice("DEFAULT", 0.9, 1, 2), Choice("none", None, None, 0))),
+    )
+
+
+def test_nothing_has_completed_yet(draw_text: Draw) -> None:
+    summary = summarize(SPEC, [pruned_row(0)], 0.0)
+    assert (summary.best, summary.number, summary.params) == (None, None, ())
+    assert "no trial has completed yet" in draw_text(draw_summary(summary))
+    assert summarize(SPEC, [], 0.0).counts == {}
+
+
+def test_the_drawn_summary_leads_from_the_gain_to_the_next_commands(draw_text: Draw) -> None:
+    rows = [
+        trial_row(0, 0.80, params=DEFAULT),
+        trial_row(1, 0.90, params={"learning_rate": 1e-3, "model.weights": "DEFAULT"}),
+        trial_row(2, 0.90, reason="duplicate", duplicate_of=1, seconds=0.0, checkpoint=None),
+    ]
+    assert draw_text(draw_summary(summarize(SPEC, rows, 83.0))).splitlines() == [
+        "s: accuracy 0.8000 → 0.9000  +0.1000  50% fewer errors, default to tuned, on",
+        "validation",
+        "",
+        "best configuration (trial 1)",
+        "                 tuned  default",
+        "learning_rate    0.001   0.0001",
+        "model.weights  DEFAULT     same",
+        "",
+        "best accuracy by model.weights",
+        "         accuracy  trial  completed",
+        "DEFAULT    0.9000      1          2",
+        "none            –      –          0",
+        "",
+        "trials   3: 2 completed, 1 duplicate",
+        "reused   1 trial took the result of an equal configuration",
+        "time     1m 23s, on the device 20s",
+        "weights  /runs/trial-00001/best.safetensors",
+        "",
+        "next  sft-tune trials s       every trial in a table",
+        "      sft-tune best s --yaml  settings for a study file",
+        "      sft-tune dashboard      Optuna Dashboard in the browser",
+    ]
+
+
+def test_a_best_that_is_the_default_is_said_so(draw_text: Draw) -> None:
+    summary = summarize(SPEC, [trial_row(0, 0.8, params=DEFAULT)], 0.0)
+    assert "nothing tried beats the default" in draw_text(draw_summary(summary), 120)
+    unknown = summarize(SPEC, [trial_row(1, 0.8)], 0.0)
+    assert "accuracy 0.8000 with trial 1" in draw_text(draw_summary(unknown))
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_summary_fits_every_terminal(draw_text: Draw, width: int) -> None:
+    rows = [trial_row(0, 0.80, params=DEFAULT), trial_row(1, 0.90)]
+    assert draw_text(draw_summary(summarize(SPEC, rows, 83.0)), width)

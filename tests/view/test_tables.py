@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sft_tune.view.tables import (
+    configuration,
+    rungs_table,
+    state_of_study,
+    state_of_trial,
+    studies_table,
+    trials_table,
+)
+from tests.view.conftest import Draw
+from tests.view.examples import (
+    DEFAULT,
+    NOW,
+    pruned_row,
+    rung_row,
+    running_row,
+    study_row,
+    trial_row,
+)
+
+WIDE = {f"a_rather_long_name_{i}": 0.123456 for i in range(8)}
+
+
+def console(width: int) -> Console:
+    return Console(file=io.StringIO(), width=width, highlight=False, markup=False)
+
+
+def test_studies_stand_on_a_line_each(draw_text: Draw) -> None:
+    rows = [
+        study_row(name="digits", ended="trials"),
+        study_row(name="reviews", lease_until=NOW + 5, max_trials=None, best=None),
+        study_row(name="theirs", managed=False, metric=None, active_seconds=None, created=None),
+    ]
+    lines = draw_text(studies_table(rows, NOW), 100).splitlines()
+    assert lines[0].split() == ["study", "state", "trials", "metric", "best", "time", "begun"]
+    assert lines[1].startswith("digits   finished: trials  5 of 10  accuracy  0.9000  2m 05s")
+    assert lines[2].startswith("reviews  running                 5  accuracy       –  2m 05s")
+    assert lines[3].split()[-2:] == ["–", "–"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({}, "stopped"),
+        ({"ended": "hours"}, "finished: hours"),
+        ({"lease_until": NOW + 1}, "running"),
+        ({"lease_until": NOW - 1}, "stopped"),
+        ({"managed": False}, "Optuna's alone"),
+        ({"optuna_study_id": None}, "Optuna's side is gone"),
+    ],
+)
+def test_a_study_has_a_state(changes: dict[str, Any], state: str) -> None:
+    assert state_of_study(study_row(**changes), NOW) == state
+
+
+@pytest.mark.parametrize(
+    ("row", "state"),
+    [
+        (trial_row(0), "completed"),
+        (pruned_row(0), "pruned"),
+        (trial_row(0, reason="duplicate", duplicate_of=3), "duplicate of 3"),
+        (trial_row(0, None, state="FAIL", reason="out_of_memory"), "out of memory"),
+        (trial_row(0, reason=None, phase=None), "completed"),
+        (trial_row(0, None, state="FAIL", reason=None, phase=None), "failed"),
+        (trial_row(0, None, state="WAITING", reason=None, phase=None), "waiting"),
+        (trial_row(0, None, state="RUNNING", reason=None, phase=None), "running"),
+        (running_row(0), "running"),
+        (running_row(0, lease_expires=NOW - 1), "interrupted"),
+        (running_row(0, lease_expires=None), "interrupted"),
+    ],
+)
+def test_a_trial_has_a_state(row: Any, state: str) -> None:
+    assert state_of_trial(row, NOW) == state
+
+
+def test_trials_show_what_is_searched_and_nothing_else(draw_text: Draw) -> None:
+    rows = [
+        trial_row(0, 0.8621, params=DEFAULT),
+        pruned_row(1, value=0.41, params={"learning_rate": 2e-3, "decay_factor": 0.5}),
+        running_row(2, params={}),
+    ]
+    table = trials_table(rows, console(100), metric="accuracy", now=NOW, best=0)
+    assert draw_text(table, 100).splitlines() == [
+        "trial  ended as   accuracy     at  time  learning_rate  model.weights  decay_factor",
+        "    0  completed    0.8621  100 %   10s         0.0001        DEFAULT             –",
+        "    1  pruned       0.4100   20 %   10s          0.002              –           0.5",
+        "    2  running      0.4000   40 %     –              –              –             –",
+    ]
+
+
+def test_a_narrow_terminal_first_gets_titles_on_two_lines(draw_text: Draw) -> None:
+    rows = [trial_row(0, params={"learning_rate": 2e-3, "weight_decay": 0.1, "model.dropout": 0.2})]
+    lines = draw_text(trials_table(rows, console(70), metric="accuracy", now=NOW), 70).splitlines()
+    assert lines[0].split() == ["learning_", "weight_", "model."]
+    assert lines[1].split()[-3:] == ["rate", "decay", "dropout"]
+    assert lines[2].split()[-3:] == ["0.002", "0.1", "0.2"]
+
+
+def test_a_narrower_one_says_which_parameters_it_has_no_room_for(draw_text: Draw) -> None:
+    rows = [trial_row(0, params=WIDE)]
+    text = draw_text(trials_table(rows, console(80), metric="accuracy", now=NOW))
+    assert "--format csv has all" in text
+    assert "a_rather_long_name_7" in text.replace("\n", " ")
+    text = draw_text(trials_table(rows, console(40), metric="accuracy", now=NOW), 40)
+    assert "no room for a_rather_long_name_0" in text
+
+
+def test_rungs_have_the_objective_first(draw_text: Draw) -> None:
+    rows = [rung_row(3, 50, 0.51, 1.5), rung_row(3, 100, 0.72, 83.0)]
+    assert draw_text(rungs_table(rows, "accuracy")).splitlines() == [
+        "                     train                    learning",
+        "   at  epoch  step    loss  accuracy    loss      rate  gradient    time",
+        " 50 %      1    50  1.5000    0.5100  1.2500   3.2e-05      0.75    1.5s",
+        "100 %      2   100  1.5000    0.7200  1.2500   3.2e-05      0.75  1m 23s",
+    ]
+
+
+def test_a_configuration_marks_what_differs_from_the_default(draw_text: Draw) -> None:
+    config = {
+        "model": {"name": "builtin:convnet", "weights": "none", "dropout": None},
+        "training": {"learning_rate": 2e-3, "epochs": 3, "optimizer": "sgd"},
+    }
+    params = {"learning_rate": 2e-3, "epochs": 3, "decay_factor": 0.5}
+    text = draw_text(configuration(config, params, {"learning_rate": 1e-4, "epochs": 3}))
+    assert text.splitlines() == [
+        "searched       value  default",
+        "learning_rate  0.002   0.0001",
+        "epochs             3     same",
+        "decay_factor     0.5        –",
+        "",
+        "fixed",
+        "model.name builtin:convnet, model.weights none, optimizer sgd",
+    ]
+
+
+def test_without_a_known_default_nothing_is_compared(draw_text: Draw) -> None:
+    text = draw_text(configuration({"training": {}}, {"epochs": 3}, None))
+    assert text.splitlines()[:2] == ["searched  value", "epochs        3"]
