@@ -22,8 +22,9 @@ BELOW: dict[str, set[str]] = {
     "store": {"spec", "errors"},
     "run": {"search", "trial", "store", "spec", "errors"},
     "view": {"store", "spec", "errors"},
-    "api": {"run", "view", "search", "trial", "store", "spec", "errors"},
-    "cli": {"run", "view", "search", "trial", "store", "spec", "errors"},
+    "session": {"run", "view", "search", "trial", "store", "spec", "errors"},
+    "api": {"session", "run", "view", "search", "trial", "store", "spec", "errors"},
+    "cli": {"session", "run", "view", "search", "trial", "store", "spec", "errors"},
     "__init__": {"api", "errors"},
 }
 # Who alone may import a library when a program runs (imports for the type checker are free).
@@ -35,7 +36,7 @@ ONLY: dict[str, set[str]] = {
     "datasets": {"trial"},
     "optuna.samplers": {"search"},
     "optuna.pruners": {"search"},
-    "optuna": {"search", "store", "run", "api"},
+    "optuna": {"search", "store", "run", "session", "api"},
     "optuna_dashboard": {"view"},
     "plotly": {"view"},
     "sqlalchemy": {"store", "run"},

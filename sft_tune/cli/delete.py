@@ -11,7 +11,6 @@ import typer
 
 from sft_tune.cli.lookup import living
 from sft_tune.cli.options import Storage, StudyName
-from sft_tune.cli.output import console
 from sft_tune.errors import UserError
 from sft_tune.session import open_database
 
@@ -41,12 +40,11 @@ def delete(
             )
         parts = _parts(row.artifacts)
         files = [file for part in parts for file in part.rglob("*") if file.is_file()]
-        out = console()
-        out.print(f"study {study} in {redact(db.url)}: {words.plural(row.trials, 'trial')}")
+        print(f"study {study} in {redact(db.url)}: {words.plural(row.trials, 'trial')}")
         if row.artifacts is not None:
             size = words.size(sum(file.stat().st_size for file in files))
             place = words.short_path(row.artifacts)
-            out.print(f"{words.plural(len(files), 'file')} ({size}) in {place}")
+            print(f"{words.plural(len(files), 'file')} ({size}) in {place}")
         if not yes and not typer.confirm("delete all of this for ever?"):
             raise typer.Abort
         delete_study(db, study)
@@ -55,7 +53,7 @@ def delete(
     folder = None if row.artifacts is None else Path(row.artifacts)
     if folder is not None and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-    out.print("deleted")
+    print("deleted")
 
 
 def _parts(artifacts: str | None) -> list[Path]:

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from sft_tune.cli.output import console
 from sft_tune.errors import StudyFileError, UserError
 
 Task = Literal["image-classification", "text-classification"]
@@ -80,16 +79,15 @@ def init(
 def _say_what_next(output: Path) -> None:
     from sft_tune.spec.load import load_study
 
-    out = console()
-    out.print(f"wrote {output}")
+    print(f"wrote {output}")
     try:
         load_study(output)
     except StudyFileError as error:
-        out.print("it needs a change before it can run:")
+        print("it needs a change before it can run:")
         for problem in error.problems:
-            out.print(f"  {problem}")
-    out.print(f"next: sft-tune check {output}   looks at data and model, estimates the time")
-    out.print(f"      sft-tune start {output}   runs the study")
+            print(f"  {problem}")
+    print(f"next: sft-tune check {output}   looks at data and model, estimates the time")
+    print(f"      sft-tune start {output}   runs the study")
 
 
 def _from_file(source: str, output: Path) -> str:

@@ -30,4 +30,4 @@ def list_(storage: Storage = None, as_json: AsJson = False) -> None:
     if rows:
         console().print(studies_table(rows, time.time()))
     else:
-        console().print(f"no studies yet in {where}; `sft-tune start` adds one")
+        print(f"no studies yet in {where}; `sft-tune start` adds one")

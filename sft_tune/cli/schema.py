@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from sft_tune.cli.output import console
 from sft_tune.errors import UserError
 
 
@@ -45,7 +44,7 @@ def schema(
     except OSError as error:
         raise UserError(f"--output: cannot write {output}: {error.strerror}") from None
     if not reference:
-        console().print(
+        print(
             f"wrote {output}; study files name it in their first line:\n"
             f"# yaml-language-server: $schema={output}"
         )

@@ -85,7 +85,7 @@ def _say_stopped(loaded: LoadedStudy, db: Database, file: Path) -> None:
 
     row = study_row(db, loaded.spec.name)
     of = f" of {row.max_trials}" if row.max_trials else ""
-    console().print(
+    print(
         f"stopped after {done_of(row)}{of} trials; `sft-tune start {file}` goes on, "
         f"`sft-tune best {row.name}` has the best so far"
     )
@@ -96,17 +96,16 @@ def _say_ended(loaded: LoadedStudy, db: Database, ended: Ended, file: Path) -> N
     from sft_tune.view.summary import draw_summary, summarize
 
     name = loaded.spec.name
-    out = console()
     if ended.why == "elsewhere":
-        out.print(
+        print(
             f"every trial that study {name} has left is being run by others; "
             f"`sft-tune status {name}` shows them"
         )
         return
     if ended.why == "finished":
-        out.print(
+        print(
             f"study {name} is finished; `sft-tune start {file} --trials N` with a larger total "
             "goes on\n"
         )
     seconds = study_row(db, name).active_seconds or 0.0
-    out.print(draw_summary(summarize(loaded.spec, trial_rows(db, name), seconds)))
+    console().print(draw_summary(summarize(loaded.spec, trial_rows(db, name), seconds)))

@@ -69,7 +69,7 @@ def train(
     out = console(stderr=as_json)
     result = _finished(folder, config)
     if result is not None:
-        out.print(f"already trained in {folder}; another -o trains it again")
+        out.print(f"already trained in {folder}; another -o trains it again", soft_wrap=True)
     else:
         result = _train(spec, config, folder, out)
     if as_json:
@@ -146,11 +146,11 @@ def _train(spec: StudySpec, config: TrialConfig, folder: Path, out: Console) -> 
 
     rungs: list[dict[str, Any]] = []
     metric = config.objective.metric
-    out.print(f"training in {folder}")
+    out.print(f"training in {folder}", soft_wrap=True)
 
     def on_rung(evaluation: dict[str, Any]) -> None:
         rungs.append({name: v for name, v in evaluation.items() if name != "event"})
-        out.print(rung_line(metric, evaluation))
+        out.print(rung_line(metric, evaluation), soft_wrap=True)
 
     with Stopping() as stopping:
 

@@ -70,7 +70,7 @@ def trials(
             )
         )
     else:
-        console().print(f"no trials yet in study {study}")
+        print(f"no trials yet in study {study}")
 
 
 def ordered(rows: Sequence[TrialRow], key: str, maximize: bool) -> list[TrialRow]:

@@ -30,14 +30,12 @@ class Findings:
         self.broken: set[Place] = set()
 
     def add(self, place: Place, rule: str, value: Any = _AS_WRITTEN) -> None:
-        """Keep the problem that ``rule`` is broken at ``place``, once; None shows no value."""
+        """Keep the problem that ``rule`` is broken at ``place``; None shows no value."""
         if value is _AS_WRITTEN:
             text = shown(self.written(place, None)) if self.has(place) else None
         else:
             text = None if value is None else shown(value)
-        problem = Problem(dotted(place), rule, text, self.line(place))
-        if problem not in self.problems:
-            self.problems.append(problem)
+        self.problems.append(Problem(dotted(place), rule, text, self.line(place)))
         self.broken.add(place)
 
     def meant(self, place: Place) -> None:

@@ -61,7 +61,7 @@ def optuna_trials(
         query = query.where(optuna.trials.c.number == number)
     return [
         OptunaTrial(*row[:5], optuna.stored_float(row[5], row[6]))
-        for row in connection.execute(query)
+        for row in connection.execute(query).all()
     ]
 
 

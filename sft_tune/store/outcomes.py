@@ -8,7 +8,7 @@ tells it.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,8 +118,8 @@ def end(
     *,
     duplicate_of: int | None = None,
     now: float,
-) -> None:
-    """Write down how the trial ended, and free its lease.
+) -> EndedTrial:
+    """Write down how the trial ended, free its lease, and return what Optuna is to be told.
 
     Args:
         db: the database.
@@ -170,6 +170,7 @@ def end(
         write_if_ours(connection, claim, values)
 
     db.write(write)
+    return _ended(db, trials.c.id == claim.id)[0]
 
 
 @dataclass(frozen=True)
@@ -221,30 +222,15 @@ def untold(db: Database, study_id: int) -> list[EndedTrial]:
     return _ended(db, trials.c.study_id == study_id, trials.c.told.is_(False))
 
 
-def find_duplicate(
-    db: Database, study_id: int, fingerprint: str, reasons: Collection[str] = USABLE
-) -> EndedTrial | None:
-    """Return the first trial of this configuration that ended for one of ``reasons``, if any."""
+def find_duplicate(db: Database, study_id: int, fingerprint: str) -> EndedTrial | None:
+    """Return the first trial of this configuration whose value can be reused, if there is one."""
     same = _ended(
         db,
         trials.c.study_id == study_id,
         trials.c.fingerprint == fingerprint,
-        trials.c.reason.in_(reasons),
+        trials.c.reason.in_(USABLE),
     )
     return same[0] if same else None
-
-
-def forget_checkpoint(db: Database, study_id: int, number: int) -> None:
-    """Write down that the checkpoint of trial ``number`` was removed from the disk."""
-
-    def write(connection: Connection) -> None:
-        connection.execute(
-            update(trials)
-            .where(trials.c.study_id == study_id, trials.c.number == number)
-            .values(checkpoint=None)
-        )
-
-    db.write(write)
 
 
 def _ended(db: Database, *conditions: ColumnElement[bool]) -> list[EndedTrial]:

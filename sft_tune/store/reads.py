@@ -93,7 +93,7 @@ def evaluation_rows(db: Database, name: str, number: int | None = None) -> list[
         )
         if number is not None:
             query = query.where(trials.c.number == number)
-        return [_evaluation_row(*fields) for fields in connection.execute(query)]
+        return [_evaluation_row(*fields) for fields in connection.execute(query).all()]
 
 
 _RUNG_COLUMNS = [evaluations.c[name] for name in EvaluationRow._fields if name != "number"]
@@ -143,7 +143,7 @@ def _our_rows(
     if number is not None:
         query = query.where(trials.c.number == number)
     rows = []
-    for *fields, optuna_id, final_state, non_finite in connection.execute(query):
+    for *fields, optuna_id, final_state, non_finite in connection.execute(query).all():
         theirs = optunas.get(optuna_id)
         value = join_float(fields[_VALUE], non_finite, "value")
         fields[_VALUE] = theirs.value if value is None and theirs else value

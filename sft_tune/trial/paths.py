@@ -39,6 +39,9 @@ class TrialPaths:
         return self
 
     def clear_resume(self) -> None:
-        """Delete what a resume needs: the trial's end is on record, it will not go on."""
-        self.resume.unlink(missing_ok=True)
-        self.previous_resume.unlink(missing_ok=True)
+        """Delete what a resume needs: the trial's end is on record, it will not go on.
+
+        What a process left that died while it wrote goes with it.
+        """
+        for path in (self.resume, self.previous_resume, *self.root.glob("*.tmp")):
+            path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -61,20 +62,26 @@ def gain(value: float | None) -> str:
 
 
 def setting(value: object, digits: int = 4) -> str:
-    """Return a hyperparameter's ``value`` as the study file writes it, shortened to ``digits``."""
+    """Return a hyperparameter's ``value`` as the study file writes it, in short.
+
+    Numbers have ``digits`` digits; of an absolute path its last part is left.
+    """
     if value is None:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
         return number(value, digits)
-    return str(value)
+    return re.sub(r"(^|:)/(?:[^/]+/)+(?=[^/])", r"\1…/", str(value))
 
 
 def settings(params: Mapping[str, Value], *, without: Iterable[str] = ()) -> str:
-    """Return ``params`` on one line: ``learning_rate 3.2e-05, schedule cosine``."""
+    """Return ``params`` on one line: ``learning_rate=3.2e-05, schedule=cosine``.
+
+    Without spaces inside a pair, so that a narrow screen breaks the line between two.
+    """
     left_out = set(without)
-    parts = [f"{name} {setting(v)}" for name, v in params.items() if name not in left_out]
+    parts = [f"{name}={setting(v)}" for name, v in params.items() if name not in left_out]
     return ", ".join(parts)
 
 

@@ -20,9 +20,9 @@ name: tiny
 task: image-classification
 data: {source: "sklearn:digits", train_limit: 100, validation_limit: 60}
 model: {name: "builtin:convnet", weights: none}
-training: {epochs: 2, batch_size: 20, learning_rate: 1e-4}
+training: {epochs: 8, batch_size: 20, learning_rate: 1e-6}
 space:
-  learning_rate: [1e-4, 1e-2, 1e+30]
+  learning_rate: [1e-6, 1e-2, 1e+30]
 sampler: {name: grid}
 pruner: {name: none}
 objective: {rungs: 2}

@@ -95,6 +95,11 @@ def test_equal_studies_do_not_differ_however_they_are_written(parse: Parse) -> N
             False,
         ),
         (
+            {"epochs": {"low": 4, "high": 10, "step": 3}},
+            {"epochs": {"low": 2, "high": 12, "step": 2}},
+            False,
+        ),
+        (
             {"epochs": {"low": 4, "high": 4, "step": 2}},
             {"epochs": {"low": 2, "high": 11, "step": 2}},
             True,
@@ -114,14 +119,17 @@ def test_a_space_may_only_grow(
 
 
 def test_a_condition_may_not_change(parse: Parse) -> None:
-    def spec(when: dict[str, Any] | None) -> StudySpec:
+    def spec(momentum: float, when: dict[str, Any] | None) -> StudySpec:
         parameter = {"low": 0.5, "high": 0.9, "when": when}
-        return parse(space={"momentum": parameter, "optimizer": ["sgd", "adamw"]})
+        space = {"momentum": parameter, "optimizer": ["sgd", "adamw"]}
+        return parse(space=space, training={"momentum": momentum})
 
-    never, on_request = differences(spec(None), spec({"optimizer": "sgd"}))
+    never, on_request = differences(spec(0.9, None), spec(0.8, {"optimizer": "sgd"}))
     assert on_request == []
     assert never == [
-        "space.momentum: {low: 0.5, high: 0.9} -> {low: 0.5, high: 0.9, when: {optimizer: ['sgd']}}"
+        "training.momentum: 0.9 -> 0.8",
+        "space.momentum: {low: 0.5, high: 0.9} -> "
+        "{low: 0.5, high: 0.9, when: {optimizer: ['sgd']}}",
     ]
 
 

@@ -182,6 +182,11 @@ def test_what_is_written_as_yaml_reads_back_equal(data: dict[str, Any]) -> None:
     assert repr(document.data) == repr(data)
 
 
+def test_equal_lists_are_written_out_without_anchors() -> None:
+    same = [1, 2]
+    assert to_yaml({"a": same, "b": same}) == "a:\n- 1\n- 2\nb:\n- 1\n- 2\n"
+
+
 @settings(deadline=None, derandomize=True)
 @given(texts)
 def test_a_text_on_one_line_reads_back_equal(text: str) -> None:

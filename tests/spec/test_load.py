@@ -42,7 +42,6 @@ SINGLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"name": "my study"}, "name", f"is not of the right form: {NAME}", "'my study'"),
     ({"name": ""}, "name", f"is not of the right form: {NAME}", "''"),
     ({"name": 5}, "name", "must be text; put it in quotes", "5"),
-    ({"name": True}, "name", "must be text; put it in quotes", "true"),
     ({"task": "text-clasification"}, "task", f"{TASKS}; did you mean text-classification?", "'text-clasification'"),
     ({"seed": -1}, "seed", "must be at least 0 and below 2147483648", "-1"),
     ({"seed": 2**70}, "seed", "must be below 2^63; write a smaller number", None),
@@ -56,7 +55,6 @@ SINGLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"objective": {"qqq": 1}}, "objective.qqq", "unknown key; use one of metric, direction, rungs", None),
     ({"training": {"epochs": 3.5}}, "training.epochs", "must be a whole number; round it", "3.5"),
     ({"training": {"epochs": 3.0}}, "training.epochs", "must be a whole number; write 3", "3"),
-    ({"training": {"epochs": "3"}}, "training.epochs", "must be a whole number; remove the quotes", "'3'"),
     ({"training": {"epochs": True}}, "training.epochs", "must be a whole number", "true"),
     ({"training": {"epochs": 0}}, "training.epochs", "must be at least 1 and at most 10000", "0"),
     ({"training": {"learning_rate": "1e-4"}}, "training.learning_rate", "must be a number; remove the quotes", "'1e-4'"),
@@ -70,7 +68,6 @@ SINGLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"training": {"clip_norm": "off"}}, "training.clip_norm", "must be a number or null", "'off'"),
     ({"training": {"warmup": 1}}, "training.warmup", "must be at least 0 and below 1", "1"),
     ({"training": {"optimizer": "sdg"}}, "training.optimizer", "must be one of adamw, adam, sgd; did you mean sgd?", "'sdg'"),
-    ({"training": {"optimizer": 5}}, "training.optimizer", "must be one of adamw, adam, sgd", "5"),
     ({"training": [1]}, "training", "must be a mapping of settings", "[1]"),
     ({"objective": "accuracy"}, "objective", "must be a mapping of settings", "'accuracy'"),
     ({"data": {"classes": [1, True]}}, "data.classes[1]", "must be text or a whole number; put it in quotes", "true"),
@@ -202,10 +199,18 @@ def test_a_problem_names_the_line_of_its_value_in_yaml_and_json(tmp_path: Path) 
     assert lines == {"task": 2, "data.source": 5, "model.name": None, "space": None}
 
 
+def test_a_missing_key_is_told_with_the_line_of_its_section(tmp_path: Path) -> None:
+    text = STUDY.replace("digits\n", "digits\n  normalize:\n    mean: [0.5]\n")
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(StudyFileError) as caught:
+        load_study("s.yaml")
+    assert [(p.line, p.path) for p in caught.value.problems] == [(5, "data.normalize.std")]
+
+
 def test_the_same_study_in_yaml_json_and_toml_is_the_same(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("\ufeff" + STUDY)
     (tmp_path / "a.json").write_text(
-        """{"name": "first", "task": "image-classification", "data": {"source": "sklearn:digits"},
+        """\ufeff{"name": "first", "task": "image-classification", "data": {"source": "sklearn:digits"},
         "model": {"name": "builtin:convnet", "weights": "none"}, "training": {"learning_rate": 1e-3},
         "space": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": true},
         "schedule": ["cosine", "exponential"],

@@ -55,8 +55,11 @@ def test_the_space_offers_the_settings_and_no_other_names() -> None:
     space = json_schema()["properties"]["space"]
     assert set(space["properties"]) == SETTINGS
     assert space["additionalProperties"] is False
-    condition = json_schema()["$defs"]["Condition"]
-    assert set(condition["properties"]) == SETTINGS
+    definitions = json_schema()["$defs"]
+    queued = definitions["SamplerSpec"]["properties"]["enqueue"]["items"]
+    for named in (definitions["Condition"], queued):
+        assert set(named["properties"]) == SETTINGS
+        assert named["additionalProperties"] is False
 
 
 def test_a_searched_setting_is_a_list_of_its_values_or_a_range() -> None:

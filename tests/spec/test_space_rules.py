@@ -138,6 +138,11 @@ def test_every_broken_parameter_is_told_and_the_good_ones_are_still_checked(
     }
 
 
+def test_a_misspelt_setting_makes_up_no_contradictions(problems: Problems) -> None:
+    space = {"scedule": ["linear", "exponential"], "decay_factor": [0.5, 0.9]}
+    assert [problem.path for problem in problems(space=space)] == ["space.scedule"]
+
+
 def test_combinations_honour_conditions_and_fixed_values(parse: Parse) -> None:
     spec = parse(
         space={

@@ -132,8 +132,7 @@ def outcome(reason: str = "completed", value: float | None = 0.9, **changes: Any
 
 def finish(db: Database, study: StudyRecord, claim: claims.Claim, result: dict[str, Any]) -> None:
     """End the trial, tell Optuna and write that down, as a runner does."""
-    claims.end(db, claim, result, now=NOW + 20)
-    ended = next(row for row in claims.untold(db, study.id) if row.id == claim.id)
+    ended = claims.end(db, claim, result, now=NOW + 20)
     storage = studies.open_optuna_storage(db)
     for key, value in trial_attributes(ended).items():
         storage.set_trial_user_attr(ended.optuna_trial_id, key, value)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from sft_tune.store import attributes, claims, reads
+from sft_tune.store import attributes, checkpoints, claims, reads
 from sft_tune.store.attributes import trial_attributes
 from sft_tune.store.claims import EndedTrial, LeaseLostError
 from sft_tune.store.database import Database
@@ -85,8 +85,8 @@ def test_an_ended_trial_says_all_that_its_outcome_said(db: Database, study: Stud
         test_metrics={"accuracy": math.nan},
         flags=["overfitting since 40 %"],
     )
-    claims.end(db, claim, told, now=NOW)
-    ended = only_ended(db, study)
+    ended = claims.end(db, claim, told, now=NOW)
+    assert only_ended(db, study).id == ended.id
     for name in ("reason", "note", "value", "metrics", "best_progress", "steps", "horizon"):
         assert getattr(ended, name) == told[name], name
     for name in ("seconds", "peak_memory", "samples_per_second", "checkpoint", "flags"):
@@ -129,7 +129,8 @@ def test_an_outcome_that_optuna_would_refuse_is_refused(
 def test_a_trial_ends_once(db: Database, study: StudyRecord) -> None:
     claim = start(db, study)
     claims.end(db, claim, outcome(value=0.5), now=NOW)
-    claims.end(db, claim, outcome(value=0.6), now=NOW)  # The same claim, asked again: no change.
+    again = claims.end(db, claim, outcome(value=0.6), now=NOW)
+    assert again.value == 0.5  # The same claim, asked again: no change.
     assert only_ended(db, study).value == 0.5
     with pytest.raises(LeaseLostError):
         claims.record_evaluation(db, claim, rung())
@@ -178,19 +179,17 @@ def test_an_equal_configuration_is_found_once_it_is_usable(
     finish(db, study, start(db, study, params), outcome("duplicate", 0.7))
     assert find(params) == 1
     assert find({**params, "learning_rate": 0.2}) is None
-    assert running.config is not None
-    of_any = claims.find_duplicate(
-        db, study.id, running.config.fingerprint(), reasons=("pruned", "completed")
-    )
-    assert of_any is not None
-    assert of_any.number == 0
 
 
 def test_a_removed_checkpoint_is_forgotten(db: Database, study: StudyRecord) -> None:
     for _ in range(2):
         finish(db, study, start(db, study), outcome())
-    claims.forget_checkpoint(db, study.id, 0)
-    assert [row.checkpoint is None for row in reads.trial_rows(db, study.name)] == [True, False]
+    start(db, study)
+    first, second = checkpoints.kept_checkpoints(db, study.id)
+    assert (first.number, first.state, first.value, second.number) == (0, "COMPLETE", 0.9, 1)
+    checkpoints.forget_checkpoint(db, first)
+    assert checkpoints.kept_checkpoints(db, study.id) == [second]
+    assert [row.checkpoint is None for row in reads.trial_rows(db, study.name)[:2]] == [True, False]
 
 
 def test_optuna_is_told_once(db: Database, study: StudyRecord) -> None:

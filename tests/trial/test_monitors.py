@@ -48,6 +48,17 @@ def test_the_first_number_that_is_not_finite_is_named(
     assert filled(losses, norms).fault(10 + len(losses), at_rung=True) == expected
 
 
+def test_what_comes_after_a_rung_or_a_resume_is_looked_at() -> None:
+    watch = filled([1.0, 1.0])
+    assert watch.fault(2, at_rung=True) is None
+    watch.clear()
+    watch.add(torch.tensor(float("nan")), torch.tensor(1.0), 4)
+    assert watch.fault(3, at_rung=True) == "loss became nan at step 3"
+    resumed = Monitors(CPU, norms_may_overflow=False)
+    resumed.restore(*watch.tensors().values(), watch.sizes)
+    assert resumed.fault(3, at_rung=True) == "loss became nan at step 3"
+
+
 def test_a_norm_may_overflow_where_a_scaler_watches() -> None:
     watch = filled([1.0], [float("inf")], norms_may_overflow=True)
     assert watch.fault(1, at_rung=True) is None

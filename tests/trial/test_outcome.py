@@ -56,6 +56,7 @@ def test_a_trials_files_are_in_its_folder_and_resume_files_can_be_cleared(tmp_pa
     for path in (paths.best, paths.resume, paths.previous_resume, paths.config, paths.log):
         assert path.parent == paths.root
         path.write_text("x")
+    (paths.root / "resume.safetensors.tmp").write_text("torn")
     paths.clear_resume()
     paths.clear_resume()
     assert sorted(p.name for p in paths.root.iterdir()) == [

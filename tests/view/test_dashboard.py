@@ -68,7 +68,7 @@ def test_a_port_in_use_is_the_users_to_change(db: Database) -> None:
     listening = threading.Event()
     found: list[str] = []
 
-    class Ended(Exception):
+    class EndedError(Exception):
         pass
 
     def ready(address: str) -> None:
@@ -77,9 +77,9 @@ def test_a_port_in_use_is_the_users_to_change(db: Database) -> None:
         with pytest.raises(UserError, match=r"--port: cannot listen on 127\.0\.0\.1"):
             serve_dashboard(db, port=int(port), ready=lambda address: None)
         listening.set()
-        raise Ended
+        raise EndedError
 
-    with pytest.raises(Ended):
+    with pytest.raises(EndedError):
         serve_dashboard(db, port=0, ready=ready)
     assert listening.is_set()
     # The server has let go of its port.

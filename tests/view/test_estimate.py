@@ -111,7 +111,9 @@ def test_the_batch_sizes_to_probe_are_the_choices_or_the_ends_of_the_space() -> 
 
 
 @given(st.integers(1, 500), st.integers(0, 500), st.booleans())
-def test_the_values_that_stand_for_a_range_are_of_the_range(low: int, width: int, log: bool) -> None:
+def test_the_values_that_stand_for_a_range_are_of_the_range(
+    low: int, width: int, log: bool
+) -> None:
     parameter = Parameter(low=low, high=low + width, log=log)
     values = whole_numbers(parameter)
     assert values[0] == low
@@ -132,12 +134,12 @@ def test_a_check_tells_data_models_and_cost(draw_text: Draw) -> None:
         "a class   40 to 60 in train",
         "images    8 x 8 pixels",
         "",
-        "model                          parameters  trained  batch  s/step  steps/epoch  s/evaluation"
-        "  memory",
-        "builtin:convnet, weights none       56.0k    56.0k     50     0.1            2           0.5"
-        "  2.0 MB",
-        "builtin:convnet                     56.0k    56.0k     50     0.2            2           0.5"
-        "  2.0 MB",
+        "model                          parameters  trained  batch  s/step  steps/epoch"
+        "  s/evaluation  memory",
+        "builtin:convnet, weights none       56.0k    56.0k     50     0.1            2"
+        "           0.5  2.0 MB",
+        "builtin:convnet                     56.0k    56.0k     50     0.2            2"
+        "           0.5  2.0 MB",
         "",
         "a trial     2.8s with the default configuration",
         "            2.2s to 3.6s over the space, 2.8s in the mean",
@@ -150,5 +152,7 @@ def test_texts_are_told_in_tokens(draw_text: Draw) -> None:
     tokens = {"median": 59.0, "p95": 180.0, "max": 400, "limit": 256, "share_cut": 0.04}
     probed = facts(50, data={"source": "x.csv", "examples": {}, "tokens": {"train": tokens}})
     spec = spec_with({})
-    text = draw_text(draw_check(spec, "GPU 0", [(MODEL, probed)], estimate(spec, [(MODEL, probed)])))
+    text = draw_text(
+        draw_check(spec, "GPU 0", [(MODEL, probed)], estimate(spec, [(MODEL, probed)]))
+    )
     assert "tokens    median 59, 95 % below 180, at most 400, 4% cut to 256" in text

@@ -61,10 +61,9 @@ def test_each_event_is_a_line() -> None:
     end(watched, 0, leads=True)
     watched.lines.notice("trial 0 was taken over by another runner")
     assert watched.said() == [
-        "trial 0 started: learning_rate 0.0001, model.weights DEFAULT",
+        "trial 0 started: learning_rate=0.0001, model.weights=DEFAULT",
         "trial 0 at 50 %: accuracy 0.5000, loss 1.2000, train loss 1.4000",
-        "trial 0 completed with accuracy 0.8621 in 4.1s, the best so far "
-        "(1 of 10, about 37s left)",
+        "trial 0 completed with accuracy 0.8621 in 4.1s, the best so far (1 of 10, about 37s left)",
         "trial 0 was taken over by another runner",
     ]
 

@@ -136,7 +136,7 @@ def test_a_configuration_marks_what_differs_from_the_default(draw_text: Draw) ->
         "decay_factor     0.5        –",
         "",
         "fixed",
-        "model.name builtin:convnet, model.weights none, optimizer sgd",
+        "model.name=builtin:convnet, model.weights=none, optimizer=sgd",
     ]
 
 

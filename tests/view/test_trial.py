@@ -22,7 +22,7 @@ def test_the_best_trial_on_a_page(draw_text: Draw) -> None:
         "learning_rate  0.002   0.0001",
         "",
         "fixed",
-        "model.name builtin:convnet, epochs 3",
+        "model.name=builtin:convnet, epochs=3",
     ]
 
 

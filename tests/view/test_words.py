@@ -65,8 +65,8 @@ def test_a_setting_reads_as_in_the_study_file(value: object, text: str) -> None:
 
 def test_settings_stand_on_one_line() -> None:
     params = {"learning_rate": 3.2e-5, "schedule": "cosine", "clip_norm": None}
-    assert words.settings(params) == "learning_rate 3.2e-05, schedule cosine, clip_norm null"
-    assert words.settings(params, without=["schedule", "clip_norm"]) == "learning_rate 3.2e-05"
+    assert words.settings(params) == "learning_rate=3.2e-05, schedule=cosine, clip_norm=null"
+    assert words.settings(params, without=["schedule", "clip_norm"]) == "learning_rate=3.2e-05"
 
 
 @pytest.mark.parametrize(

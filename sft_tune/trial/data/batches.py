@@ -138,12 +138,9 @@ def _scale_and_shift(
     mean: tuple[float, ...], deviation: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Return what to multiply by and to add, [1, c, 1, 1]; kept, since a copy would wait."""
-    # Made outside inference mode even when evaluation asks first: training uses them too.
-    with torch.inference_mode(False):
-        m = torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1)
-        s = torch.tensor(deviation, dtype=torch.float64).view(1, -1, 1, 1)
-        scale, shift = 1 / (255 * s), -m / s
-        return scale.to(device, torch.float32), shift.to(device, torch.float32)
+    m = torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1)
+    s = torch.tensor(deviation, dtype=torch.float64).view(1, -1, 1, 1)
+    return (1 / (255 * s)).to(device, torch.float32), (-m / s).to(device, torch.float32)
 
 
 def _padded(split: TextSplit, rows: NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:

@@ -142,7 +142,7 @@ def check_columns(
     for setting, name in wanted.items():
         if name not in there:
             raise DataError(
-                f"{where} has no column '{name}'{did_you_mean(name, there)} "
+                f"{where} has no column '{name}'{did_you_mean(name, there) or '.'} "
                 f"Its {known}: {listed(there) or 'none'}. Set data.{setting} to one of them."
             )
 

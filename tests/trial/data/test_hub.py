@@ -57,7 +57,7 @@ def test_splits_can_be_named_and_sliced(prepare_texts, tmp_path):
     assert data.facts["examples"] == {"train": 10, "validation": 10, "test": None}
     with pytest.raises(DataError, match=r"no split 'tran'; did you mean 'train'\? It has: train"):
         prepare_texts(f"hub:{folder}", train="tran")
-    with pytest.raises(DataError, match=r"no column 'review'.*Set data\.text_column"):
+    with pytest.raises(DataError, match=r"no column 'review'\. .*Set data\.text_column"):
         prepare_texts(f"hub:{folder}", text_column="review")
 
 

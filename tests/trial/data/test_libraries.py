@@ -41,6 +41,19 @@ def test_mnist_is_read_from_its_files(prepare_images, make, cache):
     assert data.facts["test_from"] == "source"
 
 
+def test_qmnist_keeps_more_than_labels(prepare_images, make, cache):
+    raw = cache / "torchvision" / "QMNIST" / "QMNIST" / "raw"
+    raw.mkdir(parents=True)
+    facts = b"".join(struct.pack(">8i", i % 2, *range(7)) for i in range(10))
+    (raw / "qmnist-train-labels-idx2-int").write_bytes(struct.pack(">III", 0x0C02, 10, 8) + facts)
+    pixels = b"".join(bytes([i]) * (28 * 28) for i in range(10))
+    header = struct.pack(">IIII", 2051, 10, 28, 28)
+    (raw / "qmnist-train-images-idx3-ubyte").write_bytes(header + pixels)
+    data = prepare_images("torchvision:QMNIST")
+    assert data.labels == ("0 - zero", "1 - one")
+    assert (make.values(data.train) % 2 == data.train.targets).all()
+
+
 def test_cifar10_is_read_from_its_files(prepare_images, make, cache, monkeypatch):
     from torchvision.datasets import CIFAR10
 
