@@ -130,7 +130,7 @@ class Dispatcher:
         self._busy[worker] = placement
         worker.send(
             messages.train(
-                placement.config, placement.folder, worker.slot.device, self._spec.resources
+                placement.local_config, placement.folder, worker.slot.device, self._spec.resources
             )
         )
         self._notify(

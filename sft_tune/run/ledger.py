@@ -18,6 +18,7 @@ from sft_tune.run.owner import is_dead, owner_name
 from sft_tune.run.retention import surplus
 from sft_tune.run.searcher import Point, Searcher
 from sft_tune.spec.config import TrialConfig, assemble
+from sft_tune.spec.paths import localize_config
 from sft_tune.spec.plan import Plan
 from sft_tune.spec.study import StudySpec
 from sft_tune.store import checkpoints, claims, reads, studies
@@ -32,11 +33,20 @@ LEASE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Placement:
-    """A claimed trial on its way: where it lies in the space, what to run, where its files go."""
+    """A claimed trial on its way.
+
+    Attributes:
+        claim: proof that it is ours.
+        point: where it lies in the space.
+        config: its configuration, as the database keeps it.
+        local_config: the same with the paths of this machine (see `sft_tune.spec.paths`).
+        folder: where its files go.
+    """
 
     claim: Claim
     point: Point
     config: TrialConfig
+    local_config: TrialConfig
     folder: Path
 
     @property
@@ -219,7 +229,8 @@ class Ledger:
             point = self._searcher.find(claim.ordinal) or self._searcher.open(claim.ordinal)
             claim = claims.link(self._db, claim, point.optuna_id, point.number)
         config = assemble(self._spec, point.params, point.number)
-        return Placement(claim, point, config, self._folder_of(point.number))
+        local = localize_config(config, self._study.root or "")
+        return Placement(claim, point, config, local, self._folder_of(point.number))
 
     def _folder_of(self, number: int) -> Path:
         return self._folder / f"trial-{number:05d}"

@@ -103,10 +103,12 @@ def _train(channel: Channel, command: Message) -> None:
     from sft_tune.trial.loop import run_trial
     from sft_tune.trial.paths import TrialPaths
 
-    paths = TrialPaths(Path(command["folder"]))
+    paths = TrialPaths(Path(command["folder"])).create()
+    config = TrialConfig.model_validate(command["config"])
+    paths.config.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf8")
     with _errors_to(paths.log):
         outcome = run_trial(
-            TrialConfig.model_validate(command["config"]),
+            config,
             paths,
             device=command["device"],
             cache=Path(command["cache"]),
