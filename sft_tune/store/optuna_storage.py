@@ -35,10 +35,8 @@ def create_optuna_tables(db: Database) -> None:
 def _storage(db: Database, *, make_tables: bool) -> RDBStorage:
     from optuna.storages import RDBStorage
 
-    # Optuna fills {SCHEMA_VERSION} in URLs: a brace that is a brace has to be doubled.
-    url = db.url.replace("{", "{{").replace("}", "}}")
     storage = RDBStorage(
-        url,
+        db.url,  # Braces, which Optuna would fill in, are percent-encoded by `resolve_url`.
         engine_kwargs=engine_options(db.url),
         skip_table_creation=not make_tables,
         # Done below: when Optuna does it, nobody is left to close its connections.

@@ -184,9 +184,9 @@ def _models(probed: Sequence[Probed]) -> Table:
         table.add_column(name, justify="right")
     table.add_column("memory", justify="right", no_wrap=True)
     for model, facts in probed:
-        name = words.short_path(model["name"])
+        name = words.setting(model["name"])
         if model["weights"] != "DEFAULT":
-            name += f", weights {words.short_path(model['weights'])}"
+            name += f", weights {words.setting(model['weights'])}"
         for place, batch in enumerate(facts["batch_sizes"]):
             seconds = batch["seconds_per_step"]
             table.add_row(

@@ -3,7 +3,10 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
+import sqlite3
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 
@@ -94,8 +97,6 @@ def artifacts(run: Run, storage: Path) -> Path:
 
 def moved_artifacts(run: Run, storage: Path, folder: Path) -> Path:
     """Let the study of ``storage`` have a copy of its files in ``folder``."""
-    import sqlite3
-
     shutil.copytree(artifacts(run, storage), folder)
     connection = sqlite3.connect(storage)
     connection.execute("UPDATE sft_studies SET artifacts = ?", (str(folder),))
@@ -124,6 +125,42 @@ def test_delete_leaves_what_is_not_the_studys(run: Run, copy_of_tiny: Path, tmp_
     (folder / "notes.txt").write_text("mine")
     run("delete", "tiny", "--yes", "--storage", copy_of_tiny)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def lend(storage: Path, owner: str) -> None:
+    """Let trial 2 of the study in ``storage`` be run by ``owner``, for an hour."""
+    connection = sqlite3.connect(storage)
+    connection.execute(
+        "UPDATE sft_trials SET state = 'running', reason = NULL, final_state = NULL,"
+        " lease_owner = ?, lease_expires = ?, last_progress = 50, told = 0 WHERE number = 2",
+        (owner, time.time() + 3600),
+    )
+    connection.execute("UPDATE trials SET state = 'RUNNING' WHERE number = 2")
+    connection.execute("UPDATE sft_studies SET ended = NULL")
+    connection.commit()
+    connection.close()
+
+
+def test_a_study_that_runs_elsewhere_is_shown_and_not_deleted(run: Run, copy_of_tiny: Path) -> None:
+    lend(copy_of_tiny, "far-away:77:1.0")
+    assert (
+        "running on far-away (process 77)"
+        in run("status", "tiny", "--storage", copy_of_tiny).stdout
+    )
+    refused = run("delete", "tiny", "--yes", "--storage", copy_of_tiny, code=2)
+    assert refused.stderr.startswith("error: study 'tiny' is running; stop it first")
+    table = run("trials", "tiny", "--storage", copy_of_tiny).stdout.splitlines()
+    assert table[3].split()[:2] == ["2", "running"]
+
+
+def test_a_runner_of_this_machine_that_died_is_known_to_be_dead(
+    run: Run, copy_of_tiny: Path
+) -> None:
+    lend(copy_of_tiny, f"{socket.gethostname()}:{2**22 + 1}:1.0")
+    text = run("status", "tiny", "--storage", copy_of_tiny).stdout
+    assert "stopped; `sft-tune start` with its file goes on" in text
+    table = run("trials", "tiny", "--storage", copy_of_tiny).stdout.splitlines()
+    assert table[3].split()[:2] == ["2", "interrupted"]
 
 
 def test_delete_without_an_answer_does_nothing(run: Run, copy_of_tiny: Path) -> None:

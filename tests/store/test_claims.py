@@ -177,8 +177,9 @@ def test_only_trials_that_nobody_runs_are_taken_over(db: Database, study: StudyR
         found.append(claim.ordinal)
     assert found == [dead.ordinal, expired.ordinal, released.ordinal]
     assert claims.live_owners(db, study.id, NOW) == {"live", "other"}
-    assert claims.renew(db, "live", NOW, LEASE) == {live.id}
-    assert claims.live_owners(db, study.id, NOW + LEASE) == set()
+    assert claims.renew(db, "live", NOW + 1, LEASE) == {live.id}
+    assert claims.live_owners(db, study.id, NOW + LEASE) == {"live"}
+    assert claims.live_owners(db, study.id, NOW + LEASE + 1) == set()
 
 
 def test_one_of_many_runners_takes_each_abandoned_trial(db: Database, study: StudyRecord) -> None:

@@ -3,12 +3,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import Connection, make_url, text
 
 from sft_tune.errors import StorageError
 from sft_tune.store import database as database_module
@@ -154,6 +155,35 @@ def test_a_transaction_that_raises_leaves_nothing(db: Database) -> None:
         raise ZeroDivisionError
     with db.reading() as connection:
         assert connection.execute(count).scalar() == 0
+
+
+def test_transactions_that_read_before_they_write_wait_for_one_another(db: Database) -> None:
+    """At their first try: SQLite would refuse the write of one that began as a reader."""
+    with db.transaction() as connection:
+        connection.execute(text("INSERT INTO studies (study_name) VALUES ('0')"))
+
+    def add(connection: Connection) -> None:
+        connection.execute(text("SELECT COUNT(*) FROM studies")).scalar()
+        number = "CAST(study_name AS DECIMAL) + 1"
+        connection.execute(text(f"UPDATE studies SET study_name = CAST({number} AS CHAR(4))"))
+
+    errors: list[StorageError] = []
+
+    def add_often() -> None:
+        try:
+            for _ in range(10):
+                db.write(add, attempts=1)
+        except StorageError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=add_often) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert errors == []
+    with db.reading() as connection:
+        assert int(connection.execute(text("SELECT study_name FROM studies")).scalar_one()) == 40
 
 
 @pytest.mark.parametrize("folder", ["plain", "br{ace}s 50%"])

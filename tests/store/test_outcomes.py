@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
@@ -224,6 +224,9 @@ def test_the_attributes_of_a_trial_are_strict_json_of_bounded_size(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(said=st.text(max_size=40))
+@example(said="a\x00b")
+@example(said="half a pair: \ud800")
+@example(said="\U0001f600 'quoted' \\ %s :name")
 def test_any_text_can_be_said_of_a_trial(db: Database, study: StudyRecord, said: str) -> None:
     claim = take(db, study)
     claims.end(db, claim, outcome("stopped", None, note=said, checkpoint=said), now=NOW)

@@ -269,6 +269,9 @@ def test_what_optuna_says_of_a_finished_trial_stands(db: Database, study: StudyR
     storage.set_trial_state_values(claim.optuna_trial_id or 0, TrialState.COMPLETE, [0.4])
     (row,) = reads.trial_rows(db, "study")
     assert (row.state, row.value, row.phase) == ("COMPLETE", 0.4, "running")
+    claims.end(db, claim, outcome("crashed", None), now=NOW)
+    (row,) = reads.trial_rows(db, "study")
+    assert (row.state, row.value, row.reason) == ("COMPLETE", 0.4, "crashed")
 
 
 def test_reading_loads_neither_optuna_nor_the_orm() -> None:

@@ -63,6 +63,19 @@ def test_a_setting_reads_as_in_the_study_file(value: object, text: str) -> None:
     assert words.setting(value) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("/home/me/studies/backbone.safetensors", "…/backbone.safetensors"),
+        ("transformers:/models/minilm-l6", "transformers:…/minilm-l6"),
+        ("transformers:google-bert/bert-base", "transformers:google-bert/bert-base"),
+        ("a/b.pt", "a/b.pt"),
+    ],
+)
+def test_of_an_absolute_path_the_last_part_is_shown(value: str, text: str) -> None:
+    assert words.setting(value) == text
+
+
 def test_settings_stand_on_one_line() -> None:
     params = {"learning_rate": 3.2e-5, "schedule": "cosine", "clip_norm": None}
     assert words.settings(params) == "learning_rate=3.2e-05, schedule=cosine, clip_norm=null"
