@@ -21,11 +21,22 @@ from sft_tune.view import words
 
 
 class Choice(NamedTuple):
-    """The best that was reached with one choice of a parameter; ``value`` None: nothing."""
+    """What was reached with one choice of a parameter.
+
+    Attributes:
+        choice: the parameter's value.
+        default: value of the default configuration with this choice; None where not tried.
+        value: the best value of any trial, pruned ones at what they had reached; None: no trial.
+        number: the trial that reached it.
+        progress: how far that trial went, in percent.
+        trials: how many had this choice.
+    """
 
     choice: Value
+    default: float | None
     value: float | None
     number: int | None
+    progress: int | None
     trials: int
 
 
@@ -88,7 +99,7 @@ def summarize(spec: StudySpec, rows: Sequence[TrialRow], active_seconds: float) 
         params=()
         if best is None
         else tuple((name, v, default_point.get(name)) for name, v in best.params.items()),
-        choices=tuple(_choices(spec, finished, maximize)),
+        choices=tuple(_choices(spec, rows)),
         counts=dict(counts),
         seconds=sum(r.seconds or 0.0 for r in rows),
         active_seconds=active_seconds,
@@ -120,27 +131,33 @@ def _gain(spec: StudySpec, default: float | None, best: float) -> tuple[float | 
     return gain, gain / whole if has_meaning else None
 
 
-def _choices(
-    spec: StudySpec, finished: Sequence[TrialRow], maximize: bool
-) -> list[tuple[str, tuple[Choice, ...]]]:
+def _choices(spec: StudySpec, rows: Sequence[TrialRow]) -> list[tuple[str, tuple[Choice, ...]]]:
+    """Compare the choices of each `model` parameter, pruned trials included.
+
+    A choice that the pruner cut every time still shows how far it came.
+    """
+    tried = [r for r in rows if r.state in ("COMPLETE", "PRUNED") and r.duplicate_of is None]
     found = []
     for name, parameter in spec.space.items():
-        if not name.startswith("model.") or parameter.values is None:
-            continue
-        choices = []
-        for value in parameter.values:
-            rows = [r for r in finished if name in r.params and r.params[name] == value]
-            best = _best(rows, maximize)
-            choices.append(
-                Choice(
-                    value,
-                    None if best is None else best.value,
-                    None if best is None else best.number,
-                    len(rows),
-                )
-            )
-        found.append((name, tuple(choices)))
+        if name.startswith("model.") and parameter.values is not None:
+            choices = [_choice(spec, tried, name, value) for value in parameter.values]
+            found.append((name, tuple(choices)))
     return found
+
+
+def _choice(spec: StudySpec, tried: Sequence[TrialRow], name: str, value: Value) -> Choice:
+    rows = [r for r in tried if name in r.params and r.params[name] == value]
+    best = _best(rows, spec.direction == "maximize")
+    point = default_params(spec, {name: value})
+    as_default = (r.value for r in rows if dict(r.params) == point and r.state == "COMPLETE")
+    return Choice(
+        choice=value,
+        default=next(as_default, None),
+        value=None if best is None else best.value,
+        number=None if best is None else best.number,
+        progress=None if best is None else best.last_progress,
+        trials=len(rows),
+    )
 
 
 def draw_summary(summary: Summary) -> RenderableType:
@@ -205,18 +222,25 @@ def _choice_table(metric: str, name: str, choices: Sequence[Choice]) -> Table:
         box=None,
         pad_edge=False,
         padding=(0, 2, 0, 0),
-        title=f"best {metric} by {name}",
+        title=f"{metric} by {name}",
         title_justify="left",
         title_style="dim",
     )
     table.add_column("", overflow="fold")
-    table.add_column(metric, justify="right")
+    table.add_column("default", justify="right")
+    table.add_column("best", justify="right")
     table.add_column("trial", justify="right")
-    table.add_column("completed", justify="right", style="dim")
+    table.add_column("at", justify="right", style="dim")
+    table.add_column("of trials", justify="right", style="dim")
     for choice in choices:
-        label = words.setting(choice.choice)
-        number = words.NOTHING if choice.number is None else str(choice.number)
-        table.add_row(label, words.score(choice.value), number, str(choice.trials))
+        table.add_row(
+            words.setting(choice.choice),
+            words.score(choice.default),
+            words.score(choice.value),
+            words.NOTHING if choice.number is None else str(choice.number),
+            words.NOTHING if choice.progress is None else f"{choice.progress} %",
+            str(choice.trials),
+        )
     return table
 
 

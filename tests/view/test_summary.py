@@ -57,11 +57,16 @@ def test_each_choice_of_a_model_parameter_has_its_best() -> None:
     rows = [
         with_weights(0, 0.8, "DEFAULT"),
         with_weights(1, 0.9, "DEFAULT"),
-        pruned_row(2, params={"model.weights": "none"}),
+        with_weights(2, 0.3, "none"),
+        trial_row(3, 0.2, params={**DEFAULT, "model.weights": "none"}),
+        pruned_row(4, value=0.5, last_progress=30, params={"model.weights": "none"}),
     ]
     summary = summarize(SPEC, rows, 0.0)  # type: ignore[arg-type]
     assert summary.choices == (
-        ("model.weights", (Choice("DEFAULT", 0.9, 1, 2), Choice("none", None, None, 0))),
+        (
+            "model.weights",
+            (Choice("DEFAULT", None, 0.9, 1, 100, 2), Choice("none", 0.2, 0.5, 4, 30, 3)),
+        ),
     )
 
 
@@ -87,10 +92,10 @@ def test_the_drawn_summary_leads_from_the_gain_to_the_next_commands(draw_text: D
         "learning_rate    0.001   0.0001",
         "model.weights  DEFAULT     same",
         "",
-        "best accuracy by model.weights",
-        "         accuracy  trial  completed",
-        "DEFAULT    0.9000      1          2",
-        "none            –      –          0",
+        "accuracy by model.weights",
+        "         default    best  trial     at  of trials",
+        "DEFAULT   0.8000  0.9000      1  100 %          2",
+        "none           –       –      –      –          0",
         "",
         "trials   3: 2 completed, 1 duplicate",
         "reused   1 trial took the result of an equal configuration",
