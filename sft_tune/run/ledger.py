@@ -98,7 +98,11 @@ class Ledger:
         self._best = None if best is None else best.value
 
     def recover(self) -> None:
-        """Tell Optuna the ends that an earlier runner noted but did not live to tell."""
+        """Take up the study: tell Optuna the ends that an earlier runner did not live to tell.
+
+        The time since the study was last run counts for nothing: nobody ran it.
+        """
+        self._count_time(at_most=0.0)
         for ended in claims.untold(self._db, self._study.id):
             self._tell(ended)
 
@@ -235,11 +239,9 @@ class Ledger:
     def _folder_of(self, number: int) -> Path:
         return self._folder / f"trial-{number:05d}"
 
-    def _count_time(self) -> float:
+    def _count_time(self, at_most: float = LEASE_SECONDS) -> float:
         """Count the time since anyone last did; return the study's total in seconds."""
-        return claims.add_active_time(
-            self._db, self._study.id, self._clock(), at_most=LEASE_SECONDS
-        )
+        return claims.add_active_time(self._db, self._study.id, self._clock(), at_most=at_most)
 
     def _leads(self, value: float | None) -> bool:
         if value is None:

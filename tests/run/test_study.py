@@ -245,3 +245,19 @@ def test_only_the_best_checkpoints_stay(study_file: StudyFile) -> None:
     assert kept == {t.number for t in best}
     on_disk = {p.parent.name for p in Path("sft_tune_runs/tiny").glob("trial-*/*.safetensors")}
     assert on_disk == {f"trial-{number:05d}" for number in kept}
+
+
+def test_starting_a_finished_study_counts_no_time(study_file: StudyFile) -> None:
+    start(study_file(budget={"trials": 1}))
+
+    def active() -> float | None:
+        db = Database.open("sqlite:///t.db", create=False)
+        try:
+            return reads.study_row(db, "tiny").active_seconds
+        finally:
+            db.dispose()
+
+    before = active()
+    start(study_file(budget={"trials": 1}))
+    assert before is not None and 0 < before < 60
+    assert active() == before
