@@ -178,9 +178,8 @@ class Ledger:
         duplicate_of: int | None = None,
     ) -> TrialEnded:
         """Note the end of ``placement``, tell Optuna, and drop checkpoints that lost their rank."""
-        claims.end(self._db, placement.claim, outcome, duplicate_of=duplicate_of, now=self._clock())
-        ended = next(
-            row for row in claims.untold(self._db, self._study.id) if row.id == placement.claim.id
+        ended = claims.end(
+            self._db, placement.claim, outcome, duplicate_of=duplicate_of, now=self._clock()
         )
         self._tell(ended)
         # Only now: until the end is on record, it is what the trial goes on from.
@@ -214,6 +213,7 @@ class Ledger:
 
     def close(self, why: str | None) -> None:
         """Note why the search ended; None: it was stopped and may be resumed."""
+        self._count_time()
         studies.set_ended(self._db, self._study.id, why)
 
     def _tell(self, ended: EndedTrial) -> None:

@@ -132,7 +132,7 @@ def start_study(
     dispatcher = Dispatcher(spec, ledger, engine, slots, inbox, notify, idle)
     on_dispatcher(dispatcher)
     why = dispatcher.run()
-    if why in ("stopped", "aborted") or dispatcher.placed:
+    if why in ("stopped", "aborted") or dispatcher.placed or not continued:
         return Ended(why, continued)
     elsewhere = claims.live_owners(db, record.id, time.time())
     return Ended("elsewhere" if elsewhere else "finished", continued)

@@ -94,10 +94,9 @@ def test_a_target_ends_the_study(study_file: StudyFile) -> None:
 
 
 def test_hours_that_are_used_let_no_trial_start(study_file: StudyFile) -> None:
-    ended, _ = start(study_file(budget={"trials": 4, "hours": 1e-6}))
+    ended, _ = start(study_file(budget={"trials": 4, "hours": 1e-4}))
     assert ended.why == "hours"
-    assert len(rows()) < 4
-    assert all(t.state == "COMPLETE" for t in rows())
+    assert [t.state for t in rows()] == ["COMPLETE"]
 
 
 def test_a_changed_study_of_the_same_name_is_refused_with_what_differs(
@@ -260,4 +259,5 @@ def test_starting_a_finished_study_counts_no_time(study_file: StudyFile) -> None
     before = active()
     start(study_file(budget={"trials": 1}))
     assert before is not None and 0 < before < 60
-    assert active() == before
+    after = active()
+    assert after is not None and before <= after < before + 5
