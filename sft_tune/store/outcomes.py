@@ -45,6 +45,9 @@ STATE_OF_REASON = {
 USABLE = ("completed", "early_stopped")
 """Reasons after which a trial's value stands for its configuration."""
 
+REPEATABLE = (*USABLE, "pruned")
+"""Reasons after which an equal configuration need not be trained again."""
+
 _PLAIN = ("best_progress", "steps", "horizon", "peak_memory")
 _FLOATS = ("value", "seconds", "samples_per_second")
 _SAME = (
@@ -223,12 +226,12 @@ def untold(db: Database, study_id: int) -> list[EndedTrial]:
 
 
 def find_duplicate(db: Database, study_id: int, fingerprint: str) -> EndedTrial | None:
-    """Return the first trial of this configuration whose value can be reused, if there is one."""
+    """Return the first trial of this configuration whose result can be reused, if there is one."""
     same = _ended(
         db,
         trials.c.study_id == study_id,
         trials.c.fingerprint == fingerprint,
-        trials.c.reason.in_(USABLE),
+        trials.c.reason.in_(REPEATABLE),
     )
     return same[0] if same else None
 

@@ -170,15 +170,18 @@ def test_an_equal_configuration_is_found_once_it_is_usable(
         return None if found is None else found.number
 
     params = {"learning_rate": 0.1, "optimizer": "sgd"}
-    pruned = start(db, study, params)
-    finish(db, study, pruned, outcome("pruned", 0.3))
+    finish(db, study, start(db, study, params), outcome("crashed", None))
     assert find(params) is None
     running = start(db, study, params)
     assert find(params) is None
     finish(db, study, running, outcome("completed", 0.7))
     finish(db, study, start(db, study, params), outcome("duplicate", 0.7))
     assert find(params) == 1
-    assert find({**params, "learning_rate": 0.2}) is None
+    other = {**params, "learning_rate": 0.2}
+    assert find(other) is None
+    cut = start(db, study, other)
+    finish(db, study, cut, outcome("pruned", 0.3))
+    assert find(other) == cut.number
 
 
 def test_a_removed_checkpoint_is_forgotten(db: Database, study: StudyRecord) -> None:

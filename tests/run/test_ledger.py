@@ -1,0 +1,241 @@
+"""The database side of a runner, with a death between any two of its writes. No training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from sqlalchemy import event
+
+from sft_tune.run.ledger import Ledger, Placement
+from sft_tune.run.searcher import Searcher
+from sft_tune.spec.load import load_study
+from sft_tune.spec.plan import make_plan
+from sft_tune.store import claims, reads, studies
+from sft_tune.store.database import Database
+from sft_tune.store.optuna_storage import open_optuna_storage
+from sft_tune.store.records import StudyRecord
+
+Open = Callable[..., "Runner"]
+
+
+class Runner:
+    """What one `start` holds of a study; a second one stands for a restart after its death."""
+
+    def __init__(self, db: Database, path: Path, clock: Callable[[], float]) -> None:
+        loaded = load_study(path)
+        self.db = db
+        self.spec = loaded.spec
+        self.plan = make_plan(self.spec)
+        self.record: StudyRecord = studies.register_study(
+            db,
+            self.spec,
+            text=loaded.text,
+            path=str(path),
+            root=str(path.parent),
+            versions={},
+            facts=None,
+            artifacts=str(path.parent / "runs"),
+            now=clock(),
+        )
+        self.searcher = Searcher(self.spec, self.plan, open_optuna_storage(db))
+        folder = Path(self.record.artifacts)
+        self.ledger = Ledger(
+            db, self.record, self.spec, self.plan, self.searcher, folder, clock=clock
+        )
+
+    def place(self) -> Placement:
+        placement = self.ledger.next_placement()
+        assert placement is not None
+        return placement
+
+    def run(self, placement: Placement, value: float) -> None:
+        """Let the trial reach two rungs and its end."""
+        begun = self.ledger.begin(placement, "CPU")
+        for progress in (50, 100):
+            self.ledger.rung(begun, rung(progress, value))
+        self.ledger.end(begun, outcome(value))
+
+
+def rung(progress: int, value: float) -> dict[str, Any]:
+    return {
+        "progress": progress,
+        "epoch": 1.0,
+        "step": progress,
+        "train_loss": 0.5,
+        "metrics": {"loss": 0.5, "accuracy": value},
+        "learning_rate": 1e-3,
+        "gradient_norm": 1.0,
+        "seconds": 1.0,
+    }
+
+
+def outcome(value: float, reason: str = "completed") -> dict[str, Any]:
+    return {"reason": reason, "value": value, "metrics": {"accuracy": value}, "seconds": 1.0}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def runner(study_file: Callable[..., Path], clock: Clock) -> Iterator[Open]:
+    db = Database.open("sqlite:///t.db", create=True)
+
+    def make(**changes: Any) -> Runner:
+        return Runner(db, study_file(**changes), clock)
+
+    yield make
+    db.dispose()
+
+
+def optuna_trials() -> list[optuna.trial.FrozenTrial]:
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///t.db")
+    return study.get_trials()
+
+
+def test_a_death_between_claim_and_trial_leaves_the_place_to_the_next(
+    runner: Open, clock: Clock
+) -> None:
+    first = runner(budget={"trials": 2})
+    dead = claims.claim_new(
+        first.db, first.record.id, owner="dead", now=clock(), lease_seconds=60, limit=2
+    )
+    assert dead is not None
+    clock.now += 61
+    second = runner(budget={"trials": 2})
+    for value in (0.5, 0.6):
+        second.run(second.place(), value)
+    assert second.ledger.next_placement() is None
+    assert [t.number for t in optuna_trials()] == [0, 1]
+
+
+def test_a_death_between_trial_and_link_leaves_the_trial_to_the_next(
+    runner: Open, clock: Clock
+) -> None:
+    first = runner(budget={"trials": 1})
+    dead = claims.claim_new(
+        first.db, first.record.id, owner="dead", now=clock(), lease_seconds=60, limit=1
+    )
+    assert dead is not None
+    opened = first.searcher.open(dead.ordinal)
+    clock.now += 61
+    second = runner(budget={"trials": 1})
+    placement = second.place()
+    assert (placement.number, placement.point.params) == (opened.number, opened.params)
+    second.run(placement, 0.5)
+    assert [t.state.name for t in optuna_trials()] == ["COMPLETE"]
+
+
+def test_a_death_between_the_end_and_the_tell_is_told_by_the_next(runner: Open) -> None:
+    first = runner(budget={"trials": 1})
+    begun = first.ledger.begin(first.place(), "CPU")
+    claims.end(first.db, begun.claim, outcome(0.75), now=time.time())
+    assert [t.state.name for t in optuna_trials()] == ["RUNNING"]
+    second = runner(budget={"trials": 1})
+    second.ledger.recover()
+    (trial,) = optuna_trials()
+    assert (trial.state.name, trial.value) == ("COMPLETE", 0.75)
+    assert trial.user_attrs["sft:reason"] == "completed"
+    assert second.ledger.next_placement() is None
+
+
+def test_a_death_between_the_tell_and_its_note_changes_nothing(runner: Open) -> None:
+    first = runner(budget={"trials": 1})
+    begun = first.ledger.begin(first.place(), "CPU")
+    ended = claims.end(first.db, begun.claim, outcome(0.75), now=time.time())
+    assert ended.optuna_trial_id is not None
+    first.searcher.tell(ended.optuna_trial_id, ended.state, ended.value, {})
+    second = runner(budget={"trials": 1})
+    second.ledger.recover()
+    assert [(t.state.name, t.value) for t in optuna_trials()] == [("COMPLETE", 0.75)]
+    assert claims.untold(second.db, second.record.id) == []
+
+
+def test_a_trial_that_is_running_goes_on_with_the_parameters_it_has(
+    runner: Open, clock: Clock
+) -> None:
+    first = runner(budget={"trials": 2})
+    first.run(first.place(), 0.5)
+    lost = first.ledger.begin(first.place(), "CPU")
+    first.ledger.rung(lost, rung(50, 0.4))
+    clock.now += 61
+    second = runner(budget={"trials": 2})
+    again = second.place()
+    assert (again.number, again.config) == (lost.number, lost.config)
+    second.run(again, 0.6)
+    row = reads.trial_rows(second.db, "tiny")[1]
+    assert (row.attempts, row.value, row.state) == (2, 0.6, "COMPLETE")
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"),
+    [("diverged", "PRUNED"), ("out_of_memory", "PRUNED"), ("crashed", "FAIL")],
+)
+def test_samplers_learn_from_trials_that_diverge_and_not_from_crashes(
+    runner: Open, reason: str, state: str
+) -> None:
+    study = runner(budget={"trials": 1})
+    begun = study.ledger.begin(study.place(), "CPU")
+    study.ledger.end(begun, {"reason": reason, "note": "why", "seconds": 1.0})
+    (trial,) = optuna_trials()
+    assert trial.state.name == state
+    assert trial.user_attrs["sft:note"] == "why"
+
+
+def test_a_pruned_configuration_is_not_trained_again_either(runner: Open) -> None:
+    study = runner(space={"schedule": ["linear", "cosine"]}, budget={"trials": 4})
+    for _ in range(2):
+        begun = study.ledger.begin(study.place(), "CPU")
+        study.ledger.rung(begun, rung(50, 0.3))
+        study.ledger.end(begun, outcome(0.3, "pruned"))
+    for _ in range(2):
+        repeated = study.ledger.repeated(study.place())
+        assert repeated is not None and repeated.reason == "duplicate"
+    assert [t.state.name for t in optuna_trials()] == ["PRUNED"] * 4
+    assert [t.value for t in optuna_trials()] == [0.3] * 4
+
+
+def statements_of_a_trial(study: Runner, value: float) -> int:
+    count = 0
+
+    def tick(*_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    engines = [study.db.engine, open_optuna_storage(study.db).engine]
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", tick)
+    study.run(study.place(), value)
+    for engine in engines:
+        event.remove(engine, "before_cursor_execute", tick)
+    return count
+
+
+def test_a_trial_of_a_large_grid_costs_what_one_of_a_small_grid_costs(runner: Open) -> None:
+    counts = {}
+    for name, sizes in {"small": (5, 10), "large": (50, 100)}.items():
+        space = {
+            "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True, "points": sizes[0]},
+            "batch_size": list(range(1, sizes[1] + 1)),
+        }
+        training = {"batch_size": 1, "learning_rate": 1e-5}
+        study = runner(
+            name=name, space=space, training=training, sampler={"name": "grid"}, budget=None
+        )
+        assert study.plan.limit(study.spec.budget) == sizes[0] * sizes[1]
+        counts[name] = [statements_of_a_trial(study, 0.5 + i / 100) for i in range(4)]
+    assert counts["large"] == counts["small"]
