@@ -1,4 +1,4 @@
-"""The README says what is so: its commands exist, its study files load, its reference is current."""
+"""The README says what is so: commands exist, study files load, the reference is current."""
 
 from __future__ import annotations
 
