@@ -15,6 +15,7 @@ from sft_tune.cli.app import app
 from sft_tune.spec.documents import parse_text
 from sft_tune.spec.load import load_study, parse_study
 from sft_tune.spec.reference import reference_markdown
+from sft_tune.store.database import Database
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf8")
@@ -69,6 +70,16 @@ def test_the_python_of_the_readme_names_what_there_is() -> None:
             assert hasattr(sft_tune, name)
         for name in re.findall(r"\bstudy\.(\w+)", text):
             assert hasattr(sft_tune.Study, name)
+
+
+def test_the_sql_of_the_readme_runs() -> None:
+    db = Database.open("sqlite:///t.db", create=True)
+    try:
+        with db.reading() as connection:
+            for text in blocks("sql"):
+                assert connection.exec_driver_sql(text).all() == []
+    finally:
+        db.dispose()
 
 
 def test_the_reference_is_what_the_code_says() -> None:
