@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from sft_tune.cli.lookup import default_point, living, one_trial
 from sft_tune.cli.options import AsJson, Number, Storage, StudyName
@@ -24,9 +23,10 @@ def show(
         found, (row,) = living(study_row(db, study), [one_trial(db, study, number)])
         rungs = evaluation_rows(db, study, number)
         default = default_point(db, found)
+    from sft_tune.run.retention import trial_folder
     from sft_tune.view.trial import draw_trial, trial_files
 
-    folder = None if found.artifacts is None else Path(found.artifacts) / f"trial-{number:05d}"
+    folder = None if found.artifacts is None else trial_folder(found.artifacts, number)
     if as_json:
         from sft_tune.view.records import evaluation_json, trial_json
 

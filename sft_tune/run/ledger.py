@@ -15,7 +15,7 @@ from typing import Any
 
 from sft_tune.run.events import TrialEnded
 from sft_tune.run.owner import is_dead, owner_name
-from sft_tune.run.retention import surplus
+from sft_tune.run.retention import surplus, trial_folder
 from sft_tune.run.searcher import Point, Searcher
 from sft_tune.spec.config import TrialConfig, assemble
 from sft_tune.spec.paths import localize_config
@@ -234,10 +234,7 @@ class Ledger:
             claim = claims.link(self._db, claim, point.optuna_id, point.number)
         config = assemble(self._spec, point.params, point.number)
         local = localize_config(config, self._study.root or "")
-        return Placement(claim, point, config, local, self._folder_of(point.number))
-
-    def _folder_of(self, number: int) -> Path:
-        return self._folder / f"trial-{number:05d}"
+        return Placement(claim, point, config, local, trial_folder(self._folder, point.number))
 
     def _count_time(self, at_most: float = LEASE_SECONDS) -> float:
         """Count the time since anyone last did; return the study's total in seconds."""
@@ -264,5 +261,5 @@ class Ledger:
         for trial in kept:
             if trial.number not in stay:
                 checkpoints.forget_checkpoint(self._db, trial)
-                for weights in self._folder_of(trial.number).glob("*.safetensors"):
+                for weights in trial_folder(self._folder, trial.number).glob("*.safetensors"):
                     weights.unlink(missing_ok=True)

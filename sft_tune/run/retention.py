@@ -1,8 +1,14 @@
-"""Which checkpoints stay on disk."""
+"""Where a trial's files lie, and which checkpoints stay."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+
+
+def trial_folder(artifacts: Path | str, number: int) -> Path:
+    """Return the folder of trial ``number`` in its study's folder ``artifacts``."""
+    return Path(artifacts) / f"trial-{number:05d}"
 
 
 def surplus(values: Iterable[tuple[int, float]], keep: int, *, maximize: bool) -> list[int]:
