@@ -79,33 +79,56 @@ def _run(loaded: LoadedStudy, db: Database, *, accept_changes: bool, plain: bool
         )
 
 
+def _options(db: Database) -> str:
+    """Return what a command needs to find ``db`` again: nothing where it is the usual one."""
+    from sft_tune.store.urls import redact, resolve_url
+    from sft_tune.view import words
+
+    if db.url == resolve_url(None):
+        return ""
+    file = db.url.removeprefix("sqlite:///")
+    is_file = file != db.url and file.endswith(".db")
+    return f" --storage {words.short_path(file) if is_file else redact(db.url)}"
+
+
 def _say_stopped(loaded: LoadedStudy, db: Database, file: Path) -> None:
     from sft_tune.store.reads import study_row
     from sft_tune.view.tables import done_of
 
     row = study_row(db, loaded.spec.name)
     of = f" of {row.max_trials}" if row.max_trials else ""
+    best = f", `sft-tune best {row.name}{_options(db)}` has the best so far"
     print(
-        f"stopped after {done_of(row)}{of} trials; `sft-tune start {file}` goes on, "
-        f"`sft-tune best {row.name}` has the best so far"
+        f"stopped after {done_of(row)}{of} trials; `sft-tune start {file}{_options(db)}` goes on"
+        + ("" if row.best is None else best)
     )
+
+
+RAISE = {
+    "trials": "its trials are used; `sft-tune start {file} --trials N` with a larger total goes on",
+    "hours": "its hours are used; `sft-tune start {file} --hours H` with a larger total goes on",
+    "target": "its target is reached; a higher budget.target in {file} lets it go on",
+}
 
 
 def _say_ended(loaded: LoadedStudy, db: Database, ended: Ended, file: Path) -> None:
     from sft_tune.store.reads import study_row, trial_rows
+    from sft_tune.view import words
     from sft_tune.view.summary import draw_summary, summarize
 
     name = loaded.spec.name
+    row = study_row(db, name)
     if ended.why == "elsewhere":
         print(
             f"every trial that study {name} has left is being run by others; "
-            f"`sft-tune status {name}` shows them"
+            f"`sft-tune status {name}{_options(db)}` shows them"
         )
         return
-    if ended.why == "finished":
-        print(
-            f"study {name} is finished; `sft-tune start {file} --trials N` with a larger total "
-            "goes on\n"
-        )
-    seconds = study_row(db, name).active_seconds or 0.0
-    console().print(draw_summary(summarize(loaded.spec, trial_rows(db, name), seconds)))
+    if running := row.states.get("RUNNING", 0):
+        print(f"{words.plural(running, 'trial')} of it still run under another `start`")
+    why = row.ended if ended.why == "finished" else ended.why
+    if ended.why == "finished" or why != "trials":
+        what = RAISE.get(why or "trials", RAISE["trials"]).format(file=f"{file}{_options(db)}")
+        print(f"study {name} is finished: {what}\n")
+    summary = summarize(loaded.spec, trial_rows(db, name), row.active_seconds or 0.0)
+    console().print(draw_summary(summary, _options(db)))

@@ -7,6 +7,7 @@ line. It imports no Optuna and no SQL. When its input ends, its runner is gone, 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import queue
@@ -75,9 +76,8 @@ def main() -> None:
     """Serve commands until the runner goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel()
-    import torch  # the long import comes while the runner does its own work
-
-    channel.send("ready", pid=os.getpid(), torch=torch.__version__)
+    _warm_up()
+    channel.send("ready", pid=os.getpid())
     handlers = {"probe": _probe, "train": _train}
     while True:
         command = channel.next_command()
@@ -87,6 +87,18 @@ def main() -> None:
             kind = type(error).__name__ if isinstance(error, SftTuneError) else ""
             text = str(error) if kind else f"{type(error).__name__}: {error}"
             channel.send("error", kind=kind, message=text, traceback=traceback.format_exc())
+
+
+def _warm_up() -> None:
+    """Import now what would else be imported, for seconds, on the clock of the first trial."""
+    import torch
+
+    for name in ("sklearn.metrics", "sft_tune.trial.loop"):
+        importlib.import_module(name)
+    # The first step of any optimizer imports more of torch.
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    torch.optim.SGD([parameter], lr=0.1).step()
 
 
 def _probe(channel: Channel, command: Message) -> None:

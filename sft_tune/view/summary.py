@@ -160,14 +160,19 @@ def _choice(spec: StudySpec, tried: Sequence[TrialRow], name: str, value: Value)
     )
 
 
-def draw_summary(summary: Summary) -> RenderableType:
-    """Return ``summary`` as lines and small tables, with the commands that lead on."""
+def draw_summary(summary: Summary, options: str = "") -> RenderableType:
+    """Return ``summary`` as lines and small tables, with the commands that lead on.
+
+    Args:
+        summary: what `summarize` made.
+        options: what those commands need besides, such as `` --storage URL``.
+    """
     parts: list[RenderableType] = [_headline(summary), ""]
     if summary.params:
         parts += [_best_table(summary), ""]
     for name, choices in summary.choices:
         parts += [_choice_table(summary.metric, name, choices), ""]
-    parts += [_facts(summary), "", _next(summary)]
+    parts += [_facts(summary), "", _next(summary, options)]
     return Group(*parts)
 
 
@@ -260,13 +265,14 @@ def _facts(summary: Summary) -> Table:
     return table
 
 
-def _next(summary: Summary) -> Table:
+def _next(summary: Summary, options: str) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
-    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     table.add_column(style="dim")
-    table.add_row("next", f"sft-tune trials {summary.study}", "every trial in a table")
+    name = f"{summary.study}{options}"
+    table.add_row("next", f"sft-tune trials {name}", "every trial in a table")
     if summary.number is not None:
-        table.add_row("", f"sft-tune best {summary.study} --yaml", "settings for a study file")
-    table.add_row("", "sft-tune dashboard", "Optuna Dashboard in the browser")
+        table.add_row("", f"sft-tune best {name} --yaml", "settings for a study file")
+    table.add_row("", f"sft-tune dashboard{options}", "Optuna Dashboard in the browser")
     return table

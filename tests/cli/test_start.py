@@ -32,7 +32,7 @@ def test_a_study_ends_with_its_summary(tiny: Tiny) -> None:
     assert "learning_rate   0.01    1e-06" in summary
     assert "trials   3: 2 completed, 1 diverged" in summary
     assert "best.safetensors" in summary
-    assert "sft-tune best tiny --yaml" in summary
+    assert "sft-tune best tiny --storage " in summary
 
 
 def test_a_finished_study_says_so_and_is_no_error(run: Run, tiny: Tiny) -> None:
@@ -127,3 +127,14 @@ def test_the_first_signal_stops_and_the_second_aborts() -> None:
 def test_a_signal_before_anything_can_be_stopped_is_a_keyboard_interrupt() -> None:
     with Stopping(), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_study_that_has_reached_its_target_says_so_and_how_to_go_on(
+    run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "aim.yaml"
+    file.write_text(STUDY + "budget: {target: 0.01}\n")
+    for _ in range(2):
+        text = run("start", file, "--plain", "--storage", "own.db").stdout
+        assert "its target is reached; a higher budget.target" in text
+        assert "sft-tune trials tiny --storage own.db" in text

@@ -119,3 +119,15 @@ def test_a_best_that_is_the_default_is_said_so(draw_text: Draw) -> None:
 def test_the_summary_fits_every_terminal(draw_text: Draw, width: int) -> None:
     rows = [trial_row(0, 0.80, params=DEFAULT), trial_row(1, 0.90)]
     assert draw_text(draw_summary(summarize(SPEC, rows, 83.0)), width)
+
+
+def test_the_next_commands_find_a_database_that_is_not_the_usual_one(draw_text: Draw) -> None:
+    text = draw_text(
+        draw_summary(summarize(SPEC, [trial_row(0, 0.8)], 1.0), " --storage x.db"), 120
+    )
+    for command in (
+        "trials s --storage x.db",
+        "best s --storage x.db --yaml",
+        "dashboard --storage",
+    ):
+        assert f"sft-tune {command}" in text
