@@ -39,7 +39,7 @@ from sft_tune.store.outcomes import (
     record_evaluation,
     untold,
 )
-from sft_tune.store.tables import CLAIMED, ENDED, RUNNING, studies, trials
+from sft_tune.store.tables import CLAIMED, ENDED, RUNNING, queue, studies, trials
 from sft_tune.store.values import dumps, utc
 
 __all__ = [
@@ -69,6 +69,9 @@ def claim_new(
 ) -> Claim | None:
     """Take the next ticket of the study's budget; None when all ``limit`` are issued.
 
+    The ticket gets what `control.enqueue` asked for first, where anything waits. None too while
+    the study is paused or stopped.
+
     Raises:
         StudyNotFoundError: the study was deleted.
     """
@@ -78,7 +81,9 @@ def claim_new(
         earlier = claim_with(connection, token)
         if earlier is not None:
             return earlier  # The commit of an earlier try succeeded, its answer was lost.
-        budget_left = [] if limit is None else [studies.c.issued < limit]
+        budget_left: list[ColumnElement[bool]] = [studies.c.wanted.is_(None)]
+        if limit is not None:
+            budget_left.append(studies.c.issued < limit + studies.c.extra_trials)
         counted = connection.execute(
             update(studies)
             .where(studies.c.id == study_id, *budget_left)
@@ -91,7 +96,16 @@ def claim_new(
             raise StudyNotFoundError("the study is no longer in the database: it was deleted")
         if counted.rowcount != 1:
             return None
+        asked = connection.execute(
+            select(queue.c.id)
+            .where(queue.c.study_id == study_id, queue.c.ordinal.is_(None))
+            .order_by(queue.c.id)
+            .limit(1)
+        ).scalar()
+        if asked is not None:
+            connection.execute(update(queue).where(queue.c.id == asked).values(ordinal=total - 1))
         ticket = {
+            "queue_id": asked,
             "study_id": study_id,
             "ordinal": total - 1,
             "state": CLAIMED,
@@ -135,7 +149,7 @@ def claim_abandoned(
         condition = true() if not unheld else _unheld(now)
         claim = _take_over(db, row_id, holding, condition, owner, now + lease_seconds)
         if claim is not None:
-            return claim
+            return replace(claim, taken_from=holder)
     return None
 
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from sft_tune.errors import SftTuneError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.space import Value
 from sft_tune.store.database import Database
-from sft_tune.store.tables import ENDED, INTERRUPTED, studies, trials
+from sft_tune.store.tables import ENDED, INTERRUPTED, queue, studies, trials
 from sft_tune.store.values import loads
 
 
@@ -39,6 +39,7 @@ class Claim:
         id: of the row in `sft_trials`.
         study_id: of the row in `sft_studies`.
         ordinal: which ticket of the budget it is, from 0.
+        place: which one of the search's own it is: those asked for from outside are not counted.
         owner: who holds it.
         token: proof of this holding; every claim of the row gets another.
         metric: the study's metric.
@@ -47,12 +48,16 @@ class Claim:
         attempts: how often it has begun, this time included; those that `release` ended are not.
         config: its configuration; None until `begin`.
         params: its point of the space; None until `begin`.
+        asked: its point of the space where it was asked for from outside (`control.enqueue`).
+        stop_requested: whether someone wants it to end where it is.
+        taken_from: the owner that was lost; None for a ticket that is new or was given back.
         begun: whether `begin` was called under this token.
     """
 
     id: int
     study_id: int
     ordinal: int
+    place: int
     owner: str
     token: str
     metric: str
@@ -61,7 +66,24 @@ class Claim:
     attempts: int
     config: TrialConfig | None
     params: dict[str, Value] | None
+    asked: dict[str, Value] | None
+    stop_requested: bool
+    taken_from: str | None = None
     begun: bool = False
+
+
+_earlier = trials.alias("earlier")
+_asked_before = (
+    select(func.count())
+    .select_from(_earlier)
+    .where(
+        _earlier.c.study_id == trials.c.study_id,
+        _earlier.c.ordinal < trials.c.ordinal,
+        _earlier.c.queue_id.is_not(None),
+    )
+    .correlate(trials)
+    .scalar_subquery()
+)
 
 
 def claim_with(connection: Connection, token: str) -> Claim | None:
@@ -79,7 +101,11 @@ def claim_with(connection: Connection, token: str) -> Claim | None:
             trials.c.attempts,
             trials.c.config_json,
             trials.c.params_json,
+            trials.c.stop_requested,
+            queue.c.params_json.label("asked_json"),
+            _asked_before.label("asked_before"),
         )
+        .outerjoin(queue, queue.c.id == trials.c.queue_id)
         .join(studies, studies.c.id == trials.c.study_id)
         .where(trials.c.lease_token == token)
     ).one_or_none()
@@ -90,6 +116,7 @@ def claim_with(connection: Connection, token: str) -> Claim | None:
         id=row.id,
         study_id=row.study_id,
         ordinal=row.ordinal,
+        place=row.ordinal - row.asked_before,
         owner=row.lease_owner or "",
         token=row.lease_token,
         metric=row.metric,
@@ -98,6 +125,8 @@ def claim_with(connection: Connection, token: str) -> Claim | None:
         attempts=row.attempts,
         config=None if config is None else TrialConfig.model_validate_json(config),
         params=loads(row.params_json),
+        asked=loads(row.asked_json),
+        stop_requested=bool(row.stop_requested),
     )
 
 

@@ -62,16 +62,23 @@ def _row(
         best=choose(values) if values else None,
         created=aware(created),
         ended=place.get("ended"),
-        max_trials=place.get("max_trials"),
+        max_trials=_total(place.get("max_trials"), place.get("extra_trials")),
         max_hours=place.get("max_hours"),
         target=place.get("target"),
         issued=place.get("issued"),
         active_seconds=place.get("active_seconds"),
         lease_until=lease_until,
         artifacts=place.get("artifacts"),
+        extra_trials=place.get("extra_trials") or 0,
+        wanted=place.get("wanted"),
+        priority=place.get("priority") or 0,
         managed=place.ours is not None,
         optuna_study_id=place.optuna_id,
     )
+
+
+def _total(trials: int | None, extra: int | None) -> int | None:
+    return None if trials is None else trials + (extra or 0)
 
 
 def _their_states(connection: Connection, ids: list[int]) -> States:

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
+from sft_tune.errors import SftTuneError
+
 T = TypeVar("T")
 
 ATTEMPTS = 12
@@ -31,9 +33,14 @@ _SQLITE = ("database is locked", "database table is locked", "database schema is
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether the same transaction may succeed when it is tried again."""
-    if not isinstance(error, DBAPIError):
-        return False
+    """Tell whether the same transaction may succeed when it is tried again.
+
+    Optuna's storage wraps what the database said; the cause counts.
+    """
+    while not isinstance(error, DBAPIError):
+        if error.__cause__ is None:
+            return False
+        error = error.__cause__
     if error.connection_invalidated:
         return True
     driver_error = error.orig
@@ -71,8 +78,8 @@ def retrying(
     for attempt in range(1, attempts):
         try:
             return operation()
-        except DBAPIError as error:
-            if not is_transient(error):
+        except Exception as error:
+            if isinstance(error, SftTuneError) or not is_transient(error):
                 raise
         # Jitter: those who collided once must not meet again.
         pause(min(_FIRST_DELAY * 2 ** (attempt - 1), _LONGEST_DELAY) * random.uniform(0.5, 1.0))

@@ -20,13 +20,16 @@ class StudyRow(NamedTuple):
         best: value of the best completed trial.
         created: when it was registered (aware, UTC).
         ended: why the search ended; None while it may go on.
-        max_trials: the budget in trials.
+        max_trials: the budget in trials, with those that were asked for on top of it.
         max_hours: the budget in hours.
         target: value at which the study stops.
         issued: tickets of the budget that are issued.
         active_seconds: time that the study was being run.
         lease_until: when the last of its leases expires, in seconds since 1970.
         artifacts: folder of its checkpoints and logs.
+        extra_trials: how many of these were asked for on top.
+        wanted: ``paused`` or ``stopped`` where someone asked for it.
+        priority: the higher, the sooner workers that serve many studies take it up.
         managed: whether our tables have it; if not, it is Optuna's alone (made by another
             program, or renamed in its dashboard).
         optuna_study_id: Optuna's study; None when its side is gone.
@@ -47,6 +50,9 @@ class StudyRow(NamedTuple):
     active_seconds: float | None
     lease_until: float | None
     artifacts: str | None
+    extra_trials: int
+    wanted: str | None
+    priority: int
     managed: bool
     optuna_study_id: int | None
 

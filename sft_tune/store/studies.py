@@ -24,7 +24,7 @@ from sft_tune.store.optuna_storage import (
     same_name_error,
 )
 from sft_tune.store.records import StudyRecord, find_study, optuna_study_of, study_of
-from sft_tune.store.tables import evaluations, finalists, studies, trials
+from sft_tune.store.tables import evaluations, finalists, queue, studies, trials
 from sft_tune.store.values import dumps, plain_text, utc
 
 __all__ = [
@@ -172,8 +172,20 @@ def _with_optuna(db: Database, record: StudyRecord) -> StudyRecord:
 
 
 def set_ended(db: Database, study_id: int, reason: str | None) -> None:
-    """Write down why the search ended; None: it goes on."""
-    _write(db, study_id, {"ended": None if reason is None else plain_text(reason)})
+    """Write down why the search ended; None: it goes on.
+
+    A study for which something was asked from outside meanwhile goes on.
+    """
+    waiting = select(queue.c.id).where(queue.c.study_id == study_id, queue.c.ordinal.is_(None))
+
+    def write(connection: Connection) -> None:
+        change = update(studies).where(studies.c.id == study_id)
+        if reason is not None:
+            change = change.where(~waiting.exists())
+        text = None if reason is None else plain_text(reason)
+        connection.execute(change.values(ended=text))
+
+    db.write(write)
 
 
 def record_facts(db: Database, study_id: int, facts: Mapping[str, Any]) -> None:
@@ -215,6 +227,7 @@ def delete_study(db: Database, name: str) -> str | None:
         for table in (evaluations, finalists):
             connection.execute(delete(table).where(table.c.trial_id.in_(own_trials)))
         connection.execute(delete(trials).where(trials.c.study_id == study_id))
+        connection.execute(delete(queue).where(queue.c.study_id == study_id))
         connection.execute(delete(studies).where(studies.c.id == study_id))
 
     db.write(remove)

@@ -3,8 +3,8 @@
 SQLAlchemy's typed tables, not its mapped classes: importing the ORM costs a tenth of a second,
 which `sft-tune best` would pay each time.
 
-Times: ``..._at`` columns are naive UTC, as in Optuna's tables; ``lease_expires`` and
-``last_active``, which are compared and subtracted, are seconds since 1970.
+Times: ``..._at`` columns are naive UTC, as in Optuna's tables; ``lease_expires``,
+``expires`` and ``last_active``, which are compared and subtracted, are seconds since 1970.
 ``..._json`` columns are text, JSON by `values.dumps`. Non-finite floats: see `values`.
 """
 
@@ -35,6 +35,9 @@ RUNNING = "running"
 INTERRUPTED = "interrupted"
 ENDED = "ended"
 
+PAUSED = "paused"
+STOPPED = "stopped"
+
 
 class _Studies(TypedColumns):
     id: Named[int] = Column(Integer, primary_key=True)
@@ -60,6 +63,9 @@ class _Studies(TypedColumns):
     created_at: Named[datetime] = Column(DateTime)
     updated_at: Named[datetime] = Column(DateTime)
     ended: Named[str | None] = Column(Text)
+    wanted: Named[str | None] = Column(String(16))
+    priority: Named[int] = Column(Integer, server_default="0")
+    extra_trials: Named[int] = Column(Integer, server_default="0")
 
 
 class _Trials(TypedColumns):
@@ -105,6 +111,8 @@ class _Trials(TypedColumns):
     note: Named[str | None] = Column(Text)
     error: Named[str | None] = Column(Text)
     duplicate_of: Named[int | None] = Column(Integer)
+    queue_id: Named[int | None] = Column(Integer)
+    stop_requested: Named[bool | None] = Column(Boolean)
 
 
 class _Evaluations(TypedColumns):
@@ -136,6 +144,25 @@ class _Finalists(TypedColumns):
     ended_at: Named[datetime | None] = Column(DateTime)
 
 
+class _Queue(TypedColumns):
+    id: Named[int] = Column(Integer, primary_key=True)
+    study_id: Named[int] = Column(ForeignKey("sft_studies.id"))
+    params_json: Named[str] = Column(Text)
+    retry_of: Named[int | None] = Column(Integer)
+    ordinal: Named[int | None] = Column(Integer)
+    created_at: Named[datetime] = Column(DateTime)
+
+
+class _Runners(TypedColumns):
+    id: Named[int] = Column(Integer, primary_key=True)
+    owner: Named[str] = Column(String(255))
+    host: Named[str] = Column(String(255))
+    engine: Named[str] = Column(String(16))
+    slots_json: Named[str] = Column(Text)
+    started_at: Named[datetime] = Column(DateTime)
+    expires: Named[float] = Column(Double)
+
+
 studies = Table("sft_studies", metadata, _Studies)
 """One row a study: the study file as parsed, its budget and how much of it is issued."""
 
@@ -147,3 +174,9 @@ evaluations = Table("sft_evaluations", metadata, _Evaluations)
 
 finalists = Table("sft_finalists", metadata, _Finalists)
 """One row a confirmation run of a trial under another seed."""
+
+queue = Table("sft_queue", metadata, _Queue)
+"""One row a configuration asked for from outside; ``ordinal`` is the ticket that got it."""
+
+runners = Table("sft_runners", metadata, _Runners)
+"""One row a runner that serves studies of this database, while it lives."""
