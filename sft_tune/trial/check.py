@@ -25,6 +25,7 @@ from sft_tune.trial.device import (
 from sft_tune.trial.evaluate import predict
 from sft_tune.trial.metrics import compute
 from sft_tune.trial.models import parameter_count
+from sft_tune.trial.remembered import Remembered
 from sft_tune.trial.step import Trainee, make_plan, set_up, train_step
 
 # The first step allocates and is not counted; after so many seconds one step must do.
@@ -69,7 +70,7 @@ def probe(
         training = config.training.model_copy(update={"batch_size": batch_size})
         sized = config.model_copy(update={"training": training})
         with memory_of_its_own(where):
-            facts["batch_sizes"].append(_step_facts(sized, data, where))
+            facts["batch_sizes"].append(_step_facts(sized, data, where, cache))
     return facts
 
 
@@ -88,7 +89,7 @@ def _model_facts(
             trainee.model, some, device=where, dtype=trainee.dtype, batch_size=batch_size
         )
         seconds = time.perf_counter() - begin
-    except UNFIT as error:
+    except (*UNFIT, MemoryError) as error:
         raise _cannot_take(config, data, error) from error
     module = trainee.model.module
     return {
@@ -100,7 +101,9 @@ def _model_facts(
     }
 
 
-def _step_facts(config: TrialConfig, data: Prepared, where: torch.device) -> dict[str, Any]:
+def _step_facts(
+    config: TrialConfig, data: Prepared, where: torch.device, cache: Path
+) -> dict[str, Any]:
     """Do a few steps; a batch that does not fit into memory is a fact, not an error."""
     facts: dict[str, Any] = {
         "batch_size": config.training.batch_size,
@@ -110,8 +113,14 @@ def _step_facts(config: TrialConfig, data: Prepared, where: torch.device) -> dic
         "note": "",
     }
     try:
-        facts["seconds_per_step"] = _seconds_per_step(set_up(config, data, where))
+        trainee = set_up(config, data, where)
+        working = Remembered(cache, trainee)
+        trainee.portion.limit = working.recall()
+        facts["seconds_per_step"] = _seconds_per_step(trainee)
         facts["ok"] = True
+        working.keep(trainee.portion.limit)
+        if trainee.portion.limit is not None:
+            facts["note"] = f"in micro-batches of {trainee.portion.limit}"
     except (*UNFIT, MemoryError) as error:
         if not is_out_of_memory(error):
             raise _cannot_take(config, data, error) from error
@@ -121,16 +130,22 @@ def _step_facts(config: TrialConfig, data: Prepared, where: torch.device) -> dic
 
 
 def _seconds_per_step(trainee: Trainee) -> float:
-    """Return the median time of a step; the first is left out where there are more."""
+    """Return the median time of a step; the first is left out where there are more.
+
+    A step that found its micro-batch by trying does not count, unless there is no other.
+    """
     trainee.set_training_mode()
     times: list[float] = []
     steps = min(TIMED_STEPS, trainee.plan.horizon)
     for step in range(steps):
         wait_for(trainee.device)
-        begin = time.perf_counter()
+        begin, limit = time.perf_counter(), trainee.portion.limit
         train_step(trainee, step)
         wait_for(trainee.device)
-        times.append(time.perf_counter() - begin)
+        took = time.perf_counter() - begin
+        if trainee.portion.limit != limit and step < steps - 1:
+            continue
+        times.append(took)
         if sum(times) > ENOUGH_SECONDS:
             break
     return statistics.median(times[1:] or times)
@@ -149,7 +164,9 @@ def _cannot_take(config: TrialConfig, data: Prepared, error: Exception) -> Model
     reason = str(error).strip().split("\n")[0] or type(error).__name__
     size = data.train.pixels.shape[2:] if isinstance(data.train, ImageSplit) else None
     if is_out_of_memory(error):
-        what, remedy = "runs out of memory", "lower resources.evaluation_batch_size"
+        # Not even one example fits: larger batches are taken apart.
+        smaller = "data.max_length" if size is None else "data.image_size"
+        what, remedy = "runs out of memory", f"lower {smaller}, or give a smaller model"
     elif "more than 1 value per channel" in reason:
         what = f"cannot train with batch size {config.training.batch_size}"
         remedy = "batch normalization needs larger batches (or larger images)"

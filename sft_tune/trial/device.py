@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,12 @@ from sft_tune.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# What torch's and Python's CPU allocators say; on a GPU it is `torch.OutOfMemoryError`.
-CPU_OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memory")
+# What torch's, C++'s and Python's CPU allocators say, and CUDA and its libraries where they
+# allocate without torch; torch's own GPU allocator has `torch.OutOfMemoryError`.
+OUT_OF_MEMORY = re.compile(
+    r"DefaultCPUAllocator|can't allocate memory|not enough memory|std::bad_alloc"
+    r"|CUDA error: out of memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED"
+)
 
 
 def open_device(name: str) -> torch.device:
@@ -89,7 +94,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether ``error`` says that the device's memory, or the machine's, ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and bool(CPU_OUT_OF_MEMORY.search(str(error)))
+    return isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
 
 
 def memory_report(error: BaseException, device: torch.device) -> str:
@@ -100,6 +105,28 @@ def memory_report(error: BaseException, device: torch.device) -> str:
         free, total = torch.cuda.mem_get_info(device)
         peak += f", {free / 2**30:.2f} of {total / 2**30:.2f} GiB free"
     return f"{asked} ({peak})"
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what nothing refers to, after memory ran out."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def describe_device(device: torch.device) -> str:
+    """Return its name and how much memory this process may take of it, in words."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        total = torch.cuda.get_device_properties(device).total_memory
+        allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
+    else:
+        name = f"cpu {platform.machine()}"
+        allowed = psutil.virtual_memory().total
+        if hasattr(psutil, "RLIMIT_AS"):
+            limit, _ = psutil.Process().rlimit(psutil.RLIMIT_AS)
+            allowed = min(allowed, limit) if limit >= 0 else allowed
+    return f"{name}, {allowed} bytes"
 
 
 def _reset_peak(device: torch.device) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sft_tune.errors import ModelError
 
@@ -63,6 +64,11 @@ def set_training_mode(module: nn.Module, head: tuple[str, ...], frozen: bool) ->
     if frozen:
         for prefix in head:
             module.get_submodule(prefix).train()
+
+
+def normalizes_batches(module: nn.Module) -> bool:
+    """Tell whether an example's output depends on the others of its batch, as ``module`` is set."""
+    return any(isinstance(part, _BatchNorm) and part.training for part in module.modules())
 
 
 def freeze_backbone(module: nn.Module, head: tuple[str, ...]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,6 +28,7 @@ from sft_tune.trial.evaluate import evaluate
 from sft_tune.trial.monitors import Monitors
 from sft_tune.trial.outcome import Evaluation, Outcome, Reason
 from sft_tune.trial.paths import TrialPaths
+from sft_tune.trial.remembered import Remembered
 from sft_tune.trial.resume import TrialState
 from sft_tune.trial.step import Trainee, set_up, train_step
 
@@ -70,7 +72,7 @@ def run_trial(
         config: the complete configuration.
         paths: the trial's folder; it is created.
         device: ``cpu``, or ``cuda:N``.
-        cache: folder of prepared data.
+        cache: folder of prepared data, and of micro-batches that have worked.
         report: told of every rung; returns whether to go on. When it returns, the rung must be
             on record: the next checkpoint is behind it.
         should_stop: asked before each step; then the trial is saved, to go on another time.
@@ -95,7 +97,7 @@ def run_trial(
             report_ = memory_report(error, where)
             ending = Ending("out_of_memory", f"after step {state.step}: {report_}")
         peak = peak_memory(where)
-    return _outcome(paths, state, ending, peak)
+    return _outcome(paths, config, state, ending, peak)
 
 
 def _attempt(
@@ -111,6 +113,9 @@ def _attempt(
     state.clock.start()
     with state.clock.aside(where):
         trainee = set_up(config, data, where)
+        working = Remembered(cache, trainee)
+        trainee.portion.limit = working.recall()
+        state.training = trainee.portion
         monitors = Monitors(where, norms_may_overflow=trainee.dtype is torch.float16)
         resume.restore(paths, trainee, state, monitors)
     plan = trainee.plan
@@ -124,6 +129,7 @@ def _attempt(
             return Ending("stopped", f"asked to, after step {state.step} of {plan.horizon}")
 
         loss, norm, size = train_step(trainee, state.step)
+        working.keep(trainee.portion.limit)
         state.step += 1
         state.samples += size
         monitors.add(loss, norm, size)
@@ -164,6 +170,7 @@ def _evaluate(
             device=trainee.device,
             dtype=trainee.dtype,
             batch_size=batch_size,
+            portion=state.evaluation,
         )
     trainee.set_training_mode()
     evaluation = Evaluation(
@@ -208,7 +215,9 @@ def _create(paths: TrialPaths) -> None:
         raise TrialError(f"the trial's folder cannot be created: {error}; give another") from error
 
 
-def _outcome(paths: TrialPaths, state: TrialState, ending: Ending, peak: int) -> Outcome:
+def _outcome(
+    paths: TrialPaths, config: TrialConfig, state: TrialState, ending: Ending, peak: int
+) -> Outcome:
     """Write the best weights, and return how the trial ended.
 
     Raises:
@@ -222,9 +231,11 @@ def _outcome(paths: TrialPaths, state: TrialState, ending: Ending, peak: int) ->
             raise TrialError(
                 f"the best weights cannot be written: {error}; free space, then start again"
             ) from error
+    flags = _flags(state)
+    notes = [ending.note, *state.notes, *_memory_notes(config, flags)]
     return Outcome(
         reason=ending.reason,
-        note="; ".join([ending.note, *state.notes] if ending.note else state.notes),
+        note="; ".join(note for note in notes if note),
         value=best.value if best else None,
         metrics=dict(best.metrics) if best else {},
         best_progress=best.progress if best else None,
@@ -235,4 +246,30 @@ def _outcome(paths: TrialPaths, state: TrialState, ending: Ending, peak: int) ->
         samples_per_second=state.samples / training if training > 0 else 0.0,
         checkpoint=str(paths.best) if best else None,
         resumed_from=state.resumed_from,
+        flags=flags,
     )
+
+
+def _flags(state: TrialState) -> dict[str, Any]:
+    """Return how memory made the trial differ from its configuration."""
+    flags: dict[str, Any] = {}
+    if state.training.limit is not None:
+        flags["micro_batch"] = state.training.limit
+        if state.training.in_pairs:
+            flags["batch_norm_per_micro_batch"] = True
+    if state.evaluation.limit is not None:
+        flags["evaluation_batch"] = state.evaluation.limit
+    return flags
+
+
+def _memory_notes(config: TrialConfig, flags: Mapping[str, Any]) -> list[str]:
+    """Return ``flags`` in words."""
+    notes = []
+    if "micro_batch" in flags:
+        batch = f"batch {config.training.batch_size} does not fit into memory"
+        notes.append(f"in micro-batches of {flags['micro_batch']}: {batch}")
+    if "batch_norm_per_micro_batch" in flags:
+        notes.append("batch norm normalized each micro-batch by itself")
+    if "evaluation_batch" in flags:
+        notes.append(f"evaluated in batches of {flags['evaluation_batch']}: more do not fit")
+    return notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
 Reason = Literal["completed", "pruned", "diverged", "out_of_memory", "stopped"]
@@ -24,7 +24,7 @@ class Message:
         Raises:
             TypeError: when a key is missing.
         """
-        known = {field.name for field in fields(cls)}
+        known = {part.name for part in fields(cls)}
         return cls(**{key: value for key, value in record.items() if key in known})
 
 
@@ -72,6 +72,9 @@ class Outcome(Message):
         samples_per_second: training examples by the time of this attempt's training steps.
         checkpoint: path of the best weights; None when no rung was reached.
         resumed_from: the step that this attempt went on from; 0 for a fresh start.
+        flags: how it did not go as configured, by name: ``micro_batch`` and ``evaluation_batch``,
+            how many examples went through the model at once where the batch did not fit into
+            memory; ``batch_norm_per_micro_batch``, true where that changed what was learned.
     """
 
     reason: Reason
@@ -86,3 +89,4 @@ class Outcome(Message):
     samples_per_second: float
     checkpoint: str | None
     resumed_from: int
+    flags: dict[str, Any] = field(default_factory=dict)

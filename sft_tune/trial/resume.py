@@ -13,6 +13,7 @@ from sft_tune.trial import checkpoint
 from sft_tune.trial.best import Best
 from sft_tune.trial.monitors import Clock, Monitors
 from sft_tune.trial.paths import TrialPaths
+from sft_tune.trial.portions import Portion
 from sft_tune.trial.seeding import random_states, restore_random_states
 from sft_tune.trial.step import Trainee
 
@@ -31,6 +32,8 @@ class TrialState:
         resumed_from: the step that this attempt went on from.
         samples: training examples that this attempt has seen.
         notes: what the trial's reader should know, in words.
+        training: how much of a training batch fits into memory (the trainee's ``portion``).
+        evaluation: how much of an evaluation batch does.
     """
 
     step: int = 0
@@ -40,6 +43,8 @@ class TrialState:
     resumed_from: int = 0
     samples: int = 0
     notes: list[str] = field(default_factory=list)
+    training: Portion = field(default_factory=Portion)
+    evaluation: Portion = field(default_factory=Portion)
 
 
 def save(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Monitors) -> None:

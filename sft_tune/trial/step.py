@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from sft_tune.spec.config import TrialConfig
-from sft_tune.trial.data import ImageSplit, Prepared, Split, TextSplit, gather
-from sft_tune.trial.device import autocast, resolve_precision
-from sft_tune.trial.heads import freeze_backbone, set_training_mode
+from sft_tune.trial.data import Batch, ImageSplit, Prepared, Split, TextSplit, gather
+from sft_tune.trial.device import autocast, free_memory, is_out_of_memory, resolve_precision
+from sft_tune.trial.heads import freeze_backbone, normalizes_batches, set_training_mode
+from sft_tune.trial.losses import share_of_loss, weight
 from sft_tune.trial.models import BuiltModel, build_model
 from sft_tune.trial.optimizers import build_optimizer, set_learning_rate, trained_parameters
 from sft_tune.trial.plan import Plan
+from sft_tune.trial.portions import Portion, within_memory
+from sft_tune.trial.rewind import Rewind
 from sft_tune.trial.schedules import learning_rate
 from sft_tune.trial.seeding import seed_everything
 
 
 @dataclass
 class Trainee:
-    """A configuration made concrete: data, model, optimizer, plan, on one device."""
+    """A configuration made concrete: data, model, optimizer, plan, on one device.
+
+    ``portion`` is how much of a batch goes through the model at once, ``rewind`` what takes back
+    a try at a step that ran out of memory.
+    """
 
     config: TrialConfig
     data: Prepared
@@ -33,6 +41,8 @@ class Trainee:
     scaler: torch.GradScaler
     device: torch.device
     dtype: torch.dtype
+    portion: Portion
+    rewind: Rewind
 
     @property
     def frozen(self) -> bool:
@@ -81,6 +91,7 @@ def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee
         freeze_backbone(model.module, model.head)
     model.to(device)
     dtype = resolve_precision(config.training.precision, device)
+    set_training_mode(model.module, model.head, config.training.freeze == "backbone")
     # What is drawn while training does not depend on how much the model's making has drawn.
     seed_everything(config.seed)
     return Trainee(
@@ -92,37 +103,87 @@ def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee
         scaler=torch.GradScaler(device.type, enabled=dtype is torch.float16),
         device=device,
         dtype=dtype,
+        portion=Portion(in_pairs=normalizes_batches(model.module)),
+        rewind=Rewind(model.module, device),
     )
 
 
 def train_step(trainee: Trainee, step: int) -> tuple[Tensor, Tensor, int]:
     """Do optimizer step ``step``.
 
+    A batch that does not fit into memory goes in micro-batches, in this step and those after it;
+    a try that failed leaves no trace. The batch is augmented as one and its gradient is the same
+    up to rounding, but dropout draws other masks (on the CPU from the generator that augmentation
+    draws from too), and batch norm normalizes each micro-batch by itself.
+
     Returns:
         The batch's mean loss and the norm of its gradient before clipping, both on the device,
         and the number of its examples.
+
+    Raises:
+        RuntimeError, MemoryError: when memory runs out even for one example, or for the optimizer.
     """
-    training, optimizer, scaler = trainee.config.training, trainee.optimizer, trainee.scaler
-    batch = gather(
-        trainee.data.train,
-        trainee.plan.indices(step),
-        trainee.device,
-        augment=training.augment,
-        normalize=trainee.model.normalize,
+    optimizer, scaler = trainee.optimizer, trainee.scaler
+    indices = trainee.plan.indices(step)
+
+    def undo() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        trainee.rewind.back()
+
+    trainee.rewind.mark()
+    loss = within_memory(
+        trainee.portion,
+        len(indices),
+        lambda sizes: _backward(trainee, _gathered(trainee, indices), sizes),
+        device=trainee.device,
+        undo=undo,
     )
-    with autocast(trainee.device, trainee.dtype):
-        logits = trainee.model.logits(batch.inputs)
-    loss = functional.cross_entropy(
-        logits.float(), batch.targets, label_smoothing=training.label_smoothing
-    )
-    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     scaler.unscale_(optimizer)
-    norm = _clip(optimizer, training.clip_norm)
+    norm = _clip(optimizer, trainee.config.training.clip_norm)
     set_learning_rate(optimizer, trainee.learning_rate(step))
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return loss.detach(), norm, len(batch.targets)
+    return loss, norm, len(indices)
+
+
+def _gathered(trainee: Trainee, indices: Tensor) -> Batch:
+    """Return the batch, in the machine's memory where only parts of it fit on the device."""
+    options: dict[str, Any] = {
+        "augment": trainee.config.training.augment,
+        "normalize": trainee.model.normalize,
+    }
+    try:
+        return gather(trainee.data.train, indices, trainee.device, **options)
+    except RuntimeError as error:
+        if trainee.device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    free_memory(trainee.device)
+    trainee.rewind.back()
+    return gather(trainee.data.train, indices, "cpu", **options)
+
+
+def _backward(trainee: Trainee, batch: Batch, sizes: list[int]) -> Tensor:
+    """Add up the batch's gradient over parts of ``sizes``; return its mean loss, detached."""
+    total, losses = weight(batch.targets), []
+    for part in _parts(batch, sizes, trainee.device):
+        with autocast(trainee.device, trainee.dtype):
+            logits = trainee.model.logits(part.inputs)
+        smoothing = trainee.config.training.label_smoothing
+        loss = share_of_loss(logits, part.targets, total, smoothing)
+        trainee.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+
+def _parts(batch: Batch, sizes: list[int], device: torch.device) -> Iterator[Batch]:
+    """Yield the batch in parts of ``sizes``, each brought to ``device`` when its turn comes."""
+    if len(sizes) == 1 and batch.targets.device == device:
+        yield batch
+        return
+    inputs = {name: tensor.split_with_sizes(sizes) for name, tensor in batch.inputs.items()}
+    for i, targets in enumerate(batch.targets.split_with_sizes(sizes)):
+        yield Batch({name: part[i].to(device) for name, part in inputs.items()}, targets.to(device))
 
 
 def _side(split: Split) -> int | None:

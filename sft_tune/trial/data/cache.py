@@ -6,6 +6,7 @@ It is written under a lock into a temporary folder, synced, and renamed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,12 +22,14 @@ from filelock import FileLock
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
-from sft_tune.errors import SftTuneError
+from sft_tune.errors import SftTuneError, UserError
 
 META = "meta.json"
 # What is read of a file to see that it is whole: all of a small one, samples of a large one.
 _BLOCK = 16 * 1024
 _BLOCKS = 64
+# What the system says of a folder that the user has to name otherwise.
+_NO_FOLDER = (PermissionError, FileNotFoundError, NotADirectoryError, FileExistsError)
 
 
 class Entry(NamedTuple):
@@ -52,15 +55,18 @@ def writing(root: Path) -> Iterator[None]:
     """Turn a failure to write below ``root`` into an error with its remedy.
 
     Raises:
-        SftTuneError: for a full disk, a missing permission and the like.
+        UserError: for a folder that cannot be made or written.
+        SftTuneError: for a full disk and the like.
     """
     try:
         yield
     except OSError as error:
-        raise SftTuneError(
-            f"cannot write prepared data under {root}: {error.strerror or error}. "
-            "Free some space there, or set SFT_TUNE_CACHE to a folder on another disk."
-        ) from error
+        text = f"cannot write prepared data under {root}: {error.strerror or error}. "
+        if isinstance(error, _NO_FOLDER) or error.errno == errno.EROFS:
+            remedy = "Set SFT_TUNE_CACHE to a folder that can be made and written."
+            raise UserError(text + remedy) from error
+        remedy = "Free some space there, or set SFT_TUNE_CACHE to a folder on another disk."
+        raise SftTuneError(text + remedy) from error
 
 
 def open_or_build(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> Entry:
@@ -73,7 +79,7 @@ def open_or_build(root: Path, key: str, build: Callable[[Path], dict[str, Any]])
             Called by one process at a time; others wait for it.
 
     Raises:
-        SftTuneError: where the entry cannot be written; nothing of it is left then.
+        UserError, SftTuneError: where the entry cannot be written; nothing of it is left then.
     """
     folder = root / key
     if (meta := _read_whole(folder)) is not None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, ModelSpec, Task
-from sft_tune.trial.data.arrays import Prepared, array_path, load_split
-from sft_tune.trial.data.cache import Entry, key_of, open_or_build, prepared_root, save
-from sft_tune.trial.data.examples import Examples, Source, SplitName, reason
+from sft_tune.trial.data.arrays import Prepared, load_split
+from sft_tune.trial.data.cache import Entry, key_of, open_or_build, prepared_root
+from sft_tune.trial.data.examples import Source, SplitName, reason
 from sft_tune.trial.data.images import ImageEncoder, MixedSizesError, made_for
 from sft_tune.trial.data.labels import (
     check_agreement,
@@ -26,25 +25,13 @@ from sft_tune.trial.data.labels import (
     keep_classes,
     name_labels,
 )
+from sft_tune.trial.data.parts import Encoder, Part, write_parts
 from sft_tune.trial.data.sources import open_source
 from sft_tune.trial.data.splits import Parts, split_train, take_at_most
-from sft_tune.trial.data.text import TextEncoder, text_encoder
+from sft_tune.trial.data.text import check_texts, text_encoder
 
 # Part of every key: raise it when the same source and settings make other arrays.
 FORMAT = 1
-Encoder = ImageEncoder | TextEncoder
-
-
-class Part(NamedTuple):
-    """Examples chosen for one split: rows of what was read, and the class of each."""
-
-    examples: Examples
-    rows: NDArray[np.int64]
-    targets: NDArray[np.int64]
-
-    def take(self, chosen: NDArray[np.int64]) -> Part:
-        """Return the part of these of its rows."""
-        return Part(self.examples, self.rows[chosen], self.targets[chosen])
 
 
 def prepare(
@@ -149,7 +136,7 @@ def _built_search(request: _Request, encoder: Encoder) -> Entry:
     def build(folder: Path) -> dict[str, Any]:
         labels, parts, held_out = _search_parts(request)
         try:
-            splits = {name: _write(part, encoder, folder, name) for name, part in parts.items()}
+            splits = write_parts(parts, encoder, folder)
         except MixedSizesError as error:
             for path in folder.glob("*.npy"):
                 path.unlink()
@@ -232,12 +219,9 @@ def _read(
         check_agreement(kept, labels, where)
     targets = class_indices(kept, labels)
     check_enough(targets, labels, where, "Mend the source, data.label_column or data.classes.")
+    if request.task == "text-classification" and split != "test":
+        check_texts(examples, rows, where)
     return Part(examples, rows, targets), labels
-
-
-def _write(part: Part, encoder: Encoder, folder: Path, split: str) -> dict[str, Any]:
-    save(array_path(folder, split, "targets"), part.targets)
-    return encoder.write(part.examples, part.rows, folder, split)
 
 
 def _test_entry(request: _Request, search: Entry, encoder: Encoder) -> Entry | None:
@@ -267,7 +251,7 @@ def _test_entry(request: _Request, search: Entry, encoder: Encoder) -> Entry | N
         check_enough(
             part.targets, labels, request.where("test"), "Add examples, or raise data.test_limit."
         )
-        splits = {"test": _write(part, encoder, folder, "test")}
+        splits = write_parts({"test": part}, encoder, folder)
         return {"splits": splits, "class_counts": {"test": counts_by_class(part.targets, labels)}}
 
     return open_or_build(request.root, key_of(fields), build)

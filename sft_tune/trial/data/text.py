@@ -15,7 +15,7 @@ from sft_tune.errors import DataError, ModelError
 from sft_tune.spec.study import DataSpec, ModelSpec
 from sft_tune.trial.data.arrays import array_path
 from sft_tune.trial.data.cache import save
-from sft_tune.trial.data.examples import Examples, reason
+from sft_tune.trial.data.examples import Examples, listed, reason
 from sft_tune.trial.data.pretrained import contents_identity, pretrained_folder, read_settings
 
 _CHUNK = 1000
@@ -141,6 +141,29 @@ def token_limit(folder: Path, tokenizer: Any, max_length: int) -> tuple[int, str
         if settings.get("model_type") in _OFFSET_POSITIONS:
             own -= (settings.get("pad_token_id") or 0) + 1
     return (max_length, "data.max_length") if max_length <= own else (int(own), "the model")
+
+
+def check_texts(examples: Examples, rows: NDArray[np.int64], where: str) -> None:
+    """Check that none of the texts ``rows`` is missing, empty or blank.
+
+    Raises:
+        DataError: with the places.
+    """
+    empty = [i for i in rows.tolist() if _is_blank(examples.inputs[i])]
+    if empty:
+        remedy = "Fill them in, or remove these examples."
+        if len(empty) == len(rows):
+            remedy = "Name the right data.text_column."
+        places = listed((examples.place(i) for i in empty), 5)
+        raise DataError(
+            f"{where}: {len(empty)} of {len(rows)} texts are empty, at {places}. {remedy}"
+        )
+
+
+def _is_blank(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def _texts(examples: Examples, rows: NDArray[np.int64], split: str) -> tuple[list[str], int]:

@@ -4,13 +4,14 @@ import json
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft_tune.errors import SftTuneError
+from sft_tune.errors import SftTuneError, UserError
 from sft_tune.trial.data.cache import ArrayWriter, key_of, open_or_build, save
 
 
@@ -106,11 +107,19 @@ def small_disk():
 
 
 def test_a_full_disk_is_a_clear_error_and_nothing_torn_is_left(tmp_path, small_disk):
-    with pytest.raises(SftTuneError, match=r"cannot write prepared data under .*SFT_TUNE_CACHE"):
+    with pytest.raises(SftTuneError, match=r"cannot .* under .*: .*Free some.*CACHE") as caught:
         open_or_build(tmp_path, "k", Builder(500_000))
+    assert not isinstance(caught.value, UserError)
     assert entries(tmp_path) == []
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert open_or_build(tmp_path, "k", Builder(500_000)).meta == {"calls": 1}
+
+
+def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path):
+    (tmp_path / "file").touch()
+    for root in ("/proc/nowhere/prepared", tmp_path / "file" / "prepared"):
+        with pytest.raises(UserError, match=f"cannot write prepared data under {root}: .*that can"):
+            open_or_build(Path(root), "k", Builder())
 
 
 def test_a_full_disk_while_images_are_decoded(prepare_images, image_folder, cache, small_disk):

@@ -86,6 +86,21 @@ def test_an_unreadable_file_is_named(prepare_images, image_folder):
         prepare_images(image_folder)
 
 
+def test_all_unreadable_files_are_told_at_once(prepare_images, image_folder, make):
+    make.images(image_folder / "cat", [11], size=(20, 10))  # of another size than the others
+    for name in ("cat/000", "cat/007", "dog/100", "dog/101", "dog/102", "dog/109"):
+        (image_folder / f"{name}.png").write_bytes(b"torn")
+    for settings in ({}, {"image_size": 8}):
+        with pytest.raises(DataError) as caught:
+            prepare_images(image_folder, **settings)
+        told = str(caught.value)
+        assert type(caught.value) is DataError
+        assert told.startswith("6 images cannot be read: ")
+        assert told.count(".png, ") == 4
+        assert " and 1 more; the first: cannot identify image file " in told
+        assert told.endswith(". Replace them, or remove these examples.")
+
+
 def test_images_of_one_size_keep_it(prepare_images, make, tmp_path):
     for label in "ab":
         make.images(tmp_path / "set" / label, range(5), size=(12, 9))

@@ -105,7 +105,10 @@ BROKEN = {
     "ragged": ("text,label\na,b\nc,d,e\n", "line 3: 3 fields, but the header has 2"),
     "open quote": ('text,label\n"a,b\nc,d\n', "not well-formed CSV"),
     "no label": ("text,label\na,x\nb,\nc,y\nd,nan\n", r"2 of 4 labels .*line 3.*line 5"),
-    "no text at all": ("text,label\n,x\n,y\n,x\n,y\n", "all .* empty or missing"),
+    "no text at all": (
+        "text,label\n,x\n,y\n,x\n,y\n",
+        r"4 of 4 texts are empty.*right data\.text_column",
+    ),
     "one class": ("text,label\na,x\nb,x\n", "one class only, 'x'"),
 }
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
 
-from sft_tune.errors import ModelError
+from sft_tune.errors import DataError, ModelError
 
 
 def two_classes(make, path, texts):
@@ -51,12 +52,30 @@ def test_the_models_maximum_wins_over_the_study_files(prepare_texts, make, tmp_p
     assert facts["tokens"]["train"]["limit"] == 40
 
 
-def test_an_empty_text_is_its_special_tokens(prepare_texts, make, tmp_path):
-    path = two_classes(make, tmp_path / "x.jsonl", ["", "", "film", "film", None, None] * 2)
-    data = prepare_texts(path, validation_fraction=0.5)
-    assert {tuple(row) for row in make.texts(data.train)} <= {(2, 3), (2, 7, 3)}
-    missing = [data.facts["tokens"][split]["missing_texts"] for split in ("train", "validation")]
-    assert sum(missing) == 4
+def test_empty_texts_are_refused_with_their_places(prepare_texts, make, tmp_path):
+    texts = ["good", "", " \n", "bad", None, float("nan"), "film", "", "plot", "", "a", ""]
+    path = two_classes(make, tmp_path / "x.jsonl", texts)
+    lines = ", ".join(f"{path}, line {number}" for number in (2, 3, 5, 6, 8))
+    message = (
+        f"the train split of {path}: 7 of 12 texts are empty, at {lines} and 2 more. "
+        "Fill them in, or remove these examples."
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        prepare_texts(path)
+
+
+def test_empty_texts_of_validation_are_refused_and_those_of_test_are_counted(
+    prepare_texts, make, tmp_path
+):
+    two_classes(make, tmp_path / "set" / "train.jsonl", ["good", "bad"] * 4)
+    own = two_classes(make, tmp_path / "set" / "validation.jsonl", ["good", "bad", "", "film"])
+    with pytest.raises(DataError, match=f"validation split .*: 1 of 4 .*, at {own}, line 3. Fill"):
+        prepare_texts(tmp_path / "set")
+    two_classes(make, tmp_path / "set" / "validation.jsonl", ["good", "bad"])
+    two_classes(make, tmp_path / "set" / "test.jsonl", ["", "film", None, "good"])
+    data = prepare_texts(tmp_path / "set", with_test=True)
+    assert make.texts(data.test) == [[2, 3], [2, 7, 3], [2, 3], [2, 5, 3]]
+    assert data.facts["tokens"]["test"]["missing_texts"] == 1
 
 
 def test_without_special_tokens_an_empty_text_is_one_padding(prepare_texts, make, tmp_path):
@@ -64,9 +83,10 @@ def test_without_special_tokens_an_empty_text_is_one_padding(prepare_texts, make
     stored = json.loads((model / "tokenizer.json").read_text())
     stored["post_processor"] = None
     (model / "tokenizer.json").write_text(json.dumps(stored))
-    path = two_classes(make, tmp_path / "x.jsonl", ["", "", "film", "film"] * 2)
-    data = prepare_texts(path, model=f"transformers:{model}", validation_fraction=0.5)
-    assert {tuple(row) for row in make.texts(data.train)} <= {(0,), (7,)}
+    two_classes(make, tmp_path / "set" / "train.jsonl", ["film"] * 8)
+    two_classes(make, tmp_path / "set" / "test.jsonl", ["", "film"])
+    data = prepare_texts(tmp_path / "set", model=f"transformers:{model}", with_test=True)
+    assert make.texts(data.test) == [[0], [7]]
 
 
 def test_numbers_are_texts_too(prepare_texts, make, tmp_path):

@@ -1,0 +1,50 @@
+"""Examples chosen for a split, and how a data set's splits are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sft_tune.trial.data.arrays import array_path
+from sft_tune.trial.data.cache import save
+from sft_tune.trial.data.examples import Examples
+from sft_tune.trial.data.images import ImageEncoder, UnreadableImageError, unreadable
+from sft_tune.trial.data.text import TextEncoder
+
+Encoder = ImageEncoder | TextEncoder
+
+
+class Part(NamedTuple):
+    """Examples chosen for one split: rows of what was read, and the class of each."""
+
+    examples: Examples
+    rows: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+    def take(self, chosen: NDArray[np.int64]) -> Part:
+        """Return the part of these of its rows."""
+        return Part(self.examples, self.rows[chosen], self.targets[chosen])
+
+
+def write_parts(
+    parts: Mapping[str, Part], encoder: Encoder, folder: Path
+) -> dict[str, dict[str, Any]]:
+    """Write the arrays of ``parts`` (by split) into ``folder``; return the facts of each.
+
+    Raises:
+        DataError: for examples that cannot be read; of images it names all at once.
+        MixedSizesError: where images were to keep their own size, and differ in it.
+    """
+    try:
+        return {split: _write(part, encoder, folder, split) for split, part in parts.items()}
+    except UnreadableImageError as first:
+        raise unreadable([part[:2] for part in parts.values()], first) from first
+
+
+def _write(part: Part, encoder: Encoder, folder: Path, split: str) -> dict[str, Any]:
+    save(array_path(folder, split, "targets"), part.targets)
+    return encoder.write(part.examples, part.rows, folder, split)
