@@ -58,7 +58,7 @@ def tune(
         trials: total of trials, in place of the study's ``budget.trials``.
         hours: total of hours, in place of the study's ``budget.hours``.
         accept_changes: go on although sampler, pruner, seed or space differ from the database's.
-        progress: show how far it is: a live screen on a terminal, else a line an event.
+        progress: show how far it is: a live screen on a terminal, else lines.
 
     Raises:
         StudyFileError: the study breaks rules; all of them are in its ``problems``.
@@ -238,5 +238,5 @@ def _loaded(spec: str | Path | Mapping[str, Any]) -> LoadedStudy:
     root = Path.cwd()
     study = parse_study(spec, root=root)
     text = to_yaml(study.model_dump(mode="json", exclude_unset=True))
-    # Where its file would lie: relative paths in it were relative to this folder.
-    return LoadedStudy(study, text, root / f"{study.name}.yaml")
+    # No file has it; the folder is the one that its relative paths were relative to.
+    return LoadedStudy(study, text, root / "<mapping>")

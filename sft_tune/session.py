@@ -39,6 +39,7 @@ def with_budget(loaded: LoadedStudy, *, trials: int | None, hours: float | None)
     """
     from pydantic import ValidationError
 
+    from sft_tune.spec.checks import first_problem
     from sft_tune.spec.study import BudgetSpec
 
     given = {name: v for name, v in (("trials", trials), ("hours", hours)) if v is not None}
@@ -47,9 +48,7 @@ def with_budget(loaded: LoadedStudy, *, trials: int | None, hours: float | None)
     try:
         budget = BudgetSpec.model_validate({**loaded.spec.budget.model_dump(), **given})
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"budget.{place}: {first['msg']} (got {first['input']})") from None
+        raise UserError(f"budget.{first_problem(BudgetSpec, error)}") from None
     return replace(loaded, spec=loaded.spec.model_copy(update={"budget": budget}))
 
 
@@ -139,16 +138,18 @@ def _standing(spec: StudySpec, db: Database) -> tuple[Goal, list[TrialRow]]:
 
     try:
         rows = trial_rows(db, spec.name)
-        before = study_row(db, spec.name).active_seconds or 0.0
+        known = study_row(db, spec.name)
+        before, extra = known.active_seconds or 0.0, known.extra_trials
     except StudyNotFoundError:
-        rows, before = [], 0.0
+        rows, before, extra = [], 0.0, 0
+    limit = make_plan(spec).limit(spec.budget)
     goal = Goal(
         study=spec.name,
         metric=spec.objective.metric,
         maximize=spec.direction == "maximize",
         storage=redact(db.url),
         default=default_params(spec),
-        trials=make_plan(spec).limit(spec.budget),
+        trials=None if limit is None else limit + extra,
         hours=spec.budget.hours,
         target=spec.budget.target,
         seconds_before=before,

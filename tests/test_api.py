@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +26,7 @@ SPEC: dict[str, Any] = {
     "sampler": {"name": "grid"},
     "pruner": {"name": "none"},
     "objective": {"rungs": 2},
-    "resources": {"devices": "cpu", "threads_per_trial": 1},
+    "resources": {"devices": "cpu", "trials_per_device": 1, "threads_per_trial": 1},
 }
 
 # As a user would write it: no guard, so that a worker that imported the script would start again.
@@ -68,6 +70,12 @@ def test_a_script_tunes_without_a_guard_and_without_torch(script: tuple[Path, st
     assert "study program: maximize accuracy on validation" in lines[0]
     assert sum("trial 0 started" in line for line in lines) == 1
     assert lines[-1] == "False 1"
+
+
+def test_a_study_of_a_mapping_has_no_file_but_a_folder(script: tuple[Path, str]) -> None:
+    with contextlib.closing(sqlite3.connect(script[0] / "program.db")) as connection:
+        rows = connection.execute("SELECT source_path, root FROM sft_studies").fetchall()
+    assert rows == [(str(script[0] / "<mapping>"), str(script[0]))]
 
 
 def test_a_finished_study_is_returned_at_once(script: tuple[Path, str]) -> None:
@@ -153,7 +161,9 @@ def test_an_interrupted_study_can_be_resumed(tmp_path: Path) -> None:
     code = f"""\
 import signal, sys, threading, os
 import sft_tune
+from sft_tune.view import lines
 
+lines.RUNG_SECONDS = 0  # a line for every rung
 spec = {SPEC!r}
 spec["training"]["epochs"] = 300
 spec["objective"]["rungs"] = 100

@@ -4,50 +4,68 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from sft_tune.errors import TrialError
+from sft_tune.errors import DataError, SftTuneError, TrialError
 from sft_tune.run import messages
+from sft_tune.run.desk import Desk, Roster
 from sft_tune.run.engine import GONE, Engine, Inbox, Worker
-from sft_tune.run.events import Notice, Notify, RungReached, TrialEnded, TrialStarted
-from sft_tune.run.ledger import LEASE_SECONDS, Ledger, Placement
+from sft_tune.run.events import Notice, RungReached, TrialStarted
+from sft_tune.run.ledger import LEASE_SECONDS, Placement
 from sft_tune.run.messages import Message
 from sft_tune.run.slots import Slot
-from sft_tune.spec.study import StudySpec
 from sft_tune.store.claims import LeaseLostError
 
-FAILURES = ("crashed", "stalled", "out_of_memory")
 BEAT_SECONDS = LEASE_SECONDS / 4
+WISH_SECONDS = 2.0
+# What a worker may keep of a trial without being replaced: caches grow, and stay.
+KEPT_BYTES = 2**30
+
+
+@dataclass
+class Running:
+    """A trial on a worker.
+
+    Attributes:
+        desk: its study.
+        placement: its claim.
+        heard: when its worker last said something, by the monotonic clock.
+        leaving: whether it was told to save and leave.
+    """
+
+    desk: Desk
+    placement: Placement
+    heard: float
+    leaving: bool = False
 
 
 class Dispatcher:
-    """Runs one study on the slots of this machine until its budget is used or it is stopped."""
+    """Serves the studies of a roster on slots until they are over or it is stopped."""
 
     def __init__(
         self,
-        spec: StudySpec,
-        ledger: Ledger,
+        roster: Roster,
         engine: Engine,
         slots: Sequence[Slot],
         inbox: Inbox,
-        notify: Notify,
         idle: Sequence[Worker] = (),
+        grace_seconds: float = 25.0,
     ) -> None:
-        """Take ``ledger`` for the database, ``engine`` for processes, ``idle`` workers of it."""
-        self._spec = spec
-        self._ledger = ledger
+        """Take ``roster`` for the studies, ``engine`` for processes, ``idle`` workers of it."""
+        self._roster = roster
         self._engine = engine
         self._slots = slots
         self._inbox = inbox
-        self._notify = notify
+        self._grace_seconds = grace_seconds
         self._idle = list(idle)
-        self._busy: dict[Worker, Placement] = {}
-        self.placed = 0
-        self._failures: list[str] = []
+        self._busy: dict[Worker, Running] = {}
+        self._kept: dict[Worker, int] = {}
         self._stopping = False
-        self._aborting = False
+        self._abort_at = float("inf")
         self._next_beat = 0.0
+        self._next_wishes = 0.0
 
     @property
     def workers(self) -> list[Worker]:
@@ -59,81 +77,100 @@ class Dispatcher:
         self._stopping = True
         self._inbox.put((None, {"event": "wake"}))
 
+    def terminate(self) -> None:
+        """End in order, but at once after the time of grace: for SIGTERM, before preemption."""
+        self._abort_at = min(self._abort_at, time.monotonic() + self._grace_seconds)
+        self.stop()
+
     def abort(self) -> None:
         """End at once: workers are killed, trials go on later from their last checkpoint."""
-        self._stopping = self._aborting = True
-        self._inbox.put((None, {"event": "wake"}))
+        self._abort_at = 0.0
+        self.stop()
 
     def run(self) -> str:
-        """Run until done; return why it ended: trials, hours, target, stopped or aborted.
+        """Run until done; return why it ended: the roster's word, stopped or aborted.
 
         Raises:
-            TrialError: after as many failures in a row as the budget admits.
+            SftTuneError: what the roster raised when a study could not go on.
         """
-        self._ledger.recover()
         try:
-            why = self._serve()
+            return self._serve()
         finally:
-            for worker, placement in self._busy.items():
+            for worker, running in self._busy.items():
                 worker.kill()
-                self._ledger.give_back(placement)
+                running.desk.ledger.give_back(running.placement)
+            # Told first, waited for second: they go at the same time.
+            for worker in self._idle:
+                worker.send(messages.QUIT)
             for worker in self._idle:
                 worker.close()
-        self._ledger.close(None if self._stopping else why)
-        return why
 
     def _serve(self) -> str:
-        told_to_stop = False
-        while not self._aborting:
+        while time.monotonic() < self._abort_at:
             self._beat_when_due()
+            self._look_at_wishes_when_due()
             if not self._stopping:
                 self._fill_slots()
-            elif not told_to_stop:
-                told_to_stop = True
-                for worker in self._busy:
-                    worker.send(messages.STOP)
             if not self._busy:
-                return "stopped" if self._stopping else self._ledger.exhausted() or "trials"
-            try:
-                patience = max(0.0, self._next_beat - time.monotonic())
-                worker_or_none, message = self._inbox.get(timeout=patience)
-            except queue.Empty:
-                continue
-            if worker_or_none is None:
-                continue
-            try:
-                self._handle(worker_or_none, message)
-            except LeaseLostError:
-                self._let_go(worker_or_none)
+                why = "stopped" if self._stopping else self._roster.over()
+                if why is not None:
+                    return why
+            self._wait()
         return "aborted"
+
+    def _wait(self) -> None:
+        """Handle the next message, or return when something else is due."""
+        due = min(self._next_beat, self._next_wishes, self._abort_at)
+        try:
+            worker, message = self._inbox.get(timeout=max(0.0, due - time.monotonic()))
+        except queue.Empty:
+            return
+        if worker is None:  # a signal's
+            self._next_wishes = 0.0
+            return
+        running = self._busy.get(worker)
+        try:
+            self._handle(worker, running, message)
+        except LeaseLostError:
+            self._let_go(worker)
 
     def _fill_slots(self) -> None:
         while len(self._busy) < len(self._slots):
-            placement = self._ledger.next_placement()
-            if placement is None:
-                return
-            self.placed += 1
-            repeated = self._ledger.repeated(placement)
-            if repeated is not None:
-                self._notify(repeated)
-                continue
-            if self._idle:
-                worker = self._idle.pop()
+            running = Counter(run.desk for run in self._busy.values())
+            for desk in self._roster.desks(running):
+                placement = self._next(desk)
+                if placement is not None:
+                    break
             else:
-                taken = {worker.slot for worker in self._busy}
-                slot = next(slot for slot in self._slots if slot not in taken)
-                worker = self._engine.spawn(slot, self._inbox)
-            self._start(worker, placement)
+                return
+            self._start(self._idle.pop() if self._idle else self._spawn(), desk, placement)
 
-    def _start(self, worker: Worker, placement: Placement) -> None:
-        placement = self._ledger.begin(placement, worker.slot.label)
-        self._busy[worker] = placement
+    def _next(self, desk: Desk) -> Placement | None:
+        try:
+            return desk.next()
+        except LeaseLostError:
+            return None
+        except SftTuneError as error:
+            self._roster.broken(desk, error)
+            return None
+
+    def _spawn(self) -> Worker:
+        taken = {worker.slot for worker in self._busy}
+        return self._engine.spawn(next(s for s in self._slots if s not in taken), self._inbox)
+
+    def _start(self, worker: Worker, desk: Desk, placement: Placement) -> None:
+        try:
+            placement = desk.ledger.begin(placement, worker.slot.label)
+        except LeaseLostError:
+            self._idle.append(worker)
+            return
+        self._busy[worker] = Running(desk, placement, time.monotonic())
         worker.send(
             messages.train(
-                placement.local_config, placement.folder, worker.slot.device, self._spec.resources
+                placement.local_config, placement.folder, worker.slot, desk.spec.resources
             )
         )
-        self._notify(
+        desk.notify(
             TrialStarted(
                 number=placement.number,
                 slot=worker.slot.index,
@@ -142,97 +179,151 @@ class Dispatcher:
             )
         )
 
-    def _handle(self, worker: Worker, message: Message) -> None:
+    def _handle(self, worker: Worker, running: Running | None, message: Message) -> None:
         event = message["event"]
-        placement = self._busy.get(worker)
         if event == GONE:
-            self._lose(worker, f"the worker {message['how']}\n{message['said']}".rstrip())
-        elif placement is None:
+            self._lose(worker, "crashed", f"the worker {message['how']}\n{message['said']}")
+            return
+        if running is None:
             return  # "ready", or the last words of a trial that was taken from this worker
-        elif event == "evaluation":
-            self._rung(worker, placement, message)
+        running.heard = time.monotonic()
+        if event == "evaluation":
+            self._rung(worker, running, message)
         elif event == "outcome":
-            self._finish(worker, placement, message)
+            self._finish(worker, running, message)
         elif event == "error":
-            self._ledger.add_error(placement, message["traceback"])
-            outcome = {"reason": "crashed", "note": message["message"], "seconds": 0.0}
-            self._finish(worker, placement, outcome)
+            self._failed(worker, running, message)
 
-    def _rung(self, worker: Worker, placement: Placement, evaluation: Message) -> None:
-        go_on = self._ledger.rung(placement, evaluation)
+    def _rung(self, worker: Worker, running: Running, evaluation: Message) -> None:
+        desk = running.desk
+        go_on = desk.ledger.rung(running.placement, evaluation)
         worker.send(messages.verdict(go_on))
-        self._notify(
+        desk.notify(
             RungReached(
-                number=placement.number,
+                number=running.placement.number,
                 slot=worker.slot.index,
                 progress=evaluation["progress"],
-                value=evaluation["metrics"][self._spec.objective.metric],
+                value=evaluation["metrics"][desk.spec.objective.metric],
                 metrics=evaluation["metrics"],
                 train_loss=evaluation["train_loss"],
                 pruned=not go_on,
             )
         )
 
-    def _finish(self, worker: Worker, placement: Placement, outcome: Message) -> None:
-        del self._busy[worker]
-        self._idle.append(worker)
+    def _finish(self, worker: Worker, running: Running, outcome: Message) -> None:
+        self._free(worker, outcome.get("kept_bytes", 0), running.desk)
         if outcome["reason"] == "stopped":
-            self._ledger.give_back(placement)
-            self._notify(Notice(f"trial {placement.number} saved at step {outcome['steps']}"))
+            self._in_desk(running.desk, running.desk.left, running.placement, outcome, worker)
         else:
-            self._ended(self._ledger.end(placement, outcome), worker.slot.index)
+            self._in_desk(running.desk, running.desk.end, running.placement, outcome, worker)
 
-    def _lose(self, worker: Worker, error: str) -> None:
+    def _failed(self, worker: Worker, running: Running, message: Message) -> None:
+        """End a trial whose training raised; data that is not there is not the trial's fault."""
+        self._free(worker, 0, running.desk)
+        desk, placement = running.desk, running.placement
+        if message["kind"] == DataError.__name__:
+            desk.ledger.give_back(placement)
+            self._roster.broken(desk, DataError(message["message"]))
+            return
+        desk.ledger.add_error(placement, message["traceback"])
+        outcome = {"reason": "crashed", "note": message["message"], "seconds": 0.0}
+        self._in_desk(desk, desk.end, placement, outcome, worker)
+
+    def _free(self, worker: Worker, kept: int, desk: Desk) -> None:
+        """Let the worker serve the next trial, or replace it when it keeps too much memory."""
+        del self._busy[worker]
+        usual = self._kept.setdefault(worker, kept)
+        if kept <= usual + KEPT_BYTES:
+            self._idle.append(worker)
+            return
+        desk.notify(
+            Notice(
+                f"the worker on {worker.slot.label} keeps {kept / 2**30:.1f} GiB after its trial "
+                f"({usual / 2**30:.1f} after its first): it is replaced"
+            )
+        )
+        worker.kill()
+
+    def _in_desk(
+        self,
+        desk: Desk,
+        record: Callable[[Placement, Message, int], None],
+        placement: Placement,
+        outcome: Message,
+        worker: Worker,
+    ) -> None:
+        """Record how a trial ended; a study that cannot go on by that is the roster's affair."""
+        try:
+            record(placement, outcome, worker.slot.index)
+        except LeaseLostError:
+            desk.notify(_taken_over(placement))
+        except TrialError as error:
+            self._roster.broken(desk, error)
+
+    def _lose(self, worker: Worker, reason: str, error: str) -> None:
         """Start the trial of a worker that died again, unless it has had its attempts."""
+        self._kept.pop(worker, None)
         if worker in self._idle:
             self._idle.remove(worker)
-        placement = self._busy.pop(worker, None)
-        if placement is None:
+        running = self._busy.pop(worker, None)
+        if running is None:
             return
-        self._ledger.add_error(placement, error)
-        most = self._spec.resources.max_attempts
-        if placement.attempt < most and not self._stopping:
-            self._notify(
-                Notice(
-                    f"trial {placement.number}: {error.splitlines()[0]}; "
-                    f"attempt {placement.attempt + 1} of {most} begins"
-                )
-            )
-            self._start(self._engine.spawn(worker.slot, self._inbox), placement)
-        elif self._stopping:
-            self._ledger.give_back(placement)
+        desk, placement = running.desk, running.placement
+        note = error.splitlines()[0]
+        desk.ledger.add_error(placement, error.rstrip())
+        most = desk.spec.resources.max_attempts
+        if self._stopping or desk.wants_end(placement):
+            outcome = {"steps": 0, "seconds": 0.0, "note": note}
+            self._in_desk(desk, desk.left, placement, outcome, worker)
+        elif placement.attempt < most:
+            again = f"attempt {placement.attempt + 1} of {most} begins"
+            desk.notify(Notice(f"trial {placement.number}: {note}; {again}"))
+            self._start(self._engine.spawn(worker.slot, self._inbox), desk, placement)
         else:
-            outcome = {"reason": "crashed", "note": error.splitlines()[0], "seconds": 0.0}
-            self._ended(self._ledger.end(placement, outcome), worker.slot.index)
-
-    def _ended(self, ended: TrialEnded, slot: int) -> None:
-        self._notify(replace(ended, slot=slot))
-        if ended.reason not in FAILURES:
-            self._failures.clear()
-            return
-        self._failures.append(f"trial {ended.number} {ended.reason}: {ended.note}")
-        if len(self._failures) >= self._spec.budget.failures:
-            raise TrialError(
-                f"{len(self._failures)} trials in a row failed (budget.failures); the last: "
-                f"{self._failures[-1]}; `sft-tune show {self._spec.name} {ended.number}` has the "
-                "whole error; start again when it is mended"
-            )
+            outcome = {"reason": reason, "note": note, "seconds": 0.0}
+            self._in_desk(desk, desk.end, placement, outcome, worker)
 
     def _beat_when_due(self) -> None:
         """Renew the leases; let go of a trial whose lease another runner has taken."""
         if time.monotonic() < self._next_beat:
             return
         self._next_beat = time.monotonic() + BEAT_SECONDS
-        held = self._ledger.heartbeat()
-        for worker, placement in list(self._busy.items()):
-            if placement.claim.id not in held:
+        self._roster.beat([slot.label for slot in self._slots])
+        held: dict[Desk, set[int]] = {}
+        for worker, running in list(self._busy.items()):
+            if running.desk not in held:
+                held[running.desk] = running.desk.ledger.heartbeat()
+            if running.placement.claim.id not in held[running.desk]:
                 self._let_go(worker)
+
+    def _look_at_wishes_when_due(self) -> None:
+        """Act on what people want from other shells, and on workers that say nothing."""
+        now = time.monotonic()
+        if now < self._next_wishes:
+            return
+        self._next_wishes = now + WISH_SECONDS
+        self._roster.refresh()
+        for desk in {running.desk for running in self._busy.values()}:
+            desk.refresh()
+        for worker, running in list(self._busy.items()):
+            wanted = self._stopping or running.desk.wants_end(running.placement)
+            if wanted and not running.leaving:
+                running.leaving = True
+                worker.send(messages.STOP)
+            minutes = running.desk.spec.resources.stall_minutes
+            if now - running.heard > 60 * minutes:
+                worker.kill()
+                self._lose(worker, "stalled", f"it reported nothing for {minutes:g} minutes")
 
     def _let_go(self, worker: Worker) -> None:
         """Leave a trial to the runner that took it over (this one slept, or its clock jumped)."""
         if worker in self._idle:
             self._idle.remove(worker)
-        placement = self._busy.pop(worker, None)
+        running = self._busy.pop(worker, None)
         worker.kill()
-        if placement is not None:
-            self._notify(Notice(f"trial {placement.number} was taken over by another runner"))
+        if running is not None:
+            running.desk.notify(_taken_over(running.placement))
+
+
+def _taken_over(placement: Placement) -> Notice:
+    return Notice(f"trial {placement.number} was taken over by another runner")

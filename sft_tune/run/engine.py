@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -29,9 +30,8 @@ GONE = "gone"
 class Worker(Protocol):
     """One worker process on one slot."""
 
-    @property
-    def slot(self) -> Slot:
-        """Where it runs."""
+    slot: Slot
+    """Where it runs; it can be given another one of the same device."""
 
     def send(self, message: Message) -> None:
         """Send a command; a worker that is gone ignores it (its `gone` event is on its way)."""
@@ -46,12 +46,19 @@ class Worker(Protocol):
 class Engine(Protocol):
     """What places workers on slots."""
 
+    name: str
+
     def spawn(self, slot: Slot, inbox: Inbox) -> Worker:
         """Start a worker on ``slot``; its events, a last `gone` included, arrive in ``inbox``."""
+
+    def close(self) -> None:
+        """Let go of what places the workers, when all of them have ended."""
 
 
 class LocalEngine:
     """Workers as child processes of this machine."""
+
+    name = "local"
 
     def __init__(self, logs: Path) -> None:
         """Keep what workers print outside of trials in the folder ``logs``."""
@@ -60,7 +67,10 @@ class LocalEngine:
     def spawn(self, slot: Slot, inbox: Inbox) -> Worker:
         """Start a worker process on ``slot``."""
         self._logs.mkdir(parents=True, exist_ok=True)
-        return LocalWorker(slot, inbox, self._logs / f"worker-{slot.index}.log")
+        return LocalWorker(slot, inbox, self._logs / f"worker-{os.getpid()}-{slot.index}.log")
+
+    def close(self) -> None:
+        """Processes need nothing but themselves."""
 
 
 class LocalWorker:
@@ -68,7 +78,7 @@ class LocalWorker:
 
     def __init__(self, slot: Slot, inbox: Inbox, log: Path) -> None:
         """Start it; its standard error is appended to ``log``."""
-        self._slot = slot
+        self.slot = slot
         self._log = log
         with log.open("ab") as errors:
             self._log_start = errors.tell()
@@ -84,11 +94,6 @@ class LocalWorker:
         self._sending = threading.Lock()
         self._reader = threading.Thread(target=self._read, args=(inbox,), daemon=True)
         self._reader.start()
-
-    @property
-    def slot(self) -> Slot:
-        """Where it runs."""
-        return self._slot
 
     @property
     def pid(self) -> int:

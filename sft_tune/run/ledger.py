@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sft_tune.run.events import TrialEnded
 from sft_tune.run.owner import is_dead, owner_name
-from sft_tune.run.retention import surplus, trial_folder
+from sft_tune.run.retention import drop_surplus, trial_folder
 from sft_tune.run.searcher import Point, Searcher
 from sft_tune.spec.config import TrialConfig, assemble
 from sft_tune.spec.paths import localize_config
 from sft_tune.spec.plan import Plan
 from sft_tune.spec.study import StudySpec
-from sft_tune.store import checkpoints, claims, reads, studies
+from sft_tune.store import claims, control, reads, runners, studies
 from sft_tune.store.attributes import trial_attributes
 from sft_tune.store.claims import Claim, EndedTrial
+from sft_tune.store.control import Wishes
 from sft_tune.store.database import Database
 from sft_tune.store.records import StudyRecord
+from sft_tune.store.retry import retrying
 from sft_tune.trial.paths import TrialPaths
 
 LEASE_SECONDS = 60.0
@@ -58,6 +60,14 @@ class Placement:
     def attempt(self) -> int:
         """How often it has begun, times that it was given back in order not counted."""
         return self.claim.attempts
+
+
+def announce(db: Database, owner: str, *, engine: str, slots: Sequence[str], now: float) -> None:
+    """Say for `status` that the runner ``owner`` lives, and what its slots are called."""
+    host = platform.node()
+    runners.announce(
+        db, owner, host=host, engine=engine, slots=slots, now=now, seconds=LEASE_SECONDS
+    )
 
 
 class Ledger:
@@ -111,7 +121,13 @@ class Ledger:
 
         Returns None when no trial may start: the budget is used, or the target is reached.
         """
-        claim = claims.claim_abandoned(self._db, self._study.id, is_dead=is_dead, **self._lease())
+        claim = retrying(
+            lambda: claims.claim_abandoned(
+                self._db, self._study.id, is_dead=is_dead, **self._lease()
+            )
+        )
+        if claim is not None and claim.taken_from and claim.attempts:
+            claims.add_error(self._db, claim, f"its runner {claim.taken_from} was lost")
         if claim is None and self.exhausted() is None:
             claim = claims.claim_new(self._db, self._study.id, limit=self._limit, **self._lease())
         return None if claim is None else self._open(claim)
@@ -129,7 +145,8 @@ class Ledger:
 
     def repeated(self, placement: Placement) -> TrialEnded | None:
         """End ``placement`` with the result of an equal configuration, where one is finished."""
-        twin = claims.find_duplicate(self._db, self._study.id, placement.config.fingerprint())
+        same = placement.config.fingerprint()
+        twin = retrying(lambda: claims.find_duplicate(self._db, self._study.id, same))
         if twin is None:
             return None
         begun = self.begin(placement, "none")
@@ -166,9 +183,11 @@ class Ledger:
         """Record ``evaluation``; return whether the trial goes on."""
         claims.record_evaluation(self._db, placement.claim, evaluation)
         value = evaluation["metrics"][self._spec.objective.metric]
-        prune = self._searcher.report(placement.point, evaluation["progress"], value)
+        progress = evaluation["progress"]
+        prune = retrying(lambda: self._searcher.report(placement.point, progress, value))
         # The default configuration and those asked for are what the study compares itself with.
-        return not prune or placement.claim.ordinal < self._asked_for
+        claim = placement.claim
+        return not prune or claim.asked is not None or claim.place < self._asked_for
 
     def end(
         self,
@@ -181,6 +200,7 @@ class Ledger:
         ended = claims.end(
             self._db, placement.claim, outcome, duplicate_of=duplicate_of, now=self._clock()
         )
+        self._count_time()
         self._tell(ended)
         # Only now: until the end is on record, it is what the trial goes on from.
         TrialPaths(placement.folder).clear_resume()
@@ -205,6 +225,21 @@ class Ledger:
     def give_back(self, placement: Placement) -> None:
         """Let any runner take ``placement`` up again, from its last checkpoint."""
         claims.release(self._db, placement.claim)
+        self._count_time()
+
+    def wishes(self) -> Wishes:
+        """Return what people want of the study."""
+        study, owner = self._study.id, self._owner
+        return retrying(lambda: control.wishes(self._db, study, owner, self._clock()))
+
+    def want(self, wanted: str | None) -> None:
+        """Have the study paused or stopped by everyone who runs it; None: let it run."""
+        control.want(self._db, self._study.id, wanted)
+
+    def announce(self, slots: Sequence[str]) -> None:
+        """Say for `status` that this runner lives, and what its slots are called."""
+        engine = self._spec.resources.engine
+        announce(self._db, self._owner, engine=engine, slots=slots, now=self._clock())
 
     def heartbeat(self) -> set[int]:
         """Renew this runner's leases and count the time; return the claims that it still holds."""
@@ -214,13 +249,13 @@ class Ledger:
     def close(self, why: str | None) -> None:
         """Note why the search ended; None: it was stopped and may be resumed."""
         self._count_time()
+        runners.leave(self._db, self._owner)
         studies.set_ended(self._db, self._study.id, why)
 
     def _tell(self, ended: EndedTrial) -> None:
         if ended.optuna_trial_id is not None:
-            self._searcher.tell(
-                ended.optuna_trial_id, ended.state, ended.value, trial_attributes(ended)
-            )
+            known, attributes = ended.optuna_trial_id, trial_attributes(ended)
+            retrying(lambda: self._searcher.tell(known, ended.state, ended.value, attributes))
         claims.mark_told(self._db, ended)
 
     def _lease(self) -> dict[str, Any]:
@@ -228,9 +263,10 @@ class Ledger:
 
     def _open(self, claim: Claim) -> Placement:
         if claim.optuna_trial_id is not None:
-            point = self._searcher.adopt(claim.optuna_trial_id, claim.ordinal)
+            known = claim.optuna_trial_id
+            point = retrying(lambda: self._searcher.adopt(known, claim.ordinal))
         else:
-            point = self._searcher.find(claim.ordinal) or self._searcher.open(claim.ordinal)
+            point = retrying(lambda: self._searcher.open(claim))
             claim = claims.link(self._db, claim, point.optuna_id, point.number)
         config = assemble(self._spec, point.params, point.number)
         local = localize_config(config, self._study.root or "")
@@ -251,15 +287,5 @@ class Ledger:
         return True
 
     def _drop_surplus(self) -> None:
-        """Remove the weights of trials beyond the best few, and of those that did not complete."""
-        kept = checkpoints.kept_checkpoints(self._db, self._study.id)
-        ranked = [
-            (k.number, k.value) for k in kept if k.state == "COMPLETE" and k.value is not None
-        ]
-        stay = {number for number, _ in ranked}
-        stay -= set(surplus(ranked, self._spec.resources.keep_checkpoints, maximize=self._maximize))
-        for trial in kept:
-            if trial.number not in stay:
-                checkpoints.forget_checkpoint(self._db, trial)
-                for weights in trial_folder(self._folder, trial.number).glob("*.safetensors"):
-                    weights.unlink(missing_ok=True)
+        keep = self._spec.resources.keep_checkpoints
+        drop_surplus(self._db, self._study.id, self._folder, keep, maximize=self._maximize)

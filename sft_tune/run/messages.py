@@ -9,12 +9,14 @@ from typing import Any
 
 import platformdirs
 
+from sft_tune.run.slots import Slot
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.study import ResourcesSpec
 
 Message = dict[str, Any]
 
 STOP: Message = {"do": "stop"}
+QUIT: Message = {"do": "quit"}
 
 
 def cache_folder() -> Path:
@@ -34,13 +36,27 @@ def probe(config: TrialConfig, batch_sizes: Sequence[int], device: str) -> Messa
     }
 
 
-def train(config: TrialConfig, folder: Path, device: str, resources: ResourcesSpec) -> Message:
-    """Train ``config`` in ``folder``, on from its checkpoint where it has one."""
+def measure(config: TrialConfig, device: str, threads: int, seconds: float) -> Message:
+    """Train ``config`` for ``seconds`` after a verdict, and tell the samples per second."""
+    return {
+        "do": "measure",
+        "config": config.model_dump(mode="json"),
+        "device": device,
+        "threads": threads,
+        "seconds": seconds,
+        "cache": str(cache_folder()),
+    }
+
+
+def train(config: TrialConfig, folder: Path, slot: Slot, resources: ResourcesSpec) -> Message:
+    """Train ``config`` in ``folder`` on ``slot``, on from its checkpoint where it has one."""
     return {
         "do": "train",
         "config": config.model_dump(mode="json"),
         "folder": str(folder),
-        "device": device,
+        "device": slot.device,
+        "threads": slot.threads,
+        "memory_share": 1 / slot.sharing if slot.gpu is not None else None,
         "cache": str(cache_folder()),
         "checkpoint_seconds": resources.checkpoint_seconds,
         "evaluation_batch_size": resources.evaluation_batch_size,

@@ -17,6 +17,7 @@ from sft_tune.search.samplers import make_sampler
 from sft_tune.spec.plan import Plan
 from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
+from sft_tune.store.claims import Claim
 
 ORDINAL = "sft:ordinal"
 
@@ -44,27 +45,29 @@ class Searcher:
         )
         self._study_id = self._storage.get_study_id_from_name(spec.name)
 
-    def open(self, ordinal: int) -> Point:
-        """Open a new trial for the claimed place ``ordinal``.
+    def open(self, claim: Claim) -> Point:
+        """Open a trial for the claimed ticket, or find the one that a dead runner opened for it.
 
-        The row is born with its place: a runner that dies right after leaves a trial that
-        `find` brings back.
+        The row is born with its ticket, so a runner that dies right after leaves a trial that
+        the next one finds.
         """
-        fixed = self._plan.fixed(ordinal)
+        return self.adopt(self._find(claim.ordinal) or self._create(claim), claim.ordinal)
+
+    def _create(self, claim: Claim) -> int:
+        fixed = self._plan.fixed(claim.place) if claim.asked is None else claim.asked
         born = create_trial(
             state=TrialState.RUNNING,
-            user_attrs={ORDINAL: ordinal},
+            user_attrs={ORDINAL: claim.ordinal},
             system_attrs={} if fixed is None else {"fixed_params": fixed},
         )
-        return self.adopt(self._storage.create_new_trial(self._study_id, born), ordinal)
+        return self._storage.create_new_trial(self._study_id, born)
 
-    def find(self, ordinal: int) -> Point | None:
-        """Return the trial that a dead runner opened for ``ordinal`` but did not link."""
+    def _find(self, ordinal: int) -> int | None:
         for trial in self._storage.get_all_trials(
             self._study_id, deepcopy=False, states=(TrialState.RUNNING,)
         ):
             if trial.user_attrs.get(ORDINAL) == ordinal:
-                return self.adopt(trial._trial_id, ordinal)
+                return trial._trial_id
         return None
 
     def adopt(self, optuna_id: int, ordinal: int) -> Point:

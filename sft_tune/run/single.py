@@ -55,7 +55,7 @@ def train_one(
     worker = LocalEngine(folder).spawn(find_slots(resources)[0], inbox)
     on_worker(worker)
     try:
-        worker.send(messages.train(config, folder, worker.slot.device, resources))
+        worker.send(messages.train(config, folder, worker.slot, resources))
 
         def rung(evaluation: Message) -> None:
             worker.send(messages.verdict(True))

@@ -7,8 +7,12 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+import psutil
+
 from sft_tune.errors import UserError
 from sft_tune.spec.study import ResourcesSpec
+
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,15 @@ class Slot:
         index: number of the slot on this machine, from 0.
         gpu: the GPU as the driver numbers it (or its UUID); None: the CPU.
         threads: CPU threads of the trial.
+        share: which of several slots of one device it is, from 1; 0: it has the device alone.
+        sharing: how many slots its device has.
     """
 
     index: int
     gpu: str | None
     threads: int
+    share: int = 0
+    sharing: int = 1
 
     @property
     def device(self) -> str:
@@ -33,7 +41,8 @@ class Slot:
     @property
     def label(self) -> str:
         """The device as a person names it."""
-        return "CPU" if self.gpu is None else f"GPU {self.gpu}"
+        name = "CPU" if self.gpu is None else f"GPU {self.gpu}"
+        return f"{name} #{self.share}" if self.share else name
 
 
 def available_gpus() -> list[str]:
@@ -41,14 +50,31 @@ def available_gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return [index for index, _ in _ask_driver("index")]
+
+
+def gpu_memory() -> dict[str, float]:
+    """Return the memory of each GPU in GiB by its number and by its UUID; empty without driver."""
+    sizes = {}
+    for index, rest in _ask_driver("index,uuid,memory.total"):
+        uuid, size = (field.strip() for field in rest.split(","))
+        sizes[index] = sizes[uuid] = float(size) / 1024
+    return sizes
+
+
+def _ask_driver(fields: str) -> list[tuple[str, str]]:
+    """Return for each GPU its number and the rest of ``fields``."""
     if shutil.which("nvidia-smi") is None:
         return []
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
     except subprocess.TimeoutExpired:
         return []
-    return answer.stdout.split() if answer.returncode == 0 else []
+    if answer.returncode != 0:
+        return []
+    lines = [line.partition(",") for line in answer.stdout.splitlines() if line.strip()]
+    return [(index.strip(), rest.strip()) for index, _, rest in lines]
 
 
 def available_cores() -> int:
@@ -56,18 +82,17 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def find_slots(resources: ResourcesSpec) -> list[Slot]:
-    """Return the slots of this machine that ``resources`` asks for; at present, one.
+def find_gpus(resources: ResourcesSpec) -> list[str]:
+    """Return the GPUs that ``resources`` asks for; none: its trials run on the CPU.
 
     Raises:
         UserError: for a GPU that this machine does not have.
     """
-    threads = resources.threads_per_trial or available_cores()
     if resources.devices == "cpu":
-        return [Slot(0, None, threads)]
+        return []
     gpus = available_gpus()
     if resources.devices == "auto":
-        return [Slot(0, gpus[0] if gpus else None, threads)]
+        return gpus
     wanted = [str(number) for number in resources.devices]
     missing = [number for number in wanted if number not in gpus]
     if missing or not wanted:
@@ -76,7 +101,51 @@ def find_slots(resources: ResourcesSpec) -> list[Slot]:
             f"resources.devices: every GPU named must exist (got {', '.join(missing) or 'none'}; "
             f"this machine has {have}); use `auto` or `cpu`"
         )
-    return [Slot(0, wanted[0], threads)]
+    return list(dict.fromkeys(wanted))
+
+
+def find_slots(resources: ResourcesSpec, cpu_workers: int = 1) -> list[Slot]:
+    """Return the slots of this machine that ``resources`` asks for.
+
+    Args:
+        resources: of the study file.
+        cpu_workers: trials at once on the CPU where ``resources`` leaves it open.
+
+    Raises:
+        UserError: for a GPU that this machine does not have, or one too small for a trial.
+    """
+    devices: list[str | None] = [*find_gpus(resources)] or [None]
+    counts = [_trials_on(gpu, resources, cpu_workers) for gpu in devices]
+    # A core of its own is the least that a trial on the CPU can use.
+    threads = resources.threads_per_trial or max(1, available_cores() // sum(counts))
+    slots: list[Slot] = []
+    for gpu, count in zip(devices, counts, strict=True):
+        for share in range(count):
+            alone = count == 1
+            slots.append(Slot(len(slots), gpu, threads, 0 if alone else share + 1, count))
+    return slots
+
+
+def _trials_on(gpu: str | None, resources: ResourcesSpec, cpu_workers: int) -> int:
+    """Return how many trials run at once on ``gpu`` (None: the CPU)."""
+    given, each = resources.trials_per_device, resources.memory_per_trial
+    wanted = given or (cpu_workers if gpu is None else 1)
+    if each is None:
+        return wanted
+    has = psutil.virtual_memory().total / GIB if gpu is None else gpu_memory().get(gpu)
+    if has is None:
+        return wanted
+    fit = int(has / each)
+    name = "this machine" if gpu is None else f"GPU {gpu}"
+    if fit < (given or 1):
+        trials = "a trial" if (given or 1) == 1 else f"{given} trials"
+        raise UserError(
+            f"resources.memory_per_trial: {trials} of {each:g} GiB must fit (got {name} with "
+            f"{has:.1f} GiB); lower it, or trials_per_device"
+        )
+    if given is None and gpu is not None:
+        return fit
+    return min(wanted, fit)
 
 
 def worker_environment(slot: Slot) -> dict[str, str]:

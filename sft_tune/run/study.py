@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import platform
 import queue
-import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy.engine import make_url
-
-from sft_tune.errors import StorageError, StudyExistsError, StudyNotFoundError
+from sft_tune.errors import UserError
+from sft_tune.run.calibrate import best_cpu_workers, is_open
+from sft_tune.run.desk import Desk, OneStudy
 from sft_tune.run.dispatcher import Dispatcher
-from sft_tune.run.engine import Inbox, LocalEngine, Worker
+from sft_tune.run.engine import Engine, Inbox, LocalEngine, Worker
 from sft_tune.run.events import Notice, Notify, ignore
 from sft_tune.run.ledger import Ledger
+from sft_tune.run.register import (
+    configs_to_check,
+    known_study,
+    make_artifacts_folder,
+    probe_study,
+    register,
+    remove_folder,
+    update,
+)
 from sft_tune.run.searcher import Searcher
-from sft_tune.run.single import probe_config
-from sft_tune.run.slots import find_slots
-from sft_tune.spec.config import TrialConfig, assemble, default_params
-from sft_tune.spec.load import LoadedStudy, differences
+from sft_tune.run.slots import Slot, find_slots
+from sft_tune.spec.advice import idle_batch_sizes
+from sft_tune.spec.load import LoadedStudy
+from sft_tune.spec.paths import localize_config
 from sft_tune.spec.plan import make_plan
-from sft_tune.spec.study import StudySpec
-from sft_tune.store import claims, studies
+from sft_tune.spec.study import ResourcesSpec
+from sft_tune.store import control
 from sft_tune.store.database import Database
 from sft_tune.store.optuna_storage import open_optuna_storage
-from sft_tune.store.records import StudyRecord, find_study
-
-LIBRARIES = ("sft_tune", "torch", "torchvision", "transformers", "optuna", "sqlalchemy")
+from sft_tune.store.records import StudyRecord
 
 
 @dataclass(frozen=True)
@@ -40,40 +42,12 @@ class Ended:
 
     Attributes:
         why: trials, hours, target (the budget's word); stopped or aborted; finished (nothing was
-            left to do); elsewhere (other runners have all that is left).
+            left to do).
         continued: whether the study was in the database before.
     """
 
     why: str
     continued: bool
-
-
-def make_artifacts_folder(spec: StudySpec, url: str) -> Path:
-    """Make the folder of a new study's checkpoints and logs, where `storage.artifacts` says.
-
-    It is named after the study; where a study of another database, or a deleted one, has left a
-    folder of this name, a number is added: nobody's checkpoints are taken for another's.
-    """
-    if spec.storage.artifacts is not None:
-        base = Path(spec.storage.artifacts)
-    else:
-        database = make_url(url)
-        is_file = database.drivername.startswith("sqlite") and database.database
-        base = Path(database.database).parent if is_file and database.database else Path.cwd()
-        base = base / "sft_tune_runs"
-    folder, count = base.absolute() / spec.name, 1
-    while True:
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            count += 1
-            folder = folder.with_name(f"{spec.name}-{count}")
-        except OSError as error:
-            raise StorageError(
-                f"the folder of checkpoints and logs cannot be made: {error}; give another as "
-                "storage.artifacts"
-            ) from error
 
 
 def start_study(
@@ -83,6 +57,7 @@ def start_study(
     notify: Notify = ignore,
     accept_changes: bool = False,
     on_dispatcher: Callable[[Dispatcher], None] = lambda dispatcher: None,
+    ray_address: str | None = None,
 ) -> Ended:
     """Run the study of ``loaded`` in ``db``: from its start, or on from where it stands.
 
@@ -92,6 +67,7 @@ def start_study(
         notify: is told what happens.
         accept_changes: continue although sampler, pruner or space differ from the database's.
         on_dispatcher: is given the dispatcher before it runs, to stop it by.
+        ray_address: the cluster that `resources.engine: ray` joins; None: a local one.
 
     Raises:
         StudyExistsError: when the study in the database differs in what may not change.
@@ -99,95 +75,155 @@ def start_study(
         TrialError: when too many trials in a row fail.
     """
     spec = loaded.spec
-    slots = find_slots(spec.resources)
-    record = _find(db, spec.name)
-    if record is not None:
-        _refuse_changes(record, spec, accept_changes)
-    folder = make_artifacts_folder(spec, db.url) if record is None else Path(record.artifacts)
-    engine = LocalEngine(folder / "workers")
+    known = known_study(db, spec, accept_changes=accept_changes)
+    folder = make_artifacts_folder(spec, db.url) if known is None else Path(known.artifacts)
+    try:
+        engine, slots = make_engine(spec.resources, folder / "workers", ray_address)
+    except BaseException:
+        if known is None:
+            remove_folder(folder)
+        raise
     inbox: Inbox = queue.SimpleQueue()
     idle: list[Worker] = []
-    if record is None:
-        notify(Notice("checking data and model"))
-        idle.append(engine.spawn(slots[0], inbox))
-        try:
-            facts = [
-                probe_config(idle[0], inbox, config, [config.training.batch_size])
-                for config in configs_to_check(spec)
-            ]
-        except BaseException:
-            idle[0].close()
-            shutil.rmtree(folder, ignore_errors=True)  # nothing but the worker's log is in it
-            raise
-        record = _register(db, loaded, folder, facts[0])
-        continued = False
-    else:
-        record = studies.update_study(
-            db, record.id, spec, text=loaded.text, path=str(loaded.path), now=time.time()
-        )
-        continued = True
-    plan = make_plan(spec)
-    searcher = Searcher(spec, plan, open_optuna_storage(db))
-    ledger = Ledger(db, record, spec, plan, searcher, folder)
-    dispatcher = Dispatcher(spec, ledger, engine, slots, inbox, notify, idle)
-    on_dispatcher(dispatcher)
-    why = dispatcher.run()
-    if why in ("stopped", "aborted") or dispatcher.placed or not continued:
-        return Ended(why, continued)
-    elsewhere = claims.live_owners(db, record.id, time.time())
-    return Ended("elsewhere" if elsewhere else "finished", continued)
-
-
-def configs_to_check(spec: StudySpec) -> list[TrialConfig]:
-    """Return the default configuration, and one for each other model or weights of the space."""
-    points = [default_params(spec)]
-    for name in ("model.name", "model.weights"):
-        for value in spec.space[name].values or () if name in spec.space else ():
-            point = default_params(spec, {name: value})
-            if point not in points:
-                points.append(point)
-    return [assemble(spec, point, 0) for point in points]
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of what decides a trial's numbers."""
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
-
-
-def _find(db: Database, name: str) -> StudyRecord | None:
     try:
-        return find_study(db, name)
-    except StudyNotFoundError:
-        return None
-
-
-def _register(
-    db: Database, loaded: LoadedStudy, folder: Path, facts: dict[str, Any]
-) -> StudyRecord:
-    return studies.register_study(
-        db,
-        loaded.spec,
-        text=loaded.text,
-        path=str(loaded.path),
-        root=str(loaded.path.parent),
-        versions=library_versions(),
-        facts=facts,
-        artifacts=str(folder),
-        now=time.time(),
+        if known is None:
+            record = _check_and_register(loaded, db, folder, engine, slots[0], inbox, idle, notify)
+        else:
+            record = update(db, known, loaded)
+        if is_open(spec.resources):
+            slots = _measured_slots(record, engine, inbox, idle)
+        desk = Desk(spec, make_ledger(db, record), notify)
+        desk.ledger.want(None)
+        desk.ledger.recover()
+    except BaseException:
+        for worker in idle:
+            worker.close()
+        engine.close()
+        raise
+    dispatcher = Dispatcher(
+        OneStudy(desk), engine, slots, inbox, idle, spec.resources.grace_seconds
     )
+    on_dispatcher(dispatcher)
+    try:
+        why = dispatcher.run()
+    finally:
+        engine.close()
+    stopped = why in ("stopped", "aborted")
+    desk.ledger.close(None if stopped else why)
+    nothing_to_do = known is not None and not desk.placed and not stopped
+    return Ended("finished" if nothing_to_do else why, continued=known is not None)
 
 
-def _refuse_changes(record: StudyRecord, spec: StudySpec, accept_changes: bool) -> None:
-    never, on_request = differences(record.spec, spec)
-    if never:
-        raise StudyExistsError(
-            f"study {spec.name!r} is in the database with other content, and these may not "
-            "change:\n  " + "\n  ".join(never) + "\nGive the file another `name`, or "
-            f"`sft-tune delete {spec.name}` first."
-        )
-    if on_request and not accept_changes:
-        raise StudyExistsError(
-            f"the file of study {spec.name!r} differs from the database's:\n  "
-            + "\n  ".join(on_request)
-            + "\nGo on with the new values by --accept-changes, or give the file another `name`."
-        )
+def make_engine(
+    resources: ResourcesSpec, logs: Path, ray_address: str | None
+) -> tuple[Engine, list[Slot]]:
+    """Return the engine that ``resources`` names, and the slots it has.
+
+    Raises:
+        UserError: Ray is not installed or does not answer; a device is not there.
+    """
+    if resources.engine == "local":
+        if ray_address is not None:
+            raise UserError(
+                f"--ray-address needs `resources.engine: ray` (got {resources.engine}); change "
+                "that in the study file, or leave the option out"
+            )
+        return LocalEngine(logs), find_slots(resources)
+    from sft_tune.run.ray_engine import RayEngine
+
+    engine = RayEngine(resources, ray_address)
+    return engine, engine.find_slots()
+
+
+def submit_study(
+    loaded: LoadedStudy,
+    db: Database,
+    *,
+    notify: Notify = ignore,
+    accept_changes: bool = False,
+    check: bool = True,
+    priority: int | None = None,
+) -> bool:
+    """Register the study of ``loaded``, for workers to serve; return whether it was there before.
+
+    Args:
+        loaded: the study file.
+        db: the study database, tables made.
+        notify: is told what happens.
+        accept_changes: take the file although sampler, pruner or space differ.
+        check: load data and models here first; without it, workers find out.
+        priority: see `control.set_priority`; None: as it is.
+
+    Raises:
+        StudyExistsError: when the study in the database differs in what may not change.
+        DataError, ModelError: when data or model are not what the study file says.
+    """
+    spec = loaded.spec
+    known = known_study(db, spec, accept_changes=accept_changes)
+    if known is not None:
+        record = update(db, known, loaded)
+    else:
+        folder = make_artifacts_folder(spec, db.url)
+        if check:
+            engine, idle = LocalEngine(folder / "workers"), list[Worker]()
+            inbox: Inbox = queue.SimpleQueue()
+            slot = find_slots(spec.resources)[0]
+            try:
+                record = _check_and_register(loaded, db, folder, engine, slot, inbox, idle, notify)
+            finally:
+                for worker in idle:
+                    worker.close()
+        else:
+            record = register(db, loaded, folder, None)
+    if priority is not None:
+        control.set_priority(db, record.id, priority)
+    control.want(db, record.id, None)
+    return known is not None
+
+
+def make_ledger(db: Database, record: StudyRecord) -> Ledger:
+    """Return the database side of a runner of the study ``record``."""
+    plan = make_plan(record.spec)
+    searcher = Searcher(record.spec, plan, open_optuna_storage(db))
+    return Ledger(db, record, record.spec, plan, searcher, Path(record.artifacts))
+
+
+def _check_and_register(
+    loaded: LoadedStudy,
+    db: Database,
+    folder: Path,
+    engine: Engine,
+    slot: Slot,
+    inbox: Inbox,
+    idle: list[Worker],
+    notify: Notify,
+) -> StudyRecord:
+    """Register the study after a worker, which is added to ``idle``, has found it sound."""
+    try:
+        notify(Notice("checking data and model"))
+        idle.append(engine.spawn(slot, inbox))
+        facts = probe_study(loaded.spec, idle[0], inbox)
+    except BaseException:
+        for worker in idle:
+            worker.close()
+        idle.clear()
+        remove_folder(folder)
+        raise
+    if text := idle_batch_sizes(loaded.spec, facts["examples"]["train"]):
+        notify(Notice(text))
+    return register(db, loaded, folder, facts)
+
+
+def _measured_slots(
+    record: StudyRecord, engine: Engine, inbox: Inbox, idle: list[Worker]
+) -> list[Slot]:
+    """Return as many slots on the CPU as are fastest; ``idle`` workers move to the first ones."""
+    config = localize_config(configs_to_check(record.spec)[0], record.root or "")
+    count = best_cpu_workers(record.spec, config, engine, inbox, idle)
+    slots = find_slots(record.spec.resources, count)
+    for worker in idle[count:]:
+        worker.close()
+    del idle[count:]
+    for worker, slot in zip(idle, slots, strict=False):
+        worker.slot = slot
+    return slots

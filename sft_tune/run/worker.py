@@ -14,16 +14,21 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 from sft_tune.errors import SftTuneError
 from sft_tune.spec.config import TrialConfig
 
 Message = dict[str, Any]
+
+PULSE_SECONDS = 5.0
 
 
 class Channel:
@@ -36,10 +41,12 @@ class Channel:
         self.commands: queue.Queue[Message] = queue.Queue()
         self._verdicts: queue.Queue[bool] = queue.Queue()
         self._stop = threading.Event()
+        self._spoke = time.monotonic()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, event: str, **content: Any) -> None:
         """Send ``event``."""
+        self._spoke = time.monotonic()
         self._out.write(json.dumps({"event": event, **content}) + "\n")
         self._out.flush()
 
@@ -49,14 +56,17 @@ class Channel:
         return self._verdicts.get()
 
     def should_stop(self) -> bool:
-        """Tell whether the runner wants the trial to be saved and left."""
+        """Tell whether the runner wants the trial to be saved and left.
+
+        Asked before each step, it is where the trial shows that it has not stalled.
+        """
+        if time.monotonic() - self._spoke > PULSE_SECONDS:
+            self.send("pulse")
         return self._stop.is_set()
 
     def next_command(self) -> Message:
-        """Wait for the next command; a stop that came for an earlier one is forgotten."""
-        command = self.commands.get()
-        self._stop.clear()
-        return command
+        """Wait for the next command."""
+        return self.commands.get()
 
     def _listen(self) -> None:
         for line in sys.stdin:
@@ -65,7 +75,12 @@ class Channel:
                 self._verdicts.put(message["go_on"])
             elif message["do"] == "stop":
                 self._stop.set()
+            elif message["do"] == "quit":
+                os._exit(0)  # nothing is in flight: the runner says so only to the idle
             else:
+                # A stop that came before was for an earlier command; one that comes while this
+                # process still warms up is for this one.
+                self._stop.clear()
                 self.commands.put(message)
         # The runner is gone. What the trial has not saved is lost, and found again from its last
         # checkpoint; to wait for the loop could write beside the next runner's worker.
@@ -78,7 +93,7 @@ def main() -> None:
     channel = Channel()
     _warm_up()
     channel.send("ready", pid=os.getpid())
-    handlers = {"probe": _probe, "train": _train}
+    handlers = {"probe": _probe, "train": _train, "measure": _measure}
     while True:
         command = channel.next_command()
         try:
@@ -111,10 +126,25 @@ def _probe(channel: Channel, command: Message) -> None:
     channel.send("probed", facts=facts)
 
 
+def _measure(channel: Channel, command: Message) -> None:
+    from sft_tune.trial.throughput import throughput
+
+    rate = throughput(
+        TrialConfig.model_validate(command["config"]),
+        device=command["device"],
+        cache=Path(command["cache"]),
+        threads=command["threads"],
+        seconds=command["seconds"],
+        armed=lambda: channel.ask("armed"),
+    )
+    channel.send("measured", rate=rate)
+
+
 def _train(channel: Channel, command: Message) -> None:
     from sft_tune.trial.loop import run_trial
     from sft_tune.trial.paths import TrialPaths
 
+    _confine(command)
     paths = TrialPaths(Path(command["folder"])).create()
     config = TrialConfig.model_validate(command["config"])
     paths.config.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf8")
@@ -129,7 +159,30 @@ def _train(channel: Channel, command: Message) -> None:
             checkpoint_seconds=command["checkpoint_seconds"],
             evaluation_batch_size=command["evaluation_batch_size"],
         )
-    channel.send("outcome", **asdict(outcome))
+    channel.send("outcome", **asdict(outcome), kept_bytes=_kept_bytes(command["device"]))
+
+
+def _confine(command: Message) -> None:
+    """Keep the trial to its share: the slot may be another one than the process was made for."""
+    import torch
+
+    torch.set_num_threads(command["threads"])
+    if command["memory_share"] is not None and command["memory_share"] < 1:
+        # Else one trial's cached blocks are its neighbour's out-of-memory.
+        torch.cuda.set_per_process_memory_fraction(command["memory_share"])
+
+
+def _kept_bytes(device: str) -> int:
+    """Return what this process still holds of its device after a trial, in bytes."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device == "cpu":
+        return psutil.Process().memory_info().rss
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_allocated(device)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,12 @@ TINY: dict[str, Any] = {
     "sampler": {"name": "random"},
     "pruner": {"name": "none"},
     "budget": {"trials": 4},
-    "resources": {"devices": "cpu", "threads_per_trial": 1, "checkpoint_seconds": 0},
+    "resources": {
+        "devices": "cpu",
+        "trials_per_device": 1,
+        "threads_per_trial": 1,
+        "checkpoint_seconds": 0,
+    },
 }
 
 

@@ -17,7 +17,11 @@ from sft_tune.store import reads
 from sft_tune.store.database import Database
 from tests.databases import new_database
 
-COMMAND = [sys.executable, "-c", "from sft_tune.cli import main; main()", "start", "--plain"]
+# With a line for every rung, to be killed at.
+PROGRAM = (
+    "from sft_tune.cli import main; from sft_tune.view import lines; lines.RUNG_SECONDS = 0; main()"
+)
+COMMAND = [sys.executable, "-c", PROGRAM, "start", "--plain"]
 
 
 def start_until(path: Path, url: str, line: str | None) -> int:

@@ -131,7 +131,7 @@ def test_a_death_between_trial_and_link_leaves_the_trial_to_the_next(
         first.db, first.record.id, owner="dead", now=clock(), lease_seconds=60, limit=1
     )
     assert dead is not None
-    opened = first.searcher.open(dead.ordinal)
+    opened = first.searcher.open(dead)
     clock.now += 61
     second = runner(budget={"trials": 1})
     placement = second.place()

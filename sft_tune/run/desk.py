@@ -1,0 +1,182 @@
+"""One study as a dispatcher serves it: what runs next, what people want of it, when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from sft_tune.errors import SftTuneError, TrialError
+from sft_tune.run.events import Notice, Notify
+from sft_tune.run.ledger import Ledger, Placement
+from sft_tune.spec.study import StudySpec
+from sft_tune.store.control import Wishes
+from sft_tune.store.tables import PAUSED, STOPPED
+
+FAILURES = ("crashed", "stalled", "out_of_memory")
+
+
+class Desk:
+    """A study that is served; ``notify`` is told what happens in it."""
+
+    def __init__(self, spec: StudySpec, ledger: Ledger, notify: Notify) -> None:
+        """Serve the study of ``spec`` by ``ledger``."""
+        self.spec = spec
+        self.ledger = ledger
+        self.notify = notify
+        self.placed = 0
+        self.dry = False
+        """Whether `next` had nothing to give when it was last asked."""
+        self._failures: list[str] = []
+        self._said: str | None = None
+        self.wishes = ledger.wishes()
+
+    def refresh(self) -> Wishes:
+        """Read again what is wanted of the study."""
+        self.wishes = self.ledger.wishes()
+        return self.wishes
+
+    def wants_end(self, placement: Placement) -> bool:
+        """Tell whether the running trial is to be saved and left: now, or for good."""
+        return self.wishes.wanted is not None or placement.claim.id in self.wishes.ending
+
+    def next(self) -> Placement | None:
+        """Return the next trial to train; those that need no training are ended here."""
+        while self.wishes.wanted is None:
+            placement = self.ledger.next_placement()
+            self.dry = placement is None
+            if placement is None:
+                return None
+            self.placed += 1
+            most = self.spec.resources.max_attempts
+            if placement.claim.taken_from and placement.attempt >= most:
+                note = f"its runner died; it has had its {most} attempts"
+                self.end(placement, {"reason": "crashed", "note": note, "seconds": 0.0}, slot=None)
+                continue
+            if placement.claim.stop_requested:
+                self.end(placement, _stopped({"note": "asked to, before it went on"}), slot=None)
+                continue
+            repeated = self.ledger.repeated(placement)
+            if repeated is None:
+                return placement
+            self.notify(repeated)
+        return None
+
+    def end(self, placement: Placement, outcome: Mapping[str, Any], slot: int | None) -> None:
+        """Record how a trial ended.
+
+        Raises:
+            TrialError: after as many failures in a row as the budget admits.
+        """
+        ended = self.ledger.end(placement, outcome)
+        self.notify(replace(ended, slot=slot))
+        if ended.reason not in FAILURES:
+            self._failures.clear()
+            return
+        self._failures.append(f"trial {ended.number} {ended.reason}: {ended.note}")
+        if len(self._failures) >= self.spec.budget.failures:
+            raise TrialError(
+                f"{len(self._failures)} trials in a row failed (budget.failures); the last: "
+                f"{self._failures[-1]}; `sft-tune show {self.spec.name} {ended.number}` has the "
+                "whole error; start again when it is mended"
+            )
+
+    def left(self, placement: Placement, outcome: Mapping[str, Any], slot: int) -> None:
+        """Record that a trial was saved and left: given back, or ended where it was asked for."""
+        if placement.claim.id in self.wishes.ending:
+            self.end(placement, _stopped(outcome), slot)
+            return
+        self.ledger.give_back(placement)
+        self.notify(Notice(f"trial {placement.number} saved at step {outcome['steps']}"))
+
+    def over(self) -> str | None:
+        """Return why nothing is left to do here, in a word; None while it is not so.
+
+        It is not over while others run trials of it: one that they lose is ours to go on with.
+        """
+        wishes = self.refresh()
+        if wishes.wanted == STOPPED or not wishes.exists:
+            return "stopped"
+        if wishes.wanted == PAUSED:
+            self._say_once(
+                f"paused; `sft-tune resume {self.spec.name}` lets it go on, Ctrl-C leaves"
+            )
+            return None
+        if wishes.others:
+            trials = "1 trial" if wishes.others == 1 else f"{wishes.others} trials"
+            self._say_once(f"waiting for {trials} that other runners have; Ctrl-C leaves")
+            return None
+        # What was given back since `next` looked is ours again.
+        return None if wishes.open else self.ledger.exhausted() or "trials"
+
+    def fail(self, error: SftTuneError) -> None:
+        """Leave the study to a person: it cannot go on by itself."""
+        self.ledger.want(STOPPED)
+        self.notify(Notice(str(error)))
+
+    def _say_once(self, text: str) -> None:
+        if self._said != text:
+            self._said = text
+            self.notify(Notice(text))
+
+
+def _stopped(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outcome of a trial that a person stopped; the sampler learns from its rungs."""
+    reached = outcome.get("value") is not None
+    return {
+        "seconds": 0.0,
+        "note": "asked to",
+        **outcome,
+        "reason": "stopped",
+        "state": "PRUNED" if reached else "FAIL",
+    }
+
+
+class Roster(Protocol):
+    """The studies that a dispatcher serves."""
+
+    def refresh(self) -> None:
+        """Look again which there are."""
+
+    def desks(self, running: Mapping[Desk, int]) -> Sequence[Desk]:
+        """Return them, the one that is to get the next free slot first.
+
+        Args:
+            running: how many trials of each run here.
+        """
+
+    def beat(self, slots: Sequence[str]) -> None:
+        """Say that this runner lives, with ``slots``, and count the time of what it serves."""
+
+    def over(self) -> str | None:
+        """Return why to end, in a word, now that nothing runs here; None: wait."""
+
+    def broken(self, desk: Desk, error: SftTuneError) -> None:
+        """Take note that ``desk`` cannot go on; an error raised here ends the dispatcher."""
+
+
+class OneStudy:
+    """The roster of `start`: one study, until it is over."""
+
+    def __init__(self, desk: Desk) -> None:
+        """Serve ``desk``."""
+        self._desk = desk
+
+    def refresh(self) -> None:
+        """Nothing changes here but wishes, which the dispatcher reads."""
+
+    def desks(self, running: Mapping[Desk, int]) -> Sequence[Desk]:
+        """Return the study."""
+        return (self._desk,)
+
+    def beat(self, slots: Sequence[str]) -> None:
+        """Say that this runner lives; while others run the study, the time counts too."""
+        self._desk.ledger.announce(slots)
+
+    def over(self) -> str | None:
+        """Return why the study is over."""
+        return self._desk.over()
+
+    def broken(self, desk: Desk, error: SftTuneError) -> None:
+        """Raise the error: there is nothing else to serve."""
+        raise error

@@ -1,0 +1,139 @@
+"""How a study comes into the database: checked, registered, or found and continued."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import make_url
+
+from sft_tune.errors import StorageError, StudyExistsError, StudyNotFoundError
+from sft_tune.run.engine import Inbox, Worker
+from sft_tune.run.single import probe_config
+from sft_tune.spec.config import TrialConfig, assemble, default_params
+from sft_tune.spec.load import LoadedStudy, differences
+from sft_tune.spec.study import StudySpec
+from sft_tune.store import studies
+from sft_tune.store.database import Database
+from sft_tune.store.records import StudyRecord, find_study
+
+LIBRARIES = ("sft_tune", "torch", "torchvision", "transformers", "optuna", "sqlalchemy")
+
+
+def known_study(db: Database, spec: StudySpec, *, accept_changes: bool) -> StudyRecord | None:
+    """Return the study of this name that is in the database, if there is one.
+
+    Raises:
+        StudyExistsError: it differs from ``spec`` in what may not change.
+    """
+    try:
+        record = find_study(db, spec.name)
+    except StudyNotFoundError:
+        return None
+    _refuse_changes(record, spec, accept_changes)
+    return record
+
+
+def update(db: Database, record: StudyRecord, loaded: LoadedStudy) -> StudyRecord:
+    """Put the study file as it is now in place of the registered one."""
+    return studies.update_study(
+        db, record.id, loaded.spec, text=loaded.text, path=str(loaded.path), now=time.time()
+    )
+
+
+def probe_study(spec: StudySpec, worker: Worker, inbox: Inbox) -> dict[str, Any]:
+    """Let ``worker`` load data and models and take a step of each; return the facts of the first.
+
+    Raises:
+        DataError, ModelError: when data or model are not what the study file says.
+    """
+    return [
+        probe_config(worker, inbox, config, [config.training.batch_size])
+        for config in configs_to_check(spec)
+    ][0]
+
+
+def register(
+    db: Database, loaded: LoadedStudy, folder: Path, facts: dict[str, Any] | None
+) -> StudyRecord:
+    """Write the new study into the database, its files to go to ``folder``."""
+    return studies.register_study(
+        db,
+        loaded.spec,
+        text=loaded.text,
+        path=str(loaded.path),
+        root=str(loaded.path.parent),
+        versions=library_versions(),
+        facts=facts,
+        artifacts=str(folder),
+        now=time.time(),
+    )
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove the folder of a study that was not registered: only a worker's log is in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_artifacts_folder(spec: StudySpec, url: str) -> Path:
+    """Make the folder of a new study's checkpoints and logs, where `storage.artifacts` says.
+
+    It is named after the study; where a study of another database, or a deleted one, has left a
+    folder of this name, a number is added: nobody's checkpoints are taken for another's.
+    """
+    if spec.storage.artifacts is not None:
+        base = Path(spec.storage.artifacts)
+    else:
+        database = make_url(url)
+        is_file = database.drivername.startswith("sqlite") and database.database
+        base = Path(database.database).parent if is_file and database.database else Path.cwd()
+        base = base / "sft_tune_runs"
+    folder, count = base.absolute() / spec.name, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            count += 1
+            folder = folder.with_name(f"{spec.name}-{count}")
+        except OSError as error:
+            raise StorageError(
+                "storage.artifacts: the folder of checkpoints and logs must be one that can be "
+                f"made (got {base}: {error.strerror}); give another"
+            ) from error
+
+
+def configs_to_check(spec: StudySpec) -> list[TrialConfig]:
+    """Return the default configuration, and one for each other model or weights of the space."""
+    points = [default_params(spec)]
+    for name in ("model.name", "model.weights"):
+        for value in spec.space[name].values or () if name in spec.space else ():
+            point = default_params(spec, {name: value})
+            if point not in points:
+                points.append(point)
+    return [assemble(spec, point, 0) for point in points]
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what decides a trial's numbers."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def _refuse_changes(record: StudyRecord, spec: StudySpec, accept_changes: bool) -> None:
+    never, on_request = differences(record.spec, spec)
+    if never:
+        raise StudyExistsError(
+            f"study {spec.name!r} is in the database with other content, and these may not "
+            "change:\n  " + "\n  ".join(never) + "\nGive the file another `name`, or "
+            f"`sft-tune delete {spec.name}` first."
+        )
+    if on_request and not accept_changes:
+        raise StudyExistsError(
+            f"the file of study {spec.name!r} differs from the database's:\n  "
+            + "\n  ".join(on_request)
+            + "\nGo on with the new values by --accept-changes, or give the file another `name`."
+        )

@@ -1,0 +1,163 @@
+"""Serve every open study of a database: the roster of `sft-tune worker`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from sft_tune.errors import SftTuneError, StudyNotFoundError
+from sft_tune.run.desk import Desk
+from sft_tune.run.dispatcher import Dispatcher
+from sft_tune.run.engine import Engine, Inbox
+from sft_tune.run.events import Event, Notice, Notify
+from sft_tune.run.ledger import announce
+from sft_tune.run.owner import owner_name
+from sft_tune.run.slots import Slot
+from sft_tune.run.study import make_ledger
+from sft_tune.store import control, runners
+from sft_tune.store.database import Database
+from sft_tune.store.records import find_study
+from sft_tune.store.retry import retrying
+
+NotifyStudy = Callable[[str, Event], None]
+
+
+class OpenStudies:
+    """The roster of a worker: the open studies of a database, urgent first, fair between equals."""
+
+    def __init__(
+        self,
+        db: Database,
+        notify: NotifyStudy,
+        *,
+        engine: str = "local",
+        only: str | None = None,
+        idle_seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Serve the open studies of ``db``.
+
+        Args:
+            db: the study database.
+            notify: is told what happens, and in which study.
+            engine: what places the workers, for `status`.
+            only: serve the study of this name alone.
+            idle_seconds: end when there was nothing to do for so long; None: never.
+            clock: gives seconds, for ``idle_seconds``.
+        """
+        self._db = db
+        self._notify = notify
+        self._engine = engine
+        self._owner = owner_name()
+        self._only = only
+        self._idle_seconds = idle_seconds
+        self._clock = clock
+        self._desks: dict[str, Desk] = {}
+        self._priorities: dict[str, int] = {}
+        self._refused: set[str] = set()
+        self._idle_since = clock()
+
+    def refresh(self) -> None:
+        """Take up studies that were opened, and leave those that have ended."""
+        found = retrying(lambda: control.open_studies(self._db))
+        self._priorities = {
+            name: priority
+            for name, priority in found
+            if self._only in (None, name) and name not in self._refused
+        }
+        for name in self._priorities:
+            if name not in self._desks:
+                self._open(name)
+        for name, desk in list(self._desks.items()):
+            if name not in self._priorities:
+                del self._desks[name]
+            elif desk.dry:
+                self._close_when_over(name, desk)
+
+    def desks(self, running: Mapping[Desk, int]) -> Sequence[Desk]:
+        """Return the studies: by priority, then those of which the least runs here.
+
+        Of equals the one that was served longest ago comes first, so that with one slot they
+        take turns.
+        """
+        if running:
+            self._idle_since = self._clock()
+
+        def urgency(desk: Desk) -> tuple[int, int, int]:
+            name = desk.spec.name
+            return (-self._priorities.get(name, 0), running.get(desk, 0), desk.placed)
+
+        return sorted(self._desks.values(), key=urgency)
+
+    def beat(self, slots: Sequence[str]) -> None:
+        """Say for `status` that this worker lives."""
+        now = time.time()
+        announce(self._db, self._owner, engine=self._engine, slots=slots, now=now)
+
+    def over(self) -> str | None:
+        """Return ``idle`` when there has been nothing to do for the time given."""
+        if self._only is not None and self._only not in self._desks:
+            find_study(self._db, self._only)  # raises where it was deleted
+        for name, desk in list(self._desks.items()):
+            self._close_when_over(name, desk)
+        if self._idle_seconds is None:
+            return None
+        return "idle" if self._clock() - self._idle_since >= self._idle_seconds else None
+
+    def broken(self, desk: Desk, error: SftTuneError) -> None:
+        """Leave the study to others: what fails here may work there."""
+        self._refuse(desk.spec.name, error)
+        self._desks.pop(desk.spec.name, None)
+
+    def _open(self, name: str) -> None:
+        try:
+            record = find_study(self._db, name)
+            Path(record.artifacts).mkdir(parents=True, exist_ok=True)
+            desk = Desk(record.spec, make_ledger(self._db, record), self._notify_of(name))
+            desk.ledger.recover()
+        except StudyNotFoundError:
+            return
+        except (SftTuneError, OSError) as error:
+            self._refuse(name, error)
+            return
+        self._desks[name] = desk
+        self._notify(name, Notice(f"serving it from here, priority {self._priorities[name]}"))
+
+    def _refuse(self, name: str, error: Exception) -> None:
+        self._refused.add(name)
+        self._notify(name, Notice(f"not served from here any more: {error}"))
+
+    def _close_when_over(self, name: str, desk: Desk) -> None:
+        """Write down the end of a study of which nothing is left to do."""
+        why = desk.over()
+        if why is not None and why != "stopped":
+            desk.ledger.close(why)
+            self._notify(name, Notice(f"finished: {why}"))
+            del self._desks[name]
+
+    def _notify_of(self, name: str) -> Notify:
+        return lambda event: self._notify(name, event)
+
+
+def serve(
+    db: Database,
+    engine: Engine,
+    slots: Sequence[Slot],
+    inbox: Inbox,
+    notify: NotifyStudy,
+    *,
+    only: str | None = None,
+    idle_seconds: float | None = None,
+    grace_seconds: float = 25.0,
+    on_dispatcher: Callable[[Dispatcher], None] = lambda dispatcher: None,
+) -> str:
+    """Serve open studies until told to stop, or idle for ``idle_seconds``; return the reason."""
+    roster = OpenStudies(db, notify, engine=engine.name, only=only, idle_seconds=idle_seconds)
+    roster.refresh()
+    dispatcher = Dispatcher(roster, engine, slots, inbox, grace_seconds=grace_seconds)
+    on_dispatcher(dispatcher)
+    try:
+        return dispatcher.run()
+    finally:
+        runners.leave(db, owner_name())
