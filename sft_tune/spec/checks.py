@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from sft_tune.spec.documents import Place
+from sft_tune.spec.documents import Place, dotted
 from sft_tune.spec.findings import Findings, lookup
 from sft_tune.spec.space import Parameter
 from sft_tune.spec.study import ModelSpec, StudySpec
@@ -26,6 +26,7 @@ from sft_tune.spec.wording import (
     model_of,
     near,
     settings,
+    shown,
     words,
 )
 
@@ -161,7 +162,8 @@ def _rule(model: type[BaseModel], place: Place, details: Sequence[ErrorDetails],
         return _unknown_key(model, place)
     if what == "value_error":
         return str(details[0]["ctx"]["error"])
-    if what == "finite_number":
+    number = _number_in(value)
+    if number is not None and not math.isfinite(number) and float in _members(annotation):
         return "must be a finite number"
     if all(detail["type"] in _LIMITS for detail in details):
         return f"must be {limits(metadata)}"
@@ -199,6 +201,13 @@ def setting_rule(name: str, value: Any) -> str | None:
     return None
 
 
+def first_problem(model: type[BaseModel], error: ValidationError) -> str:
+    """Return the first problem of ``error`` with values of a ``model``: place, rule and value."""
+    detail = error.errors(include_url=False)[0]
+    place, value = detail["loc"], detail["input"]
+    return f"{dotted(place)}: {_rule(model, place, [detail], value)} (got {shown(value)})"
+
+
 def _description(model: type[BaseModel], place: Place) -> str | None:
     return _fields_around(model, place)[str(place[-1])].description
 
@@ -219,12 +228,13 @@ def _unknown_key(model: type[BaseModel], place: Place) -> str:
 
 def _remedy(annotation: Any, value: Any) -> str:
     """Return the end of a message: what to do about ``value``, where the type alone says it."""
-    members = members_of(annotation) or (annotation,)
+    members = _members(annotation)
     numeric = int in members or float in members
     if value is None:
         return "; or remove the line to have the default"
     if isinstance(value, str):
-        if numeric and _is_number(value):
+        number = _number_in(value)
+        if numeric and number is not None and math.isfinite(number):
             return "; remove the quotes"
         choices = [
             o for m in (annotation, *members) if get_origin(m) is Literal for o in get_args(m)
@@ -238,9 +248,13 @@ def _remedy(annotation: Any, value: Any) -> str:
     return ""
 
 
-def _is_number(text: str) -> bool:
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return members_of(annotation) or (annotation,)
+
+
+def _number_in(value: Any) -> float | None:
+    """Return the number that ``value`` is, or is the text of; None where it is neither."""
     try:
-        float(text)
+        return float(value) if isinstance(value, str | float) else None
     except ValueError:
-        return False
-    return True
+        return None

@@ -33,7 +33,8 @@ class LoadedStudy:
     Attributes:
         spec: the study; its paths are absolute.
         text: the file as it was written.
-        path: the file, absolute. Its folder is the study's root (see `sft_tune.spec.paths`).
+        path: the file, absolute (``<mapping>`` for a study that a program made). Its folder is
+            the study's root (see `sft_tune.spec.paths`).
     """
 
     spec: StudySpec

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
+from sft_tune.errors import UserError
 from sft_tune.spec.checks import setting_rule
 from sft_tune.spec.config import default_params, setting
 from sft_tune.spec.documents import Place
@@ -111,6 +113,8 @@ def _no_such_parameter(name: str, spec: StudySpec) -> str:
     guess = near(name, spec.space)
     if name in settings() and guess is None:
         return f"`{name}` is not in the space; put it there, or drop the condition"
+    if guess is None and (guess := near(name, settings())):
+        return f"no such setting; did you mean {guess}? Put it in the space, too"
     known = [key for key in spec.space if key in settings()]
     return f"no such setting in the space; {did_you_mean(name, known)}"
 
@@ -269,3 +273,22 @@ def combinations(spec: StudySpec, names: Iterable[str]) -> Iterator[dict[str, An
         part[name] = Parameter(values=tuple(values), when=when or None)
     for cell in grid_cells(part):
         yield {name: cell.get(name, setting(spec, name)) for name in names}
+
+
+def point_asked_for(spec: StudySpec, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the whole point of the space that ``given`` means, defaults in place of the rest.
+
+    Raises:
+        UserError: for names that are not searched, and values outside of the space.
+    """
+    findings = Findings({})
+    findings.data = {"space": dict.fromkeys(spec.space), "sampler": {"enqueue": [dict(given)]}}
+    sampler = spec.sampler.model_copy(update={"enqueue": (dict(given),)})
+    _check_queue(spec.model_copy(update={"sampler": sampler}), findings)
+    if findings.problems:
+        lines = [
+            str(replace(problem, path=problem.path.removeprefix("sampler.enqueue[0].")))
+            for problem in findings.problems
+        ]
+        raise UserError("\n".join(lines))
+    return default_params(spec, given)

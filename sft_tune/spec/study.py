@@ -210,13 +210,47 @@ class BudgetSpec(Section):
 class ResourcesSpec(Section):
     """Where trials run, and what they may keep."""
 
+    engine: Literal["local", "ray"] = Field(
+        "local",
+        description="What places the workers: local (processes of this machine) or ray (actors "
+        "of a Ray cluster; `--ray-address` joins one, else a local one is started).",
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="With `engine: ray`: how many workers to ask Ray for. Default: as many as the "
+        "cluster has room for at the start; more wait for it to grow.",
+    )
     devices: Literal["auto", "cpu"] | tuple[int, ...] = Field(
         "auto",
-        description="auto (the first GPU where there is one, else the CPU), cpu, or "
-        "a list of GPU numbers (the first is used).",
+        description="auto (every GPU where there is one, else the CPU), cpu, or "
+        "a list of GPU numbers.",
+    )
+    trials_per_device: int | None = Field(
+        None,
+        ge=1,
+        description="Trials at once on each GPU, or on the CPU. Default: 1 on a GPU, or as many as "
+        "memory_per_trial admits; on the CPU what a short measurement finds fastest.",
     )
     threads_per_trial: int | None = Field(
-        None, ge=1, description="CPU threads of a trial. Default: all cores."
+        None, ge=1, description="CPU threads of a trial. Default: all cores, shared evenly."
+    )
+    memory_per_trial: float | None = Field(
+        None,
+        gt=0,
+        description="GiB that a trial needs, of the GPU or (on the CPU) of the machine: no more "
+        "trials run at once than it holds.",
+    )
+    stall_minutes: float = Field(
+        30.0,
+        gt=0,
+        description="A trial that reports nothing for so long, not even a step, is killed and "
+        "started again from its last checkpoint.",
+    )
+    grace_seconds: float = Field(
+        25.0,
+        gt=0,
+        description="After SIGTERM trials have so long to save a checkpoint; then they are killed.",
     )
     checkpoint_seconds: float = Field(
         30.0,
@@ -225,7 +259,7 @@ class ResourcesSpec(Section):
         "the last save; 0: at every rung.",
     )
     max_attempts: int = Field(
-        3, ge=1, description="A trial whose worker dies is started so many times."
+        3, ge=1, description="A trial whose worker or runner dies is started so many times."
     )
     keep_checkpoints: int = Field(
         5, ge=1, description="Best checkpoints that stay on disk, one a trial."

@@ -45,6 +45,7 @@ TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"space": {"model.dropout": {"low": 0.1, "high": 2}}}, "space.model.dropout.high", "must be at least 0 and below 1", "2"),
     ({"space": {"warmup": {"values": [0.1, 0.2], "when": {"shedule": "linear"}}, "schedule": ["linear", "constant"]}}, "space.warmup.when.shedule", "no such setting in the space; did you mean schedule?", None),
     ({"space": {"warmup": {"values": [0.1, 0.2], "when": {"schedule": "linear"}}}}, "space.warmup.when.schedule", "`schedule` is not in the space; put it there, or drop the condition", None),
+    ({"space": {"warmup": {"values": [0.1, 0.2], "when": {"schedul": "linear"}}}}, "space.warmup.when.schedul", "no such setting; did you mean schedule? Put it in the space, too", None),
     ({"space": {"warmup": {"values": [0.1, 0.2], "when": {"foo": "linear"}}}}, "space.warmup.when.foo", "no such setting in the space; use one of learning_rate, warmup", None),
     ({"space": {"warmup": {"values": [0.1, 0.2], "when": {"warmup": 0.1}}}}, "space.warmup.when.warmup", "a condition is on another setting of the space; remove it", "0.1"),
     ({"space": {"warmup": {"values": [0.1], "when": {"schedule": "linaer"}}, "schedule": ["linear", "cosine"]}}, "space.warmup.when.schedule", "`schedule` is never 'linaer' in this space; it is one of linear, cosine; did you mean linear?", "'linaer'"),
