@@ -14,18 +14,31 @@ from typer.core import TyperGroup
 from sft_tune.cli import (
     best,
     check,
+    control,
     dashboard,
     delete,
+    enqueue,
     init,
     list_,
+    prune,
     schema,
     show,
     start,
     status,
+    submit,
     train,
     trials,
+    worker,
 )
 from sft_tune.errors import SftTuneError
+
+RULES = {
+    "int_parsing": "must be a whole number",
+    "float_parsing": "must be a number",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+}
+"""Our words for pydantic's names of the rules that the options of commands have."""
 
 
 class Commands(TyperGroup):
@@ -67,7 +80,7 @@ def report(error: Exception) -> int:
     if isinstance(error, SftTuneError):
         text, code = str(error), error.exit_code
     elif usage is not None:  # of typer: an unknown option, a missing argument
-        text, code = usage(), getattr(error, "exit_code", 2)
+        text, code = _refused(error) or usage(), getattr(error, "exit_code", 2)
         context = getattr(error, "ctx", None)
         text += f"\n`{context.command_path} --help` explains" if context else ""
     elif isinstance(error, typer.Abort):
@@ -78,6 +91,24 @@ def report(error: Exception) -> int:
         code = 1
     _write_error(text)
     return code
+
+
+def _refused(error: Any) -> str | None:
+    """Return why typer refused a value, as place and rule; None for an error of another kind.
+
+    typer has pydantic read the values, and passes on what that says of them.
+    """
+    details = getattr(error.__cause__, "errors", None)
+    if details is None:
+        return None
+    detail = details()[0]
+    name = error.param.opts[0]
+    place = name if name.startswith("-") else error.param.metavar
+    what, limits = detail["type"], detail.get("ctx", {})
+    if what == "value_error":  # of a list of words; it names the value itself
+        return f"{place}: {str(limits['error']).rstrip('.')}"
+    rule = RULES.get(what, detail["msg"]).format(**limits)
+    return f"{place}: {rule} (got {detail['input']})"
 
 
 def _write_error(text: str) -> None:
@@ -122,10 +153,12 @@ def _options(
 
 for _command in (
     *(init.init, check.check, start.start, train.train),
+    *(submit.submit, worker.worker, control.stop, control.pause, control.resume),
+    *(enqueue.enqueue, enqueue.retry, prune.prune_checkpoints),
     *(list_.list_, status.status, trials.trials, show.show, best.best),
     *(dashboard.dashboard, delete.delete, schema.schema),
 ):
-    app.command(_command.__name__.rstrip("_"))(_command)
+    app.command(_command.__name__.rstrip("_").replace("_", "-"))(_command)
 
 
 def main() -> None:

@@ -7,15 +7,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft_tune.cli.options import AsJson, StudyFile
+from sft_tune.cli.options import AsJson, FileStorage, StudyFile
 from sft_tune.cli.output import console, print_json
+from sft_tune.errors import StorageError, StudyNotFoundError
+from sft_tune.session import open_database
 
 if TYPE_CHECKING:
     from sft_tune.run.slots import Slot
     from sft_tune.spec.study import StudySpec
 
 
-def check(file: StudyFile, as_json: AsJson = False) -> None:
+def check(file: StudyFile, as_json: AsJson = False, storage: FileStorage = None) -> None:
     """Check a study file, its data and its models, and estimate the time.
 
     Each model of the space takes a few steps at each batch size. Nothing is written but prepared
@@ -25,7 +27,7 @@ def check(file: StudyFile, as_json: AsJson = False) -> None:
     """
     from sft_tune.run.slots import find_slots
     from sft_tune.spec.load import load_study
-    from sft_tune.view.estimate import draw_check, estimate
+    from sft_tune.view.estimate import draw_check, estimate, warnings
 
     spec = load_study(file).spec
     slot = find_slots(spec.resources)[0]
@@ -33,6 +35,7 @@ def check(file: StudyFile, as_json: AsJson = False) -> None:
     with waiting.status("loading data and model, taking a few steps"):
         probed = _probe(spec, slot)
     cost = estimate(spec, probed)
+    known = _known(spec, storage)
     if as_json:
         print_json(
             {
@@ -40,17 +43,21 @@ def check(file: StudyFile, as_json: AsJson = False) -> None:
                 "device": slot.label,
                 "probes": [{"model": model, **facts} for model, facts in probed],
                 "estimate": cost._asdict(),
+                "warnings": warnings(spec, probed),
+                "database": known,
             }
         )
     else:
         console().print(draw_check(spec, slot.label, probed, cost))
+        if known is not None:
+            print(f"\n{known}")
 
 
 def _probe(spec: StudySpec, slot: Slot) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Probe each model of the space in one worker process; return model and facts of each."""
     from sft_tune.run.engine import Inbox, LocalEngine
+    from sft_tune.run.register import configs_to_check
     from sft_tune.run.single import probe_config
-    from sft_tune.run.study import configs_to_check
     from sft_tune.view.estimate import batch_sizes
 
     sizes = batch_sizes(spec)
@@ -64,3 +71,23 @@ def _probe(spec: StudySpec, slot: Slot) -> list[tuple[dict[str, Any], dict[str, 
             ]
         finally:
             worker.close()
+
+
+def _known(spec: StudySpec, storage: str | None) -> str | None:
+    """Return what the study database has of this study; None where it has nothing.
+
+    A database that is named and cannot be opened is told of: `start` may make it, or fail too.
+    """
+    from sft_tune.store.records import find_study
+    from sft_tune.store.urls import redact
+
+    try:
+        with open_database(storage or spec.storage.url) as db:
+            record = find_study(db, spec.name)
+    except StudyNotFoundError:
+        return None
+    except StorageError as error:
+        return None if storage is None else str(error)
+    of = f" of {record.max_trials}" if record.max_trials else ""
+    what = "it is finished" if record.ended else "`sft-tune start` goes on with it"
+    return f"study {record.name} is in {redact(db.url)}, {record.issued}{of} trials issued; {what}"

@@ -67,7 +67,10 @@ def init(
         raise UserError("--data: texts have no default; give a .csv or .jsonl file, or hub:ID")
     chosen = model or (SMALL_MODEL if data is None else MODELS[wanted])
     source = DIGITS if data is None else _from_file(data, output)
-    text = study_template(wanted, _from_model(chosen, output), source, name)
+    try:
+        text = study_template(wanted, _from_model(chosen, output), source, name)
+    except UserError as error:
+        raise UserError("\n".join([str(error), *_missing(data)])) from None
     try:
         with output.open("x", encoding="utf8") as file:
             file.write(text)
@@ -88,6 +91,15 @@ def _say_what_next(output: Path) -> None:
             print(f"  {problem}")
     print(f"next: sft-tune check {output}   looks at data and model, estimates the time")
     print(f"      sft-tune start {output}   runs the study")
+
+
+def _missing(data: str | None) -> list[str]:
+    """Return what to say of a path that is not there, beside another mistake."""
+    from sft_tune.spec.paths import DATA_SCHEMES
+
+    if data is None or data.partition(":")[0] in DATA_SCHEMES or Path(data).expanduser().exists():
+        return []
+    return [f"--data: no such file or folder: {data}; give one that is there"]
 
 
 def _from_file(source: str, output: Path) -> str:

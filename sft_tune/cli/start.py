@@ -8,7 +8,7 @@ import typer
 
 from sft_tune.cli.options import FileStorage, StudyFile
 from sft_tune.cli.output import console
-from sft_tune.cli.stopping import EXIT_CODE, Stopping
+from sft_tune.cli.stopping import EXIT_CODE, Stopping, say_at_once
 from sft_tune.session import forward_to, open_database, quiet_optuna, watching, with_budget
 
 if TYPE_CHECKING:
@@ -38,12 +38,21 @@ def start(
         ),
     ] = False,
     plain: Annotated[
-        bool, typer.Option("--plain", help="A line an event, in place of the live screen.")
+        bool, typer.Option("--plain", help="Lines, in place of the live screen.")
     ] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            show_default=False,
+            help="Ray cluster to join (`engine: ray`). Default: RAY_ADDRESS, else a local one.",
+        ),
+    ] = None,
 ) -> None:
     """Run a study until its budget is used, or go on with it.
 
-    Ctrl-C stops it after a checkpoint (exit code 130), a second one at once.
+    Ctrl-C stops it after a checkpoint (exit code 130), a second one at once; SIGTERM stops it
+    within the time of grace (143). `sft-tune stop` does it from another shell.
 
     Example: sft-tune start studies/quickstart.yaml --trials 40
     """
@@ -51,32 +60,56 @@ def start(
 
     loaded = with_budget(load_study(file), trials=trials, hours=hours)
     with open_database(storage or loaded.spec.storage.url, create=True) as db:
-        ended = _run(loaded, db, accept_changes=accept_changes, plain=plain)
+        stopping = Stopping()
+        ended = _run(
+            loaded,
+            db,
+            stopping,
+            accept_changes=accept_changes,
+            plain=plain,
+            ray_address=ray_address,
+        )
         if ended.why in ("stopped", "aborted"):
             _say_stopped(loaded, db, file)
-            raise typer.Exit(EXIT_CODE)
+            raise typer.Exit(stopping.exit_code or EXIT_CODE)
         _say_ended(loaded, db, ended, file)
 
 
-def _run(loaded: LoadedStudy, db: Database, *, accept_changes: bool, plain: bool) -> Ended:
+def _run(
+    loaded: LoadedStudy,
+    db: Database,
+    stopping: Stopping,
+    *,
+    accept_changes: bool,
+    plain: bool,
+    ray_address: str | None,
+) -> Ended:
     from sft_tune.run.study import start_study
 
-    with (
-        quiet_optuna(),
-        Stopping() as stopping,
-        watching(loaded.spec, db, plain=plain) as watcher,
-    ):
+    try:
+        with (
+            quiet_optuna(),
+            stopping,
+            watching(loaded.spec, db, plain=plain) as watcher,
+        ):
 
-        def attach(dispatcher: Dispatcher) -> None:
-            stopping.attach(dispatcher.stop, dispatcher.abort, watcher.stopping)
+            def attach(dispatcher: Dispatcher) -> None:
+                stopping.attach(
+                    dispatcher.stop, dispatcher.abort, watcher.stopping, dispatcher.terminate
+                )
 
-        return start_study(
-            loaded,
-            db,
-            notify=forward_to(watcher),
-            accept_changes=accept_changes,
-            on_dispatcher=attach,
-        )
+            return start_study(
+                loaded,
+                db,
+                notify=forward_to(watcher),
+                accept_changes=accept_changes,
+                on_dispatcher=attach,
+                ray_address=ray_address,
+            )
+    except KeyboardInterrupt:
+        # Only before there is a dispatcher to stop: from then on, signals call it.
+        say_at_once("interrupted: nothing was started")
+        raise typer.Exit(stopping.exit_code or EXIT_CODE) from None
 
 
 def _options(db: Database) -> str:
@@ -113,6 +146,7 @@ RAISE = {
 
 def _say_ended(loaded: LoadedStudy, db: Database, ended: Ended, file: Path) -> None:
     from sft_tune.store.reads import study_row, trial_rows
+    from sft_tune.store.records import find_study
     from sft_tune.view import words
     from sft_tune.view.summary import draw_summary, summarize
 
@@ -130,5 +164,7 @@ def _say_ended(loaded: LoadedStudy, db: Database, ended: Ended, file: Path) -> N
     if ended.why == "finished" or why != "trials":
         what = RAISE.get(why or "trials", RAISE["trials"]).format(file=f"{file}{_options(db)}")
         print(f"study {name} is finished: {what}\n")
-    summary = summarize(loaded.spec, trial_rows(db, name), row.active_seconds or 0.0)
+    examples = find_study(db, name).facts.get("examples", {}).get("validation")
+    rows, seconds = trial_rows(db, name), row.active_seconds or 0.0
+    summary = summarize(loaded.spec, rows, seconds, examples)
     console().print(draw_summary(summary, _options(db)))

@@ -15,7 +15,9 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
 
     Example: sft-tune status my-study
     """
+    from sft_tune.run.owner import is_dead
     from sft_tune.store.reads import evaluation_rows, study_row, trial_rows
+    from sft_tune.store.runners import live_runners
     from sft_tune.store.urls import redact
     from sft_tune.view.parts import WIDEST
     from sft_tune.view.status import draw_status, goal_of, progress_of, status_json
@@ -25,13 +27,17 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
         found, rows = living(study_row(db, study), trial_rows(db, study))
         alive = [row.number for row in rows if row.state == "RUNNING" and row.is_alive(now)]
         rungs = {number: evaluation_rows(db, study, number) for number in alive}
+        runners = [r for r in live_runners(db, now) if not is_dead(r.owner)]
         goal = goal_of(found, redact(db.url), default_point(db, found) or {})
     progress = progress_of(goal, rows, rungs, now)
     if as_json:
         from sft_tune.view.records import study_json
 
-        print_json({**study_json(found, now), **status_json(found, progress, now)})
+        serving = [r._asdict() for r in runners]
+        print_json(
+            {**study_json(found, now), **status_json(found, progress, now), "runners": serving}
+        )
         return
     out = console()
     width = min(out.width, WIDEST)
-    out.print(draw_status(found, progress, rows, now, width), width=width)
+    out.print(draw_status(found, progress, rows, runners, now, width), width=width)

@@ -28,13 +28,24 @@ class Stopping:
         self.count = 0
         self._stop: Callable[[], None] | None = None
         self._abort: Callable[[], None] | None = None
+        self._terminate: Callable[[], None] | None = None
+        self.exit_code: int | None = None
+        """By the signal that came: 130 for Ctrl-C, 143 for SIGTERM; None while none has."""
         self._say: Callable[[str], None] = lambda text: None
         self._before: dict[signal.Signals, Any] = {}
 
     def attach(
-        self, stop: Callable[[], None], abort: Callable[[], None], say: Callable[[str], None]
+        self,
+        stop: Callable[[], None],
+        abort: Callable[[], None],
+        say: Callable[[str], None],
+        terminate: Callable[[], None] | None = None,
     ) -> None:
-        """Let the first signal call ``stop`` and ``say`` a hint, and each further one ``abort``."""
+        """Let the first signal call ``stop`` and ``say`` a hint, and each further one ``abort``.
+
+        SIGTERM, which a scheduler sends before it kills, calls ``terminate`` where it is given.
+        """
+        self._terminate = terminate
         self._abort, self._say = abort, say
         self._stop = stop
 
@@ -54,10 +65,14 @@ class Stopping:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
+        self.exit_code = 128 + number
         if self._stop is None or self._abort is None:
             raise KeyboardInterrupt
         if self.count > 1:
             self._abort()
             return
         self._say(HINT)
-        self._stop()
+        if number == signal.SIGTERM and self._terminate is not None:
+            self._terminate()
+        else:
+            self._stop()

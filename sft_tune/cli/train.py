@@ -86,29 +86,28 @@ def changed(config: TrialConfig, settings: list[str]) -> TrialConfig:
     Raises:
         UserError: for a key that is none, or a value that the setting does not admit.
     """
-    from pydantic import ValidationError
-
     from sft_tune.spec import wording
+    from sft_tune.spec.checks import setting_rule
     from sft_tune.spec.config import TrialConfig
     from sft_tune.spec.yaml12 import parse
 
     data = config.model_dump()
+    known = wording.settings()
     for text in settings:
-        key, equals, value = text.partition("=")
-        known = wording.settings()
-        if not equals or key not in known:
+        key, equals, written = text.partition("=")
+        if key not in known:
             raise UserError(
                 f"--set takes KEY=VALUE, a setting of `training` or model.KEY (got {text}); "
                 + wording.did_you_mean(key, known)
             )
+        if not equals:
+            raise UserError(f"--set takes KEY=VALUE (got {text}); write {key}=VALUE")
+        value = parse(f"value: {written}", "--set").data["value"]
+        if rule := setting_rule(key, value):
+            raise UserError(f"--set {key}: {rule} (got {wording.shown(value)})")
         section, _, name = key.rpartition(".")
-        data[section or "training"][name] = parse(f"value: {value}", "--set").data["value"]
-    try:
-        return TrialConfig.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]).removeprefix("training.")
-        raise UserError(f"--set {place}: {first['msg']} (got {first['input']!r})") from None
+        data[section or "training"][name] = value
+    return TrialConfig.model_validate(data)
 
 
 def _base(spec: StudySpec, url: str | None, trial: int | None) -> TrialConfig:
@@ -133,7 +132,7 @@ def _finished(folder: Path, config: TrialConfig) -> dict[str, Any] | None:
     """Return the result that an earlier run of ``config`` left in ``folder``, if there is one."""
     try:
         result: dict[str, Any] = json.loads((folder / RESULT).read_text("utf8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
     return result if result.get("config") == config.model_dump(mode="json") else None
 
@@ -144,6 +143,13 @@ def _train(spec: StudySpec, config: TrialConfig, folder: Path, out: Console) -> 
     from sft_tune.run.single import train_one
     from sft_tune.view.training import rung_line
 
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the folder of checkpoints cannot be made (got {folder}: {error.strerror}); "
+            "give another with -o"
+        ) from None
     rungs: list[dict[str, Any]] = []
     metric = config.objective.metric
     out.print(f"training in {folder}", soft_wrap=True)

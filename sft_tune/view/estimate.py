@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sft_tune.spec.advice import idle_batch_sizes
 from sft_tune.spec.config import setting
 from sft_tune.spec.plan import make_plan
 from sft_tune.spec.space import Parameter, Value
@@ -134,15 +135,21 @@ def draw_check(
         "",
         _cost(spec, cost),
     ]
+    if notes := warnings(spec, probed):
+        parts += ["", Text("\n".join(notes), style="yellow")]
+    return Group(*parts)
+
+
+def warnings(spec: StudySpec, probed: Sequence[Probed]) -> list[str]:
+    """Return what the study file allows and a person should know before it is run."""
     notes = [
         f"batch size {batch['batch_size']}: {batch['note']}"
         for _, found in probed
         for batch in found["batch_sizes"]
         if batch["note"]
     ]
-    if notes:
-        parts += ["", Text("\n".join(notes), style="yellow")]
-    return Group(*parts)
+    idle = idle_batch_sizes(spec, probed[0][1]["examples"]["train"])
+    return notes if idle is None else [*notes, idle]
 
 
 def _grid() -> Table:

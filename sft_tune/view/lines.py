@@ -1,7 +1,8 @@
-"""A study that runs, told in plain lines: one line an event, for logs and pipes."""
+"""A study that runs, told in plain lines, for logs and pipes: a line an event, but for rungs."""
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +11,10 @@ from typing import TextIO
 
 from sft_tune.spec.space import Value
 from sft_tune.view import words
-from sft_tune.view.progress import Goal, Past, StudyProgress
+from sft_tune.view.progress import Goal, StudyProgress
+
+RUNG_SECONDS = 10.0
+"""Of a trial at work a line is written once in so many seconds, however quick its rungs are."""
 
 
 def wall_clock() -> str:
@@ -19,7 +23,7 @@ def wall_clock() -> str:
 
 
 class PlainLines:
-    """A watcher that writes a line an event to ``file``, each at once on its way."""
+    """A watcher that writes lines to ``file``, each at once on its way."""
 
     def __init__(
         self,
@@ -34,18 +38,22 @@ class PlainLines:
         self._file = file
         self._clock = clock
         self._stamp = stamp
+        self._continued_after = 0
+        self._last_line: dict[int, float] = {}
 
     def header(self) -> None:
-        """Say which study this is, where it is kept and how far it has come."""
+        """Say which study this is and where it is kept; how far it has come, once it goes on."""
         goal = self.progress.goal
         aim = "maximize" if goal.maximize else "minimize"
         self._write(f"study {goal.study}: {aim} {goal.metric} on validation, in {goal.storage}")
-        if self.progress.done:
-            self._write(f"continued after {words.plural(self.progress.done, 'trial')}")
+        self._continued_after = self.progress.done
 
     def started(self, number: int, *, slot: int, params: Mapping[str, Value], attempt: int) -> None:
         """Write that a trial was placed."""
-        self.progress.start(number, slot, params, attempt, self._clock())
+        self._say_continued()
+        now = self._clock()
+        self._last_line[number] = now
+        self.progress.start(number, slot, params, attempt, now)
         again = f" (attempt {attempt})" if attempt > 1 else ""
         self._write(f"trial {number} started{again}: {words.settings(params) or 'the defaults'}")
 
@@ -59,8 +67,15 @@ class PlainLines:
         train_loss: float,
         pruned: bool,
     ) -> None:
-        """Write a trial's numbers at a rung; that it is pruned there comes with its end."""
+        """Write a trial's numbers at a rung, unless a line of it was written a moment ago.
+
+        That it is pruned there comes with its end.
+        """
         self.progress.reach(number, progress, value, metrics, train_loss)
+        now = self._clock()
+        if now - self._last_line.get(number, -math.inf) < RUNG_SECONDS:
+            return
+        self._last_line[number] = now
         metric = self.progress.goal.metric
         told = {metric: value, **metrics, "train loss": train_loss}
         numbers = ", ".join(f"{name} {words.score(v)}" for name, v in told.items())
@@ -78,12 +93,12 @@ class PlainLines:
         leads: bool,
     ) -> None:
         """Write how a trial ended, and what of the budget is left."""
-        reached = self.progress.reached(number)
-        self.progress.end(Past(number, reason, value, seconds, params, reached, note))
+        self._say_continued()
+        past = self.progress.finish(number, reason, value, seconds, params, note)
         goal = self.progress.goal
         text = f"trial {number} {words.REASONS.get(reason, reason)}"
         if reason not in words.GOOD:
-            text += f" at {reached} %"
+            text += f" at {past.progress} %"
         if value is not None:
             text += f" with {goal.metric} {words.score(value)}"
         text += f" in {words.duration(seconds)}" if seconds else ""
@@ -99,6 +114,11 @@ class PlainLines:
     def stopping(self, text: str) -> None:
         """Write ``text`` past all buffers: a signal may have come while one was being written."""
         os.write(2, f"{self._stamp()} {text}\n".encode())
+
+    def _say_continued(self) -> None:
+        if self._continued_after:
+            self._write(f"continued after {words.plural(self._continued_after, 'trial')}")
+            self._continued_after = 0
 
     def _left(self) -> str:
         trials = self.progress.goal.trials

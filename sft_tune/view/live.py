@@ -17,7 +17,7 @@ from rich.text import Text
 from sft_tune.spec.space import Value
 from sft_tune.view import parts
 from sft_tune.view.lines import wall_clock
-from sft_tune.view.progress import Goal, Past, StudyProgress
+from sft_tune.view.progress import Goal, StudyProgress
 
 MOST_ENDED = 6
 REFRESHES = 4
@@ -83,8 +83,7 @@ class LiveScreen:
     ) -> None:
         """Show how a trial ended."""
         with self._lock:
-            reached = self.progress.reached(number)
-            self.progress.end(Past(number, reason, value, seconds, params, reached, note))
+            self.progress.finish(number, reason, value, seconds, params, note)
 
     def notice(self, text: str) -> None:
         """Print ``text`` above the screen, where it stays."""

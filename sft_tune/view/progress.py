@@ -124,10 +124,21 @@ class StudyProgress:
         if past.params == self.goal.default and self.default_value is None:
             self.default_value = past.value
 
-    def reached(self, number: int) -> int:
-        """Return how far a trial came, in percent; one that did not run here is whole."""
+    def finish(
+        self,
+        number: int,
+        reason: str,
+        value: float | None,
+        seconds: float,
+        params: Mapping[str, Value],
+        note: str,
+    ) -> Past:
+        """Note that a trial has ended where it was; one that did not run here is whole."""
         trial = self.running.get(number)
-        return 100 if trial is None else trial.progress
+        reached = 100 if trial is None else trial.progress
+        past = Past(number, reason, value, seconds, params, reached, note)
+        self.end(past)
+        return past
 
     def is_better(self, value: float) -> bool:
         """Tell whether ``value`` beats the best so far."""

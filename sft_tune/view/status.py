@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from sft_tune.spec.space import Value
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
+from sft_tune.store.runners import Runner
 from sft_tune.view import parts, words
 from sft_tune.view.progress import Goal, Past, StudyProgress
 from sft_tune.view.tables import FINISHED, state_of_study
@@ -92,15 +94,33 @@ def progress_of(
 
 
 def draw_status(
-    study: StudyRow, progress: StudyProgress, rows: Sequence[TrialRow], now: float, width: int
+    study: StudyRow,
+    progress: StudyProgress,
+    rows: Sequence[TrialRow],
+    runners: Sequence[Runner],
+    now: float,
+    width: int,
 ) -> RenderableType:
-    """Return the state of ``study`` at ``now``, ``width`` columns wide."""
+    """Return the state of ``study`` at ``now``, ``width`` columns wide.
+
+    Args:
+        study: the study.
+        progress: of it.
+        rows: its trials.
+        runners: those that serve its database.
+        now: seconds since 1970.
+        width: columns.
+    """
     shown: list[RenderableType] = [
         parts.head(progress, now),
         "",
         parts.labelled("state", _state(study, rows, now)),
         parts.budget(progress, now, width),
     ]
+    if lines := _runners(rows, runners, now):
+        shown.append(parts.labelled("runners", lines))
+    if speed := _speed(study, progress, rows):
+        shown.append(parts.labelled("speed", Text(speed)))
     if progress.counts:
         shown.append(parts.labelled("ended", words.reasons(progress.counts)))
     if progress.best is not None:
@@ -115,12 +135,51 @@ def draw_status(
 
 def _state(study: StudyRow, rows: Sequence[TrialRow], now: float) -> Text:
     state = state_of_study(study, now)
+    if state == "paused":
+        return Text(f"paused; `sft-tune resume {study.name}` lets it go on", "yellow")
     if state == "running":
         owners = sorted({owner_in_words(r.lease_owner) for r in rows if r.is_alive(now)})
         return Text.assemble(("running", "green"), f" on {', '.join(owners)}")
     if study.ended:
         return Text(f"finished: {_WHY.get(study.ended, study.ended)}")
     return Text(f"{state}; `sft-tune start` with its file goes on" if study.managed else state)
+
+
+def _runners(rows: Sequence[TrialRow], runners: Sequence[Runner], now: float) -> Text | None:
+    """Return a line for each runner that serves the database: its slots, and what is on them."""
+    busy: dict[str, list[TrialRow]] = defaultdict(list)
+    for row in rows:
+        if row.lease_owner is not None and row.is_alive(now):
+            busy[row.lease_owner].append(row)
+    lines = []
+    for runner in runners:
+        own = sorted(busy.get(runner.owner, ()), key=lambda row: row.device or "")
+        trials = ", ".join(f"trial {row.number} on {row.device}" for row in own)
+        left = max((row.lease_expires or now for row in own), default=now) - now
+        lease = f" (lease for {words.duration(left)} more)" if own else ""
+        slots = words.plural(len(runner.slots), "slot")
+        engine = "" if runner.engine == "local" else f", {runner.engine}"
+        lines.append(
+            f"{owner_in_words(runner.owner)}, {slots}{engine}: "
+            f"{trials or 'nothing of this study'}{lease}"
+        )
+    return Text("\n".join(lines)) if lines else None
+
+
+def _speed(study: StudyRow, progress: StudyProgress, rows: Sequence[TrialRow]) -> str | None:
+    """Return how fast the study goes, by the trials that have ended; None before one has."""
+    active = study.active_seconds or 0.0
+    ended = [row for row in rows if row.state in FINISHED and row.samples_per_second]
+    if not ended or active <= 0:
+        return None
+    seconds = sum(row.seconds or 0.0 for row in ended)
+    samples = sum((row.samples_per_second or 0.0) * (row.seconds or 0.0) for row in ended)
+    return (
+        f"{3600 * progress.done / active:.3g} trials an hour, "
+        f"{samples / seconds:.3g} training examples a second in each"
+        if seconds > 0
+        else None
+    )
 
 
 def owner_in_words(owner: str | None) -> str:

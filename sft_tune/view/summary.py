@@ -17,7 +17,8 @@ from sft_tune.spec.config import default_params
 from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
 from sft_tune.store.rows import TrialRow
-from sft_tune.view import words
+from sft_tune.view import noise, words
+from sft_tune.view.tables import plain_table
 
 
 class Choice(NamedTuple):
@@ -52,6 +53,8 @@ class Summary(NamedTuple):
         gain: how much better the best is than the default, positive when better.
         relative: for a score: the share of the default's errors (1 - score) that is gone; for a
             loss: the share of the loss that is gone. None where that has no meaning.
+        examples: how many validation examples the values are of; None: unknown.
+        in_noise: whether chance alone may have made the gain, so far as that is known.
         params: the best trial's point of the space, and the default's value of each.
         choices: for each model parameter with choices, the best value of each.
         counts: trials by why they ended, duplicates as such.
@@ -67,6 +70,8 @@ class Summary(NamedTuple):
     number: int | None
     gain: float | None
     relative: float | None
+    examples: int | None
+    in_noise: bool
     params: tuple[tuple[str, Value, Value], ...]
     choices: tuple[tuple[str, tuple[Choice, ...]], ...]
     counts: dict[str, int]
@@ -75,16 +80,31 @@ class Summary(NamedTuple):
     checkpoint: str | None
 
 
-def summarize(spec: StudySpec, rows: Sequence[TrialRow], active_seconds: float) -> Summary:
-    """Return the summary of the study ``spec`` whose trials are ``rows``."""
+def summarize(
+    spec: StudySpec,
+    rows: Sequence[TrialRow],
+    active_seconds: float,
+    examples: int | None = None,
+) -> Summary:
+    """Return the summary of the study ``spec`` whose trials are ``rows``.
+
+    Args:
+        spec: the study.
+        rows: its trials.
+        active_seconds: time that it ran.
+        examples: in its validation split; None: unknown.
+    """
     maximize = spec.direction == "maximize"
     finished = [r for r in rows if r.state == "COMPLETE" and r.duplicate_of is None]
     best = _best(finished, maximize)
     default_point = default_params(spec)
     default = next((r for r in finished if dict(r.params) == default_point), None)
     gain = relative = None
+    in_noise = False
     if best is not None and best.value is not None and default is not None:
         gain, relative = _gain(spec, default.value, best.value)
+        if gain and examples and default.value is not None:
+            in_noise = noise.is_noise(spec.objective.metric, best.value, default.value, examples)
     counts = Counter(
         "duplicate" if r.duplicate_of is not None else r.reason for r in rows if r.reason
     )
@@ -96,6 +116,8 @@ def summarize(spec: StudySpec, rows: Sequence[TrialRow], active_seconds: float) 
         number=None if best is None else best.number,
         gain=gain,
         relative=relative,
+        examples=examples,
+        in_noise=in_noise,
         params=()
         if best is None
         else tuple((name, v, default_point.get(name)) for name, v in best.params.items()),
@@ -167,11 +189,17 @@ def draw_summary(summary: Summary, options: str = "") -> RenderableType:
         summary: what `summarize` made.
         options: what those commands need besides, such as `` --storage URL``.
     """
-    parts: list[RenderableType] = [_headline(summary), ""]
+    parts: list[RenderableType] = [_headline(summary)]
+    if summary.best is not None and summary.examples:
+        told = noise.measured(summary.metric, summary.best, summary.examples)
+        parts.append(Text(told, "dim"))
+    parts.append("")
     if summary.params:
-        parts += [_best_table(summary), ""]
+        title = f"best configuration (trial {summary.number})"
+        parts += [Text(title, "dim"), _best_table(summary), ""]
     for name, choices in summary.choices:
-        parts += [_choice_table(summary.metric, name, choices), ""]
+        title = f"{summary.metric} by {name}"
+        parts += [Text(title, "dim"), _choice_table(choices), ""]
     parts += [_facts(summary), "", _next(summary, options)]
     return Group(*parts)
 
@@ -184,14 +212,18 @@ def _headline(summary: Summary) -> Text:
         text.append(f"{words.score(summary.best)} with trial {summary.number}", "bold")
         return text
     text.append(f"{words.score(summary.default)} → {words.score(summary.best)}", "bold")
-    text.append(f"  {words.gain(summary.gain)}", "bold green" if summary.gain else "")
-    text.append(_in_words(summary), "dim")
+    good = summary.gain and not summary.in_noise
+    text.append(f"  {words.gain(summary.gain)}", "bold green" if good else "")
+    text.append(_in_words(summary), "" if summary.in_noise else "dim")
     return text
 
 
 def _in_words(summary: Summary) -> str:
     if not summary.gain:
         return "  nothing tried beats the default configuration"
+    if summary.in_noise:
+        examples = words.plural(summary.examples or 0, "validation example")
+        return f"  within the noise of {examples}; confirm before believing"
     if summary.relative is None:
         return "  default to tuned, on validation"
     what = "of the loss is gone" if summary.metric == "loss" else "fewer errors"
@@ -201,14 +233,7 @@ def _in_words(summary: Summary) -> str:
 
 
 def _best_table(summary: Summary) -> Table:
-    table = Table(
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        title=f"best configuration (trial {summary.number})",
-        title_justify="left",
-        title_style="dim",
-    )
+    table = plain_table()
     table.add_column("", style="")
     table.add_column("tuned", justify="right")
     table.add_column("default", justify="right", style="dim")
@@ -222,15 +247,8 @@ def _best_table(summary: Summary) -> Table:
     return table
 
 
-def _choice_table(metric: str, name: str, choices: Sequence[Choice]) -> Table:
-    table = Table(
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        title=f"{metric} by {name}",
-        title_justify="left",
-        title_style="dim",
-    )
+def _choice_table(choices: Sequence[Choice]) -> Table:
+    table = plain_table()
     table.add_column("", overflow="fold")
     table.add_column("default", justify="right")
     table.add_column("best", justify="right")

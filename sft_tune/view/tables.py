@@ -41,6 +41,8 @@ def state_of_study(row: StudyRow, now: float) -> str:
         return "Optuna's side is gone"
     if row.is_running(now):
         return "running"
+    if row.wanted == "paused":
+        return "paused"
     return f"finished: {row.ended}" if row.ended else "stopped"
 
 

@@ -26,7 +26,7 @@ space:
 sampler: {name: grid}
 pruner: {name: none}
 objective: {rungs: 2}
-resources: {devices: cpu, threads_per_trial: 1}
+resources: {devices: cpu, trials_per_device: 1, threads_per_trial: 1}
 """
 
 Run = Callable[..., Result]

@@ -13,8 +13,9 @@ from sft_tune.cli.app import report
 from tests.cli.conftest import PROGRAM, Run, Tiny
 
 COMMANDS = (
-    *("init", "check", "start", "train", "list", "status", "trials", "show", "best"),
-    *("dashboard", "delete", "schema"),
+    *("init", "check", "start", "train"),
+    *("submit", "worker", "stop", "pause", "resume", "enqueue", "retry", "prune-checkpoints"),
+    *("list", "status", "trials", "show", "best", "dashboard", "delete", "schema"),
 )
 
 
@@ -43,8 +44,15 @@ def test_the_version_is_the_packages(run: Run) -> None:
         (["bset"], "No such command 'bset'. Did you mean 'best'?\n`sft-tune --help` explains"),
         (["best"], "Missing argument 'STUDY'.\n`sft-tune best --help` explains"),
         (["best", "x", "--jsno"], "No such option"),
-        (["trials", "x", "--format", "xml"], "'xml' is not one of 'table', 'csv', 'json'"),
-        (["dashboard", "--port", "99999"], "Invalid value for '--port'"),
+        (
+            ["trials", "x", "--format", "xml"],
+            "error: --format: 'xml' is not one of 'table', 'csv', 'json'",
+        ),
+        (["init", "--task", "x"], "--task: 'x' is not one of 'image-classification', 'text-c"),
+        (["show", "x", "abc"], "error: N: must be a whole number (got abc)\n"),
+        (["train", "x", "--trial", "-3"], "error: --trial: must be at least 0 (got -3)\n"),
+        (["start", "x", "--hours", "two"], "error: --hours: must be a number (got two)\n"),
+        (["dashboard", "--port", "99999"], "error: --port: must be at most 65535 (got 99999)\n"),
     ],
 )
 def test_a_wrong_command_line_is_said_in_two_lines(run: Run, args: list[str], said: str) -> None:

@@ -29,12 +29,13 @@ def test_settings_are_changed_as_a_study_file_would_write_them() -> None:
     ("setting", "said"),
     [
         ("lr=1", "did you mean learning_rate?"),
-        ("epochs", "KEY=VALUE"),
+        ("epochs", "--set takes KEY=VALUE (got epochs); write epochs=VALUE"),
         ("data.source=x", "--set takes"),
-        ("epochs=many", "--set epochs: "),
-        ("epochs=0", "--set epochs: "),
-        ("model.dropout=2", "--set model.dropout: "),
-        ("schedule=cosin", "--set schedule: "),
+        ("epochs=many", "--set epochs: must be a whole number (got 'many')"),
+        ("epochs=0", "--set epochs: must be at least 1 and at most 10000 (got 0)"),
+        ("clip_norm=.nan", "--set clip_norm: must be a finite number (got nan)"),
+        ("model.dropout=2", "--set model.dropout: must be at least 0 and below 1 (got 2)"),
+        ("schedule=cosin", "--set schedule: must be one of constant, linear, cosine, exponential"),
         ("epochs=[", "is not YAML"),
     ],
 )
@@ -69,3 +70,15 @@ def test_a_trial_trained_again_alone_gives_its_numbers_and_is_not_trained_twice(
 def test_a_trial_that_is_not_there_cannot_be_trained(run: Run, tiny: Tiny) -> None:
     result = run("train", tiny.file, "--trial", "7", "--storage", tiny.storage, code=2)
     assert result.stderr == "error: study 'tiny' has no trial 7; they are 0 to 2\n"
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_the_remedy(
+    run: Run, tiny: Tiny, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "runs"
+    told = run("train", tiny.file, "-o", folder, code=2).stderr
+    assert told == (
+        f"error: the folder of checkpoints cannot be made (got {folder}: Not a directory); "
+        "give another with -o\n"
+    )

@@ -64,13 +64,35 @@ def test_init_refuses_what_it_cannot_write(run: Run, args: list[str], said: str)
     assert not list(Path().iterdir())
 
 
+def test_init_tells_of_the_missing_data_beside_the_wrong_model(run: Run) -> None:
+    args = ("init", "--model", "torchvision:resnet18", "--data")
+    told = run(*args, "nothere.csv", code=2).stderr.splitlines()
+    assert told[0].startswith("error: a model for text-classification is transformers:")
+    assert told[1] == "--data: no such file or folder: nothere.csv; give one that is there"
+    Path("here.csv").touch()
+    assert "--data" not in run(*args, "here.csv", code=2).stderr
+    args = ("init", "--task", "text-classification", "--model", "x", "--data")
+    assert "--data" not in run(*args, "hub:some/thing", code=2).stderr
+
+
 def test_check_tells_data_model_and_cost(run: Run, tiny: Tiny) -> None:
     told = json.loads(run("check", tiny.file, "--json").stdout)
     assert told["probes"][0]["data"]["examples"] == {"train": 100, "validation": 60, "test": None}
     assert told["estimate"]["trials"] == 3
+    assert told["warnings"] == []
+    assert told["database"] is None
     assert 0 < told["estimate"]["default"] <= told["estimate"]["whole"]
     assert not Path("sft_tune.db").exists()
     assert not Path("sft_tune_runs").exists()
+
+
+def test_check_tells_what_the_database_has_of_the_study(run: Run, tiny: Tiny) -> None:
+    text = run("check", tiny.file, "--storage", tiny.storage).stdout
+    assert text.splitlines()[-1] == (
+        f"study tiny is in sqlite:///{tiny.storage}, 3 of 3 trials issued; it is finished"
+    )
+    text = run("check", tiny.file, "--storage", "none.db").stdout
+    assert "none.db; `sft-tune start` makes one" in text.splitlines()[-1]
 
 
 def test_schema_is_json_and_the_reference_markdown(run: Run) -> None:

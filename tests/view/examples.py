@@ -138,6 +138,9 @@ def study_row(**changes: Any) -> StudyRow:
         active_seconds=125.0,
         lease_until=None,
         artifacts="/runs",
+        extra_trials=0,
+        wanted=None,
+        priority=0,
         managed=True,
         optuna_study_id=1,
     )

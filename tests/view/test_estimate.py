@@ -31,6 +31,7 @@ def facts(*sizes: int, seconds: float = 0.1, **changes: Any) -> dict[str, Any]:
             "image_size": [8, 8],
         },
         "labels": ["0", "1"],
+        "examples": {"train": 100, "validation": 20},
         "parameters": 56_000,
         "trained_parameters": 56_000,
         "evaluation_seconds": 0.5,
@@ -102,6 +103,16 @@ def test_a_batch_without_room_costs_nothing_that_is_known(draw_text: Draw) -> No
     text = draw_text(draw_check(spec, "CPU", [(MODEL, probed)], cost))
     assert "no room" in text
     assert "batch size 50: out of memory" in text
+
+
+def test_batch_sizes_above_the_number_of_examples_are_warned_of(draw_text: Draw) -> None:
+    spec = spec_with({"batch_size": [25, 50, 128, 256]})
+    probed = [(MODEL, facts(50, 25, 128, 256))]
+    text = draw_text(draw_check(spec, "CPU", probed, estimate(spec, probed)), 200)
+    assert text.splitlines()[-1] == (
+        "space.batch_size: sizes above the 100 training examples all do the same one step an "
+        "epoch, over all of them; leave out what is above 100 (got 128, 256)"
+    )
 
 
 def test_the_batch_sizes_to_probe_are_the_choices_or_the_ends_of_the_space() -> None:

@@ -37,27 +37,62 @@ def end(watched: Watched, number: int, **changes: Any) -> None:
     watched.lines.ended(number, **{**values, **changes})
 
 
-def test_the_header_says_what_is_run_and_from_where_it_goes_on() -> None:
+def rung(watched: Watched, number: int, progress: int, after: float = 0.0) -> None:
+    watched.now += after
+    metrics = {"loss": 1.2, "accuracy": 0.5}
+    watched.lines.rung(
+        number, progress=progress, value=0.5, metrics=metrics, train_loss=1.4, pruned=False
+    )
+
+
+def test_the_header_says_what_is_run() -> None:
     watched = Watched()
     watched.lines.header()
     assert watched.said() == ["study s: maximize accuracy on validation, in sqlite:///x.db"]
+    watched.lines.started(0, slot=0, params=DEFAULT, attempt=1)
+    assert len(watched.said()) == 1
+
+
+@pytest.mark.parametrize("first", ["started", "ended"])
+def test_a_study_is_said_to_go_on_when_it_does(first: str) -> None:
+    watched = Watched()
     watched.lines.progress.end(past(0))
     watched.lines.header()
-    assert watched.said()[1] == "continued after 1 trial"
+    watched.lines.notice("saved")
+    assert watched.said()[1:] == ["saved"]
+    for number in (1, 2):
+        if first == "started":
+            watched.lines.started(number, slot=0, params=DEFAULT, attempt=1)
+        else:
+            end(watched, number)
+    said = watched.said()
+    assert said[0] == "continued after 1 trial"
+    assert [line[:7] for line in said[1:]] == ["trial 1", "trial 2"]
+
+
+def test_quick_rungs_are_told_every_ten_seconds_of_each_trial() -> None:
+    watched = Watched()
+    watched.lines.started(0, slot=0, params=DEFAULT, attempt=1)
+    watched.lines.started(1, slot=1, params=DEFAULT, attempt=1)
+    assert len(watched.said()) == 2
+    rung(watched, 0, 10, after=9.9)
+    assert watched.said() == []
+    assert watched.lines.progress.running[0].progress == 10
+    rung(watched, 0, 20, after=0.1)
+    rung(watched, 1, 10)
+    rung(watched, 0, 30, after=9.9)
+    rung(watched, 0, 40, after=0.1)
+    assert [line.partition(":")[0] for line in watched.said()] == [
+        "trial 0 at 20 %",
+        "trial 1 at 10 %",
+        "trial 0 at 40 %",
+    ]
 
 
 def test_each_event_is_a_line() -> None:
     watched = Watched()
     watched.lines.started(0, slot=0, params=DEFAULT, attempt=1)
-    watched.lines.rung(
-        0,
-        progress=50,
-        value=0.5,
-        metrics={"loss": 1.2, "accuracy": 0.5},
-        train_loss=1.4,
-        pruned=False,
-    )
-    watched.now = 4.0
+    rung(watched, 0, 50, after=10.0)
     end(watched, 0, leads=True)
     watched.lines.notice("trial 0 was taken over by another runner")
     assert watched.said() == [
@@ -71,6 +106,7 @@ def test_each_event_is_a_line() -> None:
 def test_a_trial_that_ended_early_says_where_and_why() -> None:
     watched = Watched(trials=None)
     watched.lines.started(4, slot=0, params={}, attempt=2)
+    watched.now = 10.0
     watched.lines.rung(4, progress=20, value=0.1, metrics={}, train_loss=1.0, pruned=True)
     end(watched, 4, reason="pruned", value=0.1, note="at 20 % of its horizon")
     end(watched, 5, reason="diverged", value=None, note="loss became nan at step 3 of 9")

@@ -51,10 +51,10 @@ def test_a_running_trial_keeps_its_curve_until_it_ends() -> None:
     progress.reach(3, 20, 0.4, {"accuracy": 0.4}, 1.5)
     running = progress.running[3]
     assert (running.progress, running.values, running.train_loss) == (20, [0.2, 0.4], 1.5)
-    assert progress.reached(3) == 20
-    progress.end(past(3, progress=20))
+    assert progress.finish(3, "pruned", 0.4, 10.0, DEFAULT, "").progress == 20
     assert progress.running == {}
-    assert progress.reached(3) == 100
+    assert progress.finish(4, "duplicate", 0.4, 0.0, DEFAULT, "").progress == 100
+    assert progress.done == 2
 
 
 def test_a_late_word_of_a_trial_that_is_gone_is_ignored() -> None:

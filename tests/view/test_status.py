@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
+from sft_tune.store.runners import Runner
 from sft_tune.view.status import (
     draw_status,
     goal_of,
@@ -22,11 +25,16 @@ from tests.view.examples import (
 )
 
 ROWS = [
-    trial_row(0, 0.80, params=DEFAULT),
+    trial_row(0, 0.80, params=DEFAULT, samples_per_second=40.0),
     trial_row(1, 0.90),
     pruned_row(2, value=0.4, seconds=4.0),
     trial_row(3, None, state="FAIL", reason="crashed", note="RuntimeError: broken\nmore"),
-    running_row(4),
+    running_row(4, device="CPU #1", lease_expires=NOW + 30),
+]
+SINCE = datetime(2026, 3, 1, tzinfo=UTC)
+RUNNERS = [
+    Runner("box:77:1.5", "box", "local", ["CPU #1", "CPU #2"], SINCE),
+    Runner("far:5:1.5", "far", "ray", ["GPU any"], SINCE),
 ]
 RUNGS = {4: [rung_row(4, 20, 0.3, 2.0), rung_row(4, 40, 0.5, 4.0)]}
 
@@ -35,12 +43,15 @@ def test_a_running_study_shows_who_runs_it_and_how_far_it_is(draw_text: Draw) ->
     study = study_row(lease_until=NOW + 5)
     goal = goal_of(study, "sqlite:///x.db", DEFAULT)
     progress = progress_of(goal, ROWS, RUNGS, NOW)
-    assert draw_text(draw_status(study, progress, ROWS, NOW, 80)).splitlines() == [
+    assert draw_text(draw_status(study, progress, ROWS, RUNNERS, NOW, 80)).splitlines() == [
         "s                                                                 sqlite:///x.db",
         "maximize accuracy on validation                                           2m 05s",
         "",
         "state    running on box (process 77)",
         "trials   ━━━━━━━━━━━━━╸                   4 of 10  about 48s left",
+        "runners  box (process 77), 2 slots: trial 4 on CPU #1 (lease for 30s more)",
+        "         far (process 5), 1 slot, ray: nothing of this study",
+        "speed    115 trials an hour, 40 training examples a second in each",
         "ended    2 completed, 1 pruned, 1 crashed",
         "",
         "best     0.9000  trial 1  +0.1000 on the default's 0.8000",
@@ -70,7 +81,7 @@ def test_a_study_that_nobody_runs_says_why(
     study = study_row(**changes)
     rows = ROWS[:4]
     progress = progress_of(goal_of(study, "x", DEFAULT), rows, {}, NOW)
-    assert text in draw_text(draw_status(study, progress, rows, NOW, 80))
+    assert text in draw_text(draw_status(study, progress, rows, [], NOW, 80))
 
 
 def test_a_program_reads_the_same_as_a_person() -> None:

@@ -108,6 +108,43 @@ def test_the_drawn_summary_leads_from_the_gain_to_the_next_commands(draw_text: D
     ]
 
 
+def test_a_heading_wider_than_its_table_stays_on_a_line(draw_text: Draw) -> None:
+    spec = study_spec(space={"epochs": [1, 2]}, training={"epochs": 1})
+    text = draw_text(draw_summary(summarize(spec, [trial_row(0, 0.8, params={"epochs": 2})], 1.0)))
+    assert "\nbest configuration (trial 0)\n        tuned  default\n" in text
+
+
+def test_the_best_value_has_its_interval(draw_text: Draw) -> None:
+    rows = [trial_row(0, 0.80, params=DEFAULT), trial_row(1, 0.90)]
+    summary = summarize(SPEC, rows, 1.0, 358)
+    assert (summary.examples, summary.in_noise) == (358, False)
+    assert draw_text(draw_summary(summary), 120).splitlines()[:2] == [
+        "s: accuracy 0.8000 → 0.9000  +0.1000  50% fewer errors, default to tuned, on validation",
+        "measured on 358 validation examples: 0.8646 to 0.9270 with 95 % confidence",
+    ]
+
+
+def test_a_gain_of_one_example_is_not_celebrated(draw_text: Draw) -> None:
+    rows = [trial_row(0, 48 / 60, params=DEFAULT), trial_row(1, 49 / 60)]
+    summary = summarize(SPEC, rows, 1.0, 60)
+    assert summary.in_noise
+    assert draw_text(draw_summary(summary), 120).splitlines()[:2] == [
+        "s: accuracy 0.8000 → 0.8167  +0.0167  within the noise of 60 validation examples; confirm "
+        "before believing",
+        "measured on 60 validation examples: 0.7008 to 0.8944 with 95 % confidence",
+    ]
+
+
+def test_of_other_metrics_only_the_number_of_examples_is_told(draw_text: Draw) -> None:
+    spec = study_spec(objective={"metric": "f1_macro"}, training={"learning_rate": 1e-4})
+    rows = [trial_row(0, 0.80, params=DEFAULT), trial_row(1, 0.81)]
+    summary = summarize(spec, rows, 1.0, 60)
+    assert not summary.in_noise
+    assert draw_text(draw_summary(summary), 120).splitlines()[1] == (
+        "measured on 60 validation examples"
+    )
+
+
 def test_a_best_that_is_the_default_is_said_so(draw_text: Draw) -> None:
     summary = summarize(SPEC, [trial_row(0, 0.8, params=DEFAULT)], 0.0)
     assert "nothing tried beats the default" in draw_text(draw_summary(summary), 120)

@@ -1,0 +1,62 @@
+"""`sft-tune submit`: register a study for workers to serve."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sft_tune.cli.options import FileStorage, StudyFile
+from sft_tune.session import open_database, quiet_optuna, with_budget
+
+
+def submit(
+    file: StudyFile,
+    storage: FileStorage = None,
+    priority: Annotated[
+        int | None,
+        typer.Option(
+            metavar="P", show_default=False, help="Workers prefer higher ones. Default: 0."
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(metavar="N", show_default=False, help="Total of trials, over restarts."),
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(metavar="H", show_default=False, help="Total of hours, over restarts."),
+    ] = None,
+    no_check: Annotated[
+        bool,
+        typer.Option("--no-check", help="Do not load data and models here (they are elsewhere)."),
+    ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes", help="Go on although sampler, pruner, seed or space changed."
+        ),
+    ] = False,
+) -> None:
+    """Register a study, for `sft-tune worker` on any machine to run.
+
+    Example: sft-tune submit study.yaml --storage postgresql://me@db/tuning --priority 1
+    """
+    from sft_tune.run.study import submit_study
+    from sft_tune.spec.load import load_study
+    from sft_tune.store.urls import redact
+
+    loaded = with_budget(load_study(file), trials=trials, hours=hours)
+    with open_database(storage or loaded.spec.storage.url, create=True) as db, quiet_optuna():
+        continued = submit_study(
+            loaded,
+            db,
+            accept_changes=accept_changes,
+            check=not no_check,
+            priority=priority,
+        )
+        where = redact(db.url)
+    name = loaded.spec.name
+    print(f"study {name} {'goes on' if continued else 'is registered'} in {where}")
+    print(f"next  sft-tune worker --storage {where}   on any machine that reaches it")
+    print(f"      sft-tune status {name} --storage {where}")

@@ -1,0 +1,121 @@
+"""`sft-tune worker`: serve the open studies of a database from this machine."""
+
+from __future__ import annotations
+
+import queue
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sft_tune.cli.options import Storage
+from sft_tune.cli.stopping import EXIT_CODE, Stopping, say_at_once
+from sft_tune.errors import UserError
+from sft_tune.session import open_database, quiet_optuna
+
+if TYPE_CHECKING:
+    from sft_tune.run.dispatcher import Dispatcher
+    from sft_tune.run.events import Event
+    from sft_tune.spec.study import ResourcesSpec
+
+
+def worker(
+    storage: Storage = None,
+    study: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", show_default=False, help="Serve this study only."),
+    ] = None,
+    idle_minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="M", min=0, show_default=False, help="End after so long with nothing to do."
+        ),
+    ] = None,
+    devices: Annotated[
+        str, typer.Option(metavar="auto|cpu|0,1", help="GPUs to use, or the CPU.")
+    ] = "auto",
+    trials_per_device: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, show_default=False, help="Trials at once on each device."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, show_default=False, help="CPU threads of a trial."),
+    ] = None,
+) -> None:
+    """Serve every open study of a database from this machine, the most urgent first.
+
+    Studies come by `submit` or `start`. Ctrl-C or SIGTERM saves the trials and hands them back;
+    any other worker goes on with them.
+
+    Example: sft-tune worker --storage postgresql://me@db/tuning --idle-minutes 30
+    """
+    from sft_tune.run.engine import LocalEngine
+    from sft_tune.run.messages import cache_folder
+    from sft_tune.run.serve import serve
+    from sft_tune.run.slots import find_slots
+    from sft_tune.store.records import find_study
+    from sft_tune.store.urls import redact
+
+    slots = find_slots(_resources(devices, trials_per_device, threads))
+    with open_database(storage, create=True) as db, quiet_optuna(), Stopping() as stopping:
+        if study is not None:
+            find_study(db, study)
+
+        def attach(dispatcher: Dispatcher) -> None:
+            stopping.attach(dispatcher.stop, dispatcher.abort, say_at_once, dispatcher.terminate)
+
+        places = ", ".join(slot.label for slot in slots)
+        _say(f"worker on {places}, serving {study or 'every open study'} of {redact(db.url)}")
+        why = serve(
+            db,
+            LocalEngine(Path(cache_folder()) / "workers"),
+            slots,
+            queue.SimpleQueue(),
+            _print_event,
+            only=study,
+            idle_seconds=None if idle_minutes is None else 60 * idle_minutes,
+            on_dispatcher=attach,
+        )
+    _say({"idle": "nothing to do any more", "stopped": "stopped"}.get(why, why))
+    if why in ("stopped", "aborted"):
+        raise typer.Exit(stopping.exit_code or EXIT_CODE)
+
+
+def _resources(devices: str, per_device: int | None, threads: int | None) -> ResourcesSpec:
+    from sft_tune.spec.study import ResourcesSpec
+
+    given: dict[str, object] = {"devices": devices}
+    if devices not in ("auto", "cpu"):
+        numbers = devices.split(",")
+        if not all(number.strip().isdigit() for number in numbers):
+            raise UserError(f"--devices must be auto, cpu, or GPU numbers like 0,1 (got {devices})")
+        given["devices"] = tuple(int(number) for number in numbers)
+    return ResourcesSpec.model_validate(
+        {**given, "trials_per_device": per_device, "threads_per_trial": threads}
+    )
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def _print_event(study: str, event: Event) -> None:
+    """Print what a person wants in a worker's log: starts, ends, notices, not every rung."""
+    from sft_tune.run.events import Notice, TrialEnded, TrialStarted
+    from sft_tune.view import words
+
+    match event:
+        case TrialStarted():
+            again = f", attempt {event.attempt}" if event.attempt > 1 else ""
+            _say(f"{study}: trial {event.number} started in slot {event.slot}{again}")
+        case TrialEnded():
+            value = "" if event.value is None else f" with {event.value:.4f}"
+            lead = ", the best so far" if event.leads else ""
+            reason = words.REASONS.get(event.reason, event.reason)
+            _say(f"{study}: trial {event.number} {reason}{value}{lead}")
+        case Notice():
+            _say(f"{study}: {event.text}")
+        case _:
+            pass
