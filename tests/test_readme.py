@@ -50,7 +50,7 @@ def test_every_call_in_the_readme_is_one_that_the_command_line_takes() -> None:
 
 
 def test_every_command_is_in_the_readme_and_no_other() -> None:
-    named = set(re.findall(r"^\| `sft-tune (\w+)", README, flags=re.M))
+    named = set(re.findall(r"^\| `sft-tune ([\w-]+)", README, flags=re.M))
     assert named == set(commands())
 
 
