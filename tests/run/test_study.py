@@ -94,7 +94,13 @@ def test_a_target_ends_the_study(study_file: StudyFile) -> None:
 
 
 def test_hours_that_are_used_let_no_trial_start(study_file: StudyFile) -> None:
-    ended, _ = start(study_file(budget={"trials": 4, "hours": 1e-4}))
+    # The default configuration takes longer than 0.7 s, and the first claim comes sooner.
+    path = study_file(
+        training={"epochs": 200},
+        space={"learning_rate": {"low": 1e-4, "high": 1e-2}},
+        budget={"trials": 4, "hours": 2e-4},
+    )
+    ended, _ = start(path)
     assert ended.why == "hours"
     assert [t.state for t in rows()] == ["COMPLETE"]
 

@@ -6,6 +6,7 @@ Models are given torch's own error for allocating too much (`crowded`), or reall
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -399,8 +400,10 @@ def test_a_probe_says_when_not_even_one_example_fits(
     assert facts["note"].startswith("out of memory: ")
 
 
-# The limit is on addresses: what the first trial has left mapped is not counted again. The model
-# has no convolution: oneDNN does not check its own allocations, and a process then dies.
+# The limit is on addresses: what the first trial has left mapped is not counted again, hence a
+# fixed MALLOC_MMAP_THRESHOLD_, by which glibc unmaps what is freed. The model has no convolution:
+# oneDNN does not check its own allocations, and a process then dies. Its scale needs a gradient,
+# so that every layer keeps its output for the backward pass.
 REALLY_TOO_LITTLE = """
 import json, resource, sys, pathlib
 import psutil, torch
@@ -415,10 +418,11 @@ class Hungry(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(*[nn.Tanh() for _ in range(16)], nn.Flatten())
+        self.scale = nn.Parameter(torch.ones(()))
         self.head = nn.Linear(3 * 64 * 64, 10)
 
     def forward(self, pixels):
-        return self.head(self.body(pixels))
+        return self.head(self.body(self.scale * pixels))
 
 torch.set_num_threads(1)
 step.build_model = lambda *_, **__: BuiltModel(Hungry(), ("head",), ((0.5,) * 3, (0.5,) * 3))
@@ -457,6 +461,7 @@ def test_memory_that_really_runs_out_is_recovered_from(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=250,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16)},
     )
     assert done.returncode == 0, done.stderr
     calm, limited = json.loads(done.stdout)
