@@ -17,7 +17,12 @@ from sft_tune.trial.device import autocast, free_memory, is_out_of_memory, resol
 from sft_tune.trial.heads import freeze_backbone, normalizes_batches, set_training_mode
 from sft_tune.trial.losses import share_of_loss, weight
 from sft_tune.trial.models import BuiltModel, build_model
-from sft_tune.trial.optimizers import build_optimizer, set_learning_rate, trained_parameters
+from sft_tune.trial.optimizers import (
+    add_l1,
+    build_optimizer,
+    set_learning_rate,
+    trained_parameters,
+)
 from sft_tune.trial.plan import Plan
 from sft_tune.trial.portions import Portion, within_memory
 from sft_tune.trial.rewind import Rewind
@@ -139,6 +144,7 @@ def train_step(trainee: Trainee, step: int) -> tuple[Tensor, Tensor, int]:
         undo=undo,
     )
     scaler.unscale_(optimizer)
+    add_l1(optimizer)
     norm = _clip(optimizer, trainee.config.training.clip_norm)
     set_learning_rate(optimizer, trainee.learning_rate(step))
     scaler.step(optimizer)
