@@ -91,14 +91,16 @@ def _weights_of_model(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
 
 def _frozen_random_weights(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     names = ["freeze", "model.weights"]
-    if findings.ok(*places_of(*names)) and {"freeze": "backbone", "model.weights": "none"} in list(
-        combinations(spec, names)
-    ):
-        yield (
-            place_of(spec, "freeze"),
-            "freeze: backbone with model.weights: none keeps random weights for ever; change "
-            "one, or keep them apart with `when`",
-        )
+    if not findings.ok(*places_of(*names)):
+        return
+    for cell in combinations(spec, names):
+        if cell["freeze"] in ("backbone", "blocks") and cell["model.weights"] == "none":
+            yield (
+                place_of(spec, "freeze"),
+                f"freeze: {cell['freeze']} with model.weights: none keeps random weights for ever; "
+                "change one, or keep them apart with `when`",
+            )
+            return
 
 
 def _head_rate_of_frozen(spec: StudySpec, findings: Findings) -> Iterator[Finding]:

@@ -29,6 +29,10 @@ _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "power": ("schedule", ("polynomial",)),
     "cooldown": ("schedule", ("warmup_stable_decay",)),
     "min_learning_rate": ("schedule", _TO_A_MINIMUM),
+    "freeze_blocks": ("freeze", ("blocks",)),
+    "unfreeze_at": ("freeze", ("head_first", "gradual")),
+    "unfrozen_learning_rate": ("freeze", ("head_first",)),
+    "layer_decay": ("freeze", ("none", "blocks", "head_first", "gradual")),
 }
 
 

@@ -108,8 +108,36 @@ class TrainingSpec(BaseModel):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of the target spread over all classes."
     )
-    freeze: Literal["none", "backbone"] = Field(
-        "none", description="none, or backbone: only the new head is trained."
+    freeze: Literal["none", "backbone", "blocks", "head_first", "gradual"] = Field(
+        "none",
+        description="What is not trained: none, backbone (only the new head is), blocks (the "
+        "embeddings and the first freeze_blocks blocks are not), head_first (the head alone until "
+        "unfreeze_at, then everything), gradual (from the head down, block by block, everything "
+        "from unfreeze_at on).",
+    )
+    freeze_blocks: int = Field(
+        1, ge=1, description="freeze: blocks: how many blocks, counted from the input."
+    )
+    unfreeze_at: float = Field(
+        0.3,
+        gt=0,
+        lt=1,
+        description="freeze: head_first and gradual: progress from which everything is trained.",
+    )
+    unfrozen_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="freeze: head_first: peak learning rate from unfreeze_at on. Default: "
+        "learning_rate.",
+    )
+    freeze_batch_norm: bool = Field(
+        False, description="Whether batch norm keeps the statistics that it was pretrained with."
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Each block's learning rate is this times that of the block above it.",
     )
     head_multiplier: float = Field(
         1.0, gt=0, description="The head's learning rate is this times the backbone's."

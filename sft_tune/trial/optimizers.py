@@ -82,26 +82,30 @@ def parameter_groups(model: BuiltModel, training: TrainingSpec) -> Groups:
 
     Biases and the scales of normalization layers, that is all parameters of one dimension or
     none, are not decayed, unless ``training.decay_all``. For muon, the matrices of the backbone
-    that are no embeddings have groups of their own. Frozen parameters are in no group.
+    that are no embeddings have groups of their own, and with ``training.layer_decay`` each block
+    has (Clark et al. 2020): the head and what is before it learn at the full rate, block ``i`` of
+    ``n`` at ``decay^(n + 1 - i)`` of it, embeddings as block 0. Frozen parameters are in no group.
     """
     embeddings = _embeddings(model.module)
-    sorted_: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+    blocks, decay = model.blocks, training.layer_decay
+    sorted_: dict[tuple[bool, bool, bool, int], list[nn.Parameter]] = {}
     for name, parameter in model.module.named_parameters():
         if parameter.requires_grad:
             in_head = model.in_head(name)
             matrix = parameter.ndim == 2 and not in_head and name not in embeddings
             hidden = training.optimizer == "muon" and matrix
             decayed = parameter.ndim > 1 or training.decay_all
-            sorted_.setdefault((in_head, decayed, hidden), []).append(parameter)
+            below = max(blocks.behind - blocks.depths[name], 0) if decay < 1 else 0
+            sorted_.setdefault((in_head, decayed, hidden, below), []).append(parameter)
     return [
         {
             "params": parameters,
             "weight_decay": training.weight_decay if decayed else 0.0,
             "l1": training.l1 if decayed else 0.0,
-            "multiplier": training.head_multiplier if in_head else 1.0,
+            "multiplier": training.head_multiplier if in_head else decay**below,
             "hidden": hidden,
         }
-        for (in_head, decayed, hidden), parameters in sorted(
+        for (in_head, decayed, hidden, below), parameters in sorted(
             sorted_.items(), key=lambda item: item[0]
         )
     ]

@@ -120,6 +120,17 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
+def at_progress(training: TrainingSpec, progress: float) -> TrainingSpec:
+    """Return ``training`` with the peak that it has from ``progress`` on.
+
+    Two-phase fine-tuning may give the second phase a peak of its own; the schedule goes on.
+    """
+    peak = training.unfrozen_learning_rate
+    if training.freeze == "head_first" and peak is not None and progress >= training.unfreeze_at:
+        return training.model_copy(update={"learning_rate": peak})
+    return training
+
+
 def warmup_steps(training: TrainingSpec, horizon: int) -> int:
     """Return the steps of the warm-up: the rounded share of ``horizon``, always short of it."""
     return min(round(training.warmup * horizon), horizon - 1)

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from sft_tune.spec.config import TrialConfig
 from sft_tune.trial.data import Batch, ImageSplit, Prepared, Split, TextSplit, gather
 from sft_tune.trial.device import autocast, free_memory, is_out_of_memory, resolve_precision
-from sft_tune.trial.heads import freeze_backbone, normalizes_batches, set_training_mode
+from sft_tune.trial.freezing import Freezing
+from sft_tune.trial.heads import normalizes_batches
 from sft_tune.trial.losses import share_of_loss, weight
 from sft_tune.trial.models import BuiltModel, build_model
 from sft_tune.trial.optimizers import (
@@ -26,7 +27,7 @@ from sft_tune.trial.optimizers import (
 from sft_tune.trial.plan import Plan
 from sft_tune.trial.portions import Portion, within_memory
 from sft_tune.trial.rewind import Rewind
-from sft_tune.trial.schedules import learning_rate
+from sft_tune.trial.schedules import at_progress, learning_rate
 from sft_tune.trial.seeding import seed_everything
 
 
@@ -35,7 +36,7 @@ class Trainee:
     """A configuration made concrete: data, model, optimizer, plan, on one device.
 
     ``portion`` is how much of a batch goes through the model at once, ``rewind`` what takes back
-    a try at a step that ran out of memory.
+    a try at a step that ran out of memory, ``freezing`` what is trained when.
     """
 
     config: TrialConfig
@@ -48,20 +49,22 @@ class Trainee:
     dtype: torch.dtype
     portion: Portion
     rewind: Rewind
-
-    @property
-    def frozen(self) -> bool:
-        """Whether only the head is trained."""
-        return self.config.training.freeze == "backbone"
+    freezing: Freezing
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
         plan = self.plan
-        return learning_rate(self.config.training, step, plan.horizon, plan.steps_per_epoch)
+        training = at_progress(self.config.training, step / plan.horizon)
+        return learning_rate(training, step, plan.horizon, plan.steps_per_epoch)
 
     def set_training_mode(self) -> None:
-        """Set the module to training, a frozen backbone to evaluation."""
-        set_training_mode(self.model.module, self.model.head, self.frozen)
+        """Set the module to training, what is frozen of it to evaluation."""
+        self.freezing.set_training_mode()
+
+    def enter(self, step: int) -> None:
+        """Open the parameters that step ``step`` trains."""
+        if self.freezing.enter(step / self.plan.horizon):
+            self.portion.in_pairs = normalizes_batches(self.model.module)
 
 
 def make_plan(config: TrialConfig, data: Prepared) -> Plan:
@@ -92,11 +95,12 @@ def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee
         pad_id=train.pad_id if isinstance(train, TextSplit) else None,
         seed=config.seed,
     )
-    if config.training.freeze == "backbone":
-        freeze_backbone(model.module, model.head)
     model.to(device)
+    freezing = Freezing(model.module, model.blocks, config.training)
+    optimizer = build_optimizer(model, config.training)
+    freezing.enter(0.0)
+    freezing.set_training_mode()
     dtype = resolve_precision(config.training.precision, device)
-    set_training_mode(model.module, model.head, config.training.freeze == "backbone")
     # What is drawn while training does not depend on how much the model's making has drawn.
     seed_everything(config.seed)
     return Trainee(
@@ -104,12 +108,13 @@ def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee
         data=data,
         plan=make_plan(config, data),
         model=model,
-        optimizer=build_optimizer(model, config.training),
+        optimizer=optimizer,
         scaler=torch.GradScaler(device.type, enabled=dtype is torch.float16),
         device=device,
         dtype=dtype,
         portion=Portion(in_pairs=normalizes_batches(model.module)),
         rewind=Rewind(model.module, device),
+        freezing=freezing,
     )
 
 
@@ -129,6 +134,7 @@ def train_step(trainee: Trainee, step: int) -> tuple[Tensor, Tensor, int]:
         RuntimeError, MemoryError: when memory runs out even for one example, or for the optimizer.
     """
     optimizer, scaler = trainee.optimizer, trainee.scaler
+    trainee.enter(step)
     indices = trainee.plan.indices(step)
 
     def undo() -> None:
