@@ -29,6 +29,8 @@ _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "power": ("schedule", ("polynomial",)),
     "cooldown": ("schedule", ("warmup_stable_decay",)),
     "min_learning_rate": ("schedule", _TO_A_MINIMUM),
+    "ema_decay": ("averaging", ("ema",)),
+    "swa_start": ("averaging", ("swa",)),
     "freeze_blocks": ("freeze", ("blocks",)),
     "unfreeze_at": ("freeze", ("head_first", "gradual")),
     "unfrozen_learning_rate": ("freeze", ("head_first",)),
@@ -73,6 +75,15 @@ def _active(spec: StudySpec, name: str, other: str) -> Iterator[dict[str, Any]]:
             yield cell
 
 
+def _change_without_patience(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    if "min_change" in spec.space and findings.ok(*places_of("min_change", "patience")):
+        if all(cell["patience"] is None for cell in _active(spec, "min_change", "patience")):
+            yield (
+                ("space", "min_change"),
+                "has an effect only with patience; give that a number or remove this",
+            )
+
+
 def _rates_in_order(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     names = ["schedule", "learning_rate", "min_learning_rate"]
     if not findings.ok(*places_of(*names)):
@@ -112,6 +123,7 @@ def _cooldown_after_warmup(spec: StudySpec, findings: Findings) -> Iterator[Find
 
 TECHNIQUE_RULES: tuple[Rule, ...] = (
     _settings_in_vain,
+    _change_without_patience,
     _rates_in_order,
     _nesterov_without_momentum,
     _cooldown_after_warmup,

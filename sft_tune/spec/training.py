@@ -142,6 +142,26 @@ class TrainingSpec(BaseModel):
     head_multiplier: float = Field(
         1.0, gt=0, description="The head's learning rate is this times the backbone's."
     )
+    averaging: Literal["none", "ema", "swa"] = Field(
+        "none",
+        description="What is evaluated and kept in place of the last weights: ema (their "
+        "exponential moving average), swa (their mean from swa_start on).",
+    )
+    ema_decay: float = Field(
+        0.999, gt=0, lt=1, description="averaging: ema: share of the average that a step leaves."
+    )
+    swa_start: float = Field(
+        0.75, ge=0, lt=1, description="averaging: swa: progress from which weights are averaged."
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Early stopping: a trial ends after so many rungs without improvement of the "
+        "objective. Default: never.",
+    )
+    min_change: float = Field(
+        0.0, ge=0, description="patience: what is more than this is an improvement."
+    )
     augment: Literal["none", "flip", "flip_crop"] = Field(
         "none",
         description="Images: random horizontal flip; flip_crop also crops after padding by 1/8.",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from sft_tune.spec.config import TrialConfig
-from sft_tune.trial.data import Batch, ImageSplit, Prepared, Split, TextSplit, gather
+from sft_tune.trial.averaging import Averaging, refresh_statistics
+from sft_tune.trial.data import Batch, ImageSplit, Prepared, Split, TextSplit, epoch_order, gather
 from sft_tune.trial.device import autocast, free_memory, is_out_of_memory, resolve_precision
 from sft_tune.trial.freezing import Freezing
 from sft_tune.trial.heads import normalizes_batches
@@ -30,13 +33,17 @@ from sft_tune.trial.rewind import Rewind
 from sft_tune.trial.schedules import at_progress, learning_rate
 from sft_tune.trial.seeding import seed_everything
 
+# As many as give steady statistics of batch norm; a pass over all would cost an epoch a rung.
+STATISTICS_EXAMPLES = 2048
+
 
 @dataclass
 class Trainee:
     """A configuration made concrete: data, model, optimizer, plan, on one device.
 
     ``portion`` is how much of a batch goes through the model at once, ``rewind`` what takes back
-    a try at a step that ran out of memory, ``freezing`` what is trained when.
+    a try at a step that ran out of memory, ``freezing`` what is trained when, ``averaging`` the
+    average of the weights where one is asked for.
     """
 
     config: TrialConfig
@@ -50,6 +57,7 @@ class Trainee:
     portion: Portion
     rewind: Rewind
     freezing: Freezing
+    averaging: Averaging | None = None
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
@@ -65,6 +73,29 @@ class Trainee:
         """Open the parameters that step ``step`` trains."""
         if self.freezing.enter(step / self.plan.horizon):
             self.portion.in_pairs = normalizes_batches(self.model.module)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Put the average of the weights in their place inside, where there is one.
+
+        Leave with the module set to training, or to evaluation: set it back afterwards.
+        """
+        if self.averaging is None:
+            return nullcontext()
+        return self.averaging.in_place(lambda module: self._refresh(module))
+
+    def _refresh(self, module: nn.Module) -> None:
+        """Take batch-norm statistics anew, from up to `STATISTICS_EXAMPLES` of training."""
+        order = epoch_order(len(self.data.train), self.config.seed, 0)[:STATISTICS_EXAMPLES]
+        size = min(self.portion.limit or len(order), self.config.training.batch_size)
+        # A batch of one example has no deviation where its maps are of one pixel.
+        parts: tuple[Tensor, ...] = torch.split(order, size)
+        parts = tuple(part for part in parts if len(part) > 1 or len(order) == 1)
+        refresh_statistics(module, (functools.partial(self._forward, part) for part in parts))
+
+    def _forward(self, indices: Tensor) -> Tensor:
+        batch = gather(self.data.train, indices, self.device, normalize=self.model.normalize)
+        with autocast(self.device, self.dtype):
+            return self.model.logits(batch.inputs)
 
 
 def make_plan(config: TrialConfig, data: Prepared) -> Plan:
@@ -115,6 +146,7 @@ def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee
         portion=Portion(in_pairs=normalizes_batches(model.module)),
         rewind=Rewind(model.module, device),
         freezing=freezing,
+        averaging=_averaging(model, config),
     )
 
 
@@ -156,7 +188,14 @@ def train_step(trainee: Trainee, step: int) -> tuple[Tensor, Tensor, int]:
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
+    if trainee.averaging is not None:
+        trainee.averaging.update((step + 1) / trainee.plan.horizon)
     return loss, norm, len(indices)
+
+
+def _averaging(model: BuiltModel, config: TrialConfig) -> Averaging | None:
+    asked = config.training.averaging != "none"
+    return Averaging(model.module, config.training) if asked else None
 
 
 def _gathered(trainee: Trainee, indices: Tensor) -> Batch:

@@ -55,6 +55,8 @@ TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"training": {"freeze": "blocks"}}, "training.freeze", "freeze: blocks with model.weights: none keeps random weights for ever; change one, or keep them apart with `when`", "'blocks'"),
     (text(space={"freeze_blocks": [1, 2], "freeze": ["none", "backbone"]}), "space.freeze_blocks", "has an effect only with freeze: blocks; add that or remove it", "[1, 2]"),
     (text(space={"unfreeze_at": [0.1, 0.2]}), "space.unfreeze_at", "has an effect only with freeze: head_first or gradual; add that or remove it", "[0.1, 0.2]"),
+    ({"space": {"ema_decay": [0.9, 0.99], "averaging": ["none", "swa"]}}, "space.ema_decay", "has an effect only with averaging: ema; add that or remove it", "[0.9, 0.99]"),
+    ({"space": {"min_change": [0, 0.1]}}, "space.min_change", "has an effect only with patience; give that a number or remove this", "[0, 0.1]"),
     ({"space": {"epsilon": [1e-8, 1e-6], "optimizer": ["sgd", "lion"]}}, "space.epsilon", "has an effect only with optimizer: adamw or adam or muon; add that or remove it", "[1e-08, 1e-06]"),
     ({"space": {"cycles": [1, 2]}}, "space.cycles", "has an effect only with schedule: cosine; add that or remove it", "[1, 2]"),
     ({"training": {"optimizer": "sgd", "momentum": 0.0, "nesterov": True}}, "training.nesterov", "needs momentum above 0; raise that or remove it", "true"),
