@@ -13,6 +13,23 @@ from sft_tune.spec.space import Value, in_order, is_active
 from sft_tune.spec.study import DataSpec, ModelSpec, ObjectiveSpec, StudySpec, Task
 from sft_tune.spec.training import TrainingSpec
 
+# The settings of version 0.1, all of them part of the fingerprint. Later ones count where they
+# differ from their default, which is what the trials did that were run before they existed.
+_FIRST_SETTINGS: dict[str, frozenset[str]] = {
+    "data": frozenset(
+        "source train validation test subset text_column image_column label_column classes "
+        "validation_fraction test_fraction split_seed train_limit validation_limit test_limit "
+        "image_size normalize max_length".split()
+    ),
+    "model": frozenset({"name", "weights", "dropout"}),
+    "training": frozenset(
+        "epochs batch_size optimizer learning_rate momentum weight_decay schedule warmup "
+        "min_learning_rate decay_factor clip_norm label_smoothing freeze head_multiplier augment "
+        "precision".split()
+    ),
+    "objective": frozenset({"metric", "direction", "rungs"}),
+}
+
 
 class TrialConfig(BaseModel):
     """Everything that decides a trial's result: complete, fixed settings included."""
@@ -27,8 +44,16 @@ class TrialConfig(BaseModel):
     seed: int = Field(description="Seed of this trial alone, made by `trial_seed`.")
 
     def fingerprint(self) -> str:
-        """Return a digest of the configuration without its seed, to find duplicates."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"seed"}), sort_keys=True)
+        """Return a digest of the configuration without its seed, to find duplicates.
+
+        A setting that a later version adds does not change it while it has its default.
+        """
+        record = self.model_dump(mode="json", exclude={"seed"})
+        changed = self.model_dump(mode="json", exclude={"seed"}, exclude_defaults=True)
+        for section, first in _FIRST_SETTINGS.items():
+            kept = first | set(changed.get(section, {}))
+            record[section] = {k: v for k, v in record[section].items() if k in kept}
+        text = json.dumps(record, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from sft_tune.spec.documents import Place
@@ -10,18 +10,9 @@ from sft_tune.spec.findings import Findings
 from sft_tune.spec.paths import is_weights_path
 from sft_tune.spec.space_rules import check_space, combinations
 from sft_tune.spec.study import DataSpec, StudySpec
+from sft_tune.spec.techniques import TECHNIQUE_RULES, Finding, Rule, place_of, places_of
 from sft_tune.spec.wording import shown
 
-_AS_WRITTEN = object()
-Finding = tuple[Place, str]
-Rule = Callable[[StudySpec, Findings], Iterator[Finding]]
-
-# Settings that some values of another one ignore: searching them there would be in vain.
-_NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "momentum": ("optimizer", ("sgd",)),
-    "decay_factor": ("schedule", ("exponential",)),
-    "min_learning_rate": ("schedule", ("linear", "cosine")),
-}
 _PRUNER_KEYS = {
     "reduction": ("asha", "hyperband"),
     "percentile": ("percentile",),
@@ -42,23 +33,6 @@ def check(spec: StudySpec, findings: Findings) -> StudySpec:
         for place, text in rule(spec, findings):
             findings.add(place, text)
     return spec
-
-
-def _place(spec: StudySpec, name: str) -> Place:
-    """Return where the setting ``name`` gets its value: in the space, or in its section."""
-    if name in spec.space:
-        return ("space", name)
-    section, _, key = name.rpartition(".")
-    return (section or "training", key)
-
-
-def _places(*names: str) -> list[Place]:
-    """Return every place that decides the values of the settings ``names``."""
-    places: list[Place] = []
-    for name in names:
-        section, _, key = name.rpartition(".")
-        places += [(section or "training", key), ("space", name)]
-    return places
 
 
 def _data_of_task(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
@@ -88,25 +62,25 @@ def _training_of_task(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
 
 
 def _model_of_task(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    if not findings.ok(("task",), *_places("model.name")) or not spec.task.startswith("text"):
+    if not findings.ok(("task",), *places_of("model.name")) or not spec.task.startswith("text"):
         return
     names = {cell["model.name"] for cell in combinations(spec, ["model.name"])}
     bad = sorted(name for name in names if not str(name).startswith("transformers:"))
     if bad:
         yield (
-            _place(spec, "model.name"),
+            place_of(spec, "model.name"),
             f"{bad[0]} reads images, but the task is {spec.task}; use transformers:ID-or-path",
         )
 
 
 def _weights_of_model(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    if not findings.ok(*_places("model.name", "model.weights")):
+    if not findings.ok(*places_of("model.name", "model.weights")):
         return
     for cell in combinations(spec, ["model.name", "model.weights"]):
         name, weights = str(cell["model.name"]), str(cell["model.weights"])
         if is_weights_path(weights) or weights == "none":
             continue
-        place = _place(spec, "model.weights")
+        place = place_of(spec, "model.weights")
         if name.startswith("builtin:"):
             yield place, f"{name} has no published weights {weights}; give a file, or none"
             return
@@ -117,19 +91,21 @@ def _weights_of_model(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
 
 def _frozen_random_weights(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     names = ["freeze", "model.weights"]
-    if findings.ok(*_places(*names)) and {"freeze": "backbone", "model.weights": "none"} in list(
-        combinations(spec, names)
-    ):
-        yield (
-            _place(spec, "freeze"),
-            "freeze: backbone with model.weights: none keeps random weights for ever; change "
-            "one, or keep them apart with `when`",
-        )
+    if not findings.ok(*places_of(*names)):
+        return
+    for cell in combinations(spec, names):
+        if cell["freeze"] in ("backbone", "blocks") and cell["model.weights"] == "none":
+            yield (
+                place_of(spec, "freeze"),
+                f"freeze: {cell['freeze']} with model.weights: none keeps random weights for ever; "
+                "change one, or keep them apart with `when`",
+            )
+            return
 
 
 def _head_rate_of_frozen(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     names = ["freeze", "head_multiplier"]
-    if "head_multiplier" not in spec.space or not findings.ok(*_places(*names)):
+    if "head_multiplier" not in spec.space or not findings.ok(*places_of(*names)):
         return
     if all(cell["freeze"] == "backbone" for cell in combinations(spec, names)):
         yield (
@@ -137,38 +113,6 @@ def _head_rate_of_frozen(spec: StudySpec, findings: Findings) -> Iterator[Findin
             "with freeze: backbone only the head is trained, so learning_rate sets its rate "
             "alone; search that",
         )
-
-
-def _settings_in_vain(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    for name, (other, values) in _NEEDS.items():
-        if name not in spec.space or not findings.ok(*_places(name, other)):
-            continue
-        if not any(cell[other] in values for cell in _active(spec, name, other)):
-            wanted = " or ".join(values)
-            yield (
-                ("space", name),
-                f"has an effect only with {other}: {wanted}; add that or remove it",
-            )
-
-
-def _active(spec: StudySpec, name: str, other: str) -> Iterator[dict[str, Any]]:
-    """Yield the combinations of both in which ``name`` is searched."""
-    when = (spec.space[name].when or {}).get(other)
-    for cell in combinations(spec, [name, other]):
-        if when is None or cell[other] in when:
-            yield cell
-
-
-def _rates_in_order(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    names = ["schedule", "learning_rate", "min_learning_rate"]
-    if not findings.ok(*_places(*names)):
-        return
-    for cell in combinations(spec, names):
-        low, rate = cell["min_learning_rate"], cell["learning_rate"]
-        if cell["schedule"] in ("linear", "cosine") and low > rate:
-            place = _place(spec, "min_learning_rate")
-            yield place, f"must not exceed learning_rate, which may be {shown(rate)}; lower it"
-            return
 
 
 def _splits(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
@@ -273,8 +217,7 @@ _RULES: tuple[Rule, ...] = (
     _weights_of_model,
     _frozen_random_weights,
     _head_rate_of_frozen,
-    _settings_in_vain,
-    _rates_in_order,
+    *TECHNIQUE_RULES,
     _splits,
     _data_details,
     _objective,

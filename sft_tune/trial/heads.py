@@ -55,26 +55,9 @@ def in_head(name: str, head: tuple[str, ...]) -> bool:
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in head)
 
 
-def set_training_mode(module: nn.Module, head: tuple[str, ...], frozen: bool) -> None:
-    """Set ``module`` to training; a ``frozen`` backbone stays in evaluation.
-
-    Then its dropout is off and its batch-norm statistics stay what they were.
-    """
-    module.train(not frozen)
-    if frozen:
-        for prefix in head:
-            module.get_submodule(prefix).train()
-
-
 def normalizes_batches(module: nn.Module) -> bool:
     """Tell whether an example's output depends on the others of its batch, as ``module`` is set."""
     return any(isinstance(part, _BatchNorm) and part.training for part in module.modules())
-
-
-def freeze_backbone(module: nn.Module, head: tuple[str, ...]) -> None:
-    """Let only the parameters of the ``head`` be trained."""
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(in_head(name, head))
 
 
 def _like(old: nn.Module, classes: int) -> OutputLayer:

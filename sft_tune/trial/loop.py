@@ -141,16 +141,22 @@ def _attempt(
         if progress is None:
             continue
 
-        evaluation = _evaluate(trainee, state, monitors, progress, hooks.evaluation_batch_size)
-        if not math.isfinite(evaluation.metrics["loss"]):
-            note = f"validation loss became {evaluation.metrics['loss']} at step {state.step}"
-            return Ending("diverged", f"{note} of {plan.horizon}")
-        _keep_if_best(trainee, state, evaluation)
+        with trainee.averaged():
+            evaluation = _evaluate(trainee, state, monitors, progress, hooks.evaluation_batch_size)
+            if not math.isfinite(evaluation.metrics["loss"]):
+                note = f"validation loss became {evaluation.metrics['loss']} at step {state.step}"
+                return Ending("diverged", f"{note} of {plan.horizon}")
+            _keep_if_best(trainee, state, evaluation)
+        trainee.set_training_mode()
+        impatient = _impatient(trainee, state, evaluation)
         go_on = hooks.report(evaluation)
         if state.step == plan.horizon:
             break
         if not go_on:
             return Ending("pruned", f"at {progress} % of its horizon")
+        if impatient:
+            rungs = f"{state.patience.waited} rungs without improvement"
+            return Ending("early_stopped", f"at {progress} % of its horizon, after {rungs}")
         if time.monotonic() - saved_at >= hooks.checkpoint_seconds:
             _save(paths, trainee, state, monitors)
             saved_at = time.monotonic()
@@ -172,7 +178,6 @@ def _evaluate(
             batch_size=batch_size,
             portion=state.evaluation,
         )
-    trainee.set_training_mode()
     evaluation = Evaluation(
         progress=progress,
         epoch=state.step / trainee.plan.steps_per_epoch,
@@ -197,6 +202,15 @@ def _keep_if_best(trainee: Trainee, state: TrialState, evaluation: Evaluation) -
         if (gain if resolve_direction(objective) == "maximize" else -gain) <= 0:
             return
     state.best = Best.of(trainee, value, evaluation)
+
+
+def _impatient(trainee: Trainee, state: TrialState, evaluation: Evaluation) -> bool:
+    """Tell whether the objective has not improved for as many rungs as the trial may wait."""
+    training, objective = trainee.config.training, trainee.config.objective
+    value = evaluation.metrics[objective.metric]
+    maximize = resolve_direction(objective) == "maximize"
+    state.patience.note(value, maximize=maximize, least=training.min_change)
+    return training.patience is not None and state.patience.waited >= training.patience
 
 
 def _save(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Monitors) -> None:

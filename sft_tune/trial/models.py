@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.study import ModelSpec, NormalizeSpec, Task
+from sft_tune.trial.blocks import Blocks, find_blocks
 from sft_tune.trial.heads import in_head
 
 Channels = tuple[float, float, float]
@@ -43,6 +45,11 @@ class BuiltModel:
             return logits
         answer: Tensor = self.module(**inputs, **(self.extra or {})).logits
         return answer
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The blocks of the module, from input to output."""
+        return find_blocks(self.module, self.head)
 
     def in_head(self, name: str) -> bool:
         """Tell whether the parameter ``name`` belongs to the head."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
-Reason = Literal["completed", "pruned", "diverged", "out_of_memory", "stopped"]
+Reason = Literal["completed", "early_stopped", "pruned", "diverged", "out_of_memory", "stopped"]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from sft_tune.trial import checkpoint
 from sft_tune.trial.best import Best
 from sft_tune.trial.monitors import Clock, Monitors
 from sft_tune.trial.paths import TrialPaths
+from sft_tune.trial.patience import Patience
 from sft_tune.trial.portions import Portion
 from sft_tune.trial.seeding import random_states, restore_random_states
 from sft_tune.trial.step import Trainee
@@ -34,6 +35,7 @@ class TrialState:
         notes: what the trial's reader should know, in words.
         training: how much of a training batch fits into memory (the trainee's ``portion``).
         evaluation: how much of an evaluation batch does.
+        patience: how long the objective has not improved.
     """
 
     step: int = 0
@@ -45,6 +47,7 @@ class TrialState:
     notes: list[str] = field(default_factory=list)
     training: Portion = field(default_factory=Portion)
     evaluation: Portion = field(default_factory=Portion)
+    patience: Patience = field(default_factory=Patience)
 
 
 def save(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Monitors) -> None:
@@ -69,7 +72,11 @@ def save(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Monit
         "random": random_rest,
         "scaler": trainee.scaler.state_dict(),
         "sizes": monitors.sizes,
+        "patience": state.patience.header(),
     }
+    if trainee.averaging is not None:
+        groups["average"] = trainee.averaging.tensors()
+        header["averaged"] = trainee.averaging.count
     if state.best is not None:
         groups["best"] = state.best.weights
         header["best"] = state.best.header()
@@ -101,6 +108,10 @@ def restore(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Mo
     monitors.restore(
         monitor["losses"].to(trainee.device), monitor["norms"].to(trainee.device), header["sizes"]
     )
+    if trainee.averaging is not None:
+        trainee.averaging.restore(_group(tensors, "average"), header["averaged"])
+    # Checkpoints of earlier versions lack it.
+    state.patience = Patience(**header.get("patience", {}))
     if "best" in header:
         state.best = Best(**header["best"], weights=_group(tensors, "best"))
     state.step = state.resumed_from = header["step"]

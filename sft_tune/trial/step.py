@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from sft_tune.spec.config import TrialConfig
-from sft_tune.trial.data import Batch, ImageSplit, Prepared, Split, TextSplit, gather
+from sft_tune.trial.averaging import Averaging, refresh_statistics
+from sft_tune.trial.data import Batch, ImageSplit, Prepared, Split, TextSplit, epoch_order, gather
 from sft_tune.trial.device import autocast, free_memory, is_out_of_memory, resolve_precision
-from sft_tune.trial.heads import freeze_backbone, normalizes_batches, set_training_mode
+from sft_tune.trial.freezing import Freezing
+from sft_tune.trial.heads import normalizes_batches
 from sft_tune.trial.losses import share_of_loss, weight
 from sft_tune.trial.models import BuiltModel, build_model
-from sft_tune.trial.optimizers import build_optimizer, set_learning_rate, trained_parameters
+from sft_tune.trial.optimizers import (
+    add_l1,
+    build_optimizer,
+    set_learning_rate,
+    trained_parameters,
+)
 from sft_tune.trial.plan import Plan
 from sft_tune.trial.portions import Portion, within_memory
 from sft_tune.trial.rewind import Rewind
-from sft_tune.trial.schedules import learning_rate
+from sft_tune.trial.schedules import at_progress, learning_rate
 from sft_tune.trial.seeding import seed_everything
+
+# As many as give steady statistics of batch norm; a pass over all would cost an epoch a rung.
+STATISTICS_EXAMPLES = 2048
 
 
 @dataclass
@@ -30,7 +42,8 @@ class Trainee:
     """A configuration made concrete: data, model, optimizer, plan, on one device.
 
     ``portion`` is how much of a batch goes through the model at once, ``rewind`` what takes back
-    a try at a step that ran out of memory.
+    a try at a step that ran out of memory, ``freezing`` what is trained when, ``averaging`` the
+    average of the weights where one is asked for.
     """
 
     config: TrialConfig
@@ -43,20 +56,46 @@ class Trainee:
     dtype: torch.dtype
     portion: Portion
     rewind: Rewind
-
-    @property
-    def frozen(self) -> bool:
-        """Whether only the head is trained."""
-        return self.config.training.freeze == "backbone"
+    freezing: Freezing
+    averaging: Averaging | None = None
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
         plan = self.plan
-        return learning_rate(self.config.training, step, plan.horizon, plan.steps_per_epoch)
+        training = at_progress(self.config.training, step / plan.horizon)
+        return learning_rate(training, step, plan.horizon, plan.steps_per_epoch)
 
     def set_training_mode(self) -> None:
-        """Set the module to training, a frozen backbone to evaluation."""
-        set_training_mode(self.model.module, self.model.head, self.frozen)
+        """Set the module to training, what is frozen of it to evaluation."""
+        self.freezing.set_training_mode()
+
+    def enter(self, step: int) -> None:
+        """Open the parameters that step ``step`` trains."""
+        if self.freezing.enter(step / self.plan.horizon):
+            self.portion.in_pairs = normalizes_batches(self.model.module)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Put the average of the weights in their place inside, where there is one.
+
+        Leave with the module set to training, or to evaluation: set it back afterwards.
+        """
+        if self.averaging is None:
+            return nullcontext()
+        return self.averaging.in_place(lambda module: self._refresh(module))
+
+    def _refresh(self, module: nn.Module) -> None:
+        """Take batch-norm statistics anew, from up to `STATISTICS_EXAMPLES` of training."""
+        order = epoch_order(len(self.data.train), self.config.seed, 0)[:STATISTICS_EXAMPLES]
+        size = min(self.portion.limit or len(order), self.config.training.batch_size)
+        # A batch of one example has no deviation where its maps are of one pixel.
+        parts: tuple[Tensor, ...] = torch.split(order, size)
+        parts = tuple(part for part in parts if len(part) > 1 or len(order) == 1)
+        refresh_statistics(module, (functools.partial(self._forward, part) for part in parts))
+
+    def _forward(self, indices: Tensor) -> Tensor:
+        batch = gather(self.data.train, indices, self.device, normalize=self.model.normalize)
+        with autocast(self.device, self.dtype):
+            return self.model.logits(batch.inputs)
 
 
 def make_plan(config: TrialConfig, data: Prepared) -> Plan:
@@ -87,11 +126,12 @@ def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee
         pad_id=train.pad_id if isinstance(train, TextSplit) else None,
         seed=config.seed,
     )
-    if config.training.freeze == "backbone":
-        freeze_backbone(model.module, model.head)
     model.to(device)
+    freezing = Freezing(model.module, model.blocks, config.training)
+    optimizer = build_optimizer(model, config.training)
+    freezing.enter(0.0)
+    freezing.set_training_mode()
     dtype = resolve_precision(config.training.precision, device)
-    set_training_mode(model.module, model.head, config.training.freeze == "backbone")
     # What is drawn while training does not depend on how much the model's making has drawn.
     seed_everything(config.seed)
     return Trainee(
@@ -99,12 +139,14 @@ def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee
         data=data,
         plan=make_plan(config, data),
         model=model,
-        optimizer=build_optimizer(model, config.training),
+        optimizer=optimizer,
         scaler=torch.GradScaler(device.type, enabled=dtype is torch.float16),
         device=device,
         dtype=dtype,
         portion=Portion(in_pairs=normalizes_batches(model.module)),
         rewind=Rewind(model.module, device),
+        freezing=freezing,
+        averaging=_averaging(model, config),
     )
 
 
@@ -124,6 +166,7 @@ def train_step(trainee: Trainee, step: int) -> tuple[Tensor, Tensor, int]:
         RuntimeError, MemoryError: when memory runs out even for one example, or for the optimizer.
     """
     optimizer, scaler = trainee.optimizer, trainee.scaler
+    trainee.enter(step)
     indices = trainee.plan.indices(step)
 
     def undo() -> None:
@@ -139,12 +182,20 @@ def train_step(trainee: Trainee, step: int) -> tuple[Tensor, Tensor, int]:
         undo=undo,
     )
     scaler.unscale_(optimizer)
+    add_l1(optimizer)
     norm = _clip(optimizer, trainee.config.training.clip_norm)
     set_learning_rate(optimizer, trainee.learning_rate(step))
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
+    if trainee.averaging is not None:
+        trainee.averaging.update((step + 1) / trainee.plan.horizon)
     return loss, norm, len(indices)
+
+
+def _averaging(model: BuiltModel, config: TrialConfig) -> Averaging | None:
+    asked = config.training.averaging != "none"
+    return Averaging(model.module, config.training) if asked else None
 
 
 def _gathered(trainee: Trainee, indices: Tensor) -> Batch:

@@ -77,3 +77,22 @@ def test_losses_are_minimized_and_scores_maximized(
     objective: ObjectiveSpec, direction: str
 ) -> None:
     assert resolve_direction(objective) == direction
+
+
+OLD = """{"task":"image-classification","data":{"source":"sklearn:digits","train":null,"validation":
+null,"test":null,"subset":null,"text_column":"text","image_column":"image","label_column":"label",
+"classes":null,"validation_fraction":0.2,"test_fraction":0.0,"split_seed":0,"train_limit":null,
+"validation_limit":null,"test_limit":null,"image_size":null,"normalize":null,"max_length":256},
+"model":{"name":"builtin:convnet","weights":"none","dropout":null},"training":{"epochs":3,
+"batch_size":32,"optimizer":"sgd","learning_rate":0.0001,"momentum":0.9,"weight_decay":0.01,
+"schedule":"linear","warmup":0.1,"min_learning_rate":0.0,"decay_factor":0.9,"clip_norm":1.0,
+"label_smoothing":0.0,"freeze":"none","head_multiplier":1.0,"augment":"none","precision":"auto"},
+"objective":{"metric":"accuracy","direction":"auto","rungs":10},"seed":3}"""
+
+
+def test_a_configuration_of_the_first_version_keeps_its_fingerprint() -> None:
+    old = TrialConfig.model_validate_json(OLD)
+    assert old.fingerprint() == "75fca02326e439bf6f7a499e977d3be9"
+    assert TrialConfig.model_validate(old.model_dump()).fingerprint() == old.fingerprint()
+    newer = old.training.model_copy(update={"nesterov": True})
+    assert old.model_copy(update={"training": newer}).fingerprint() != old.fingerprint()

@@ -72,7 +72,7 @@ SINGLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"training": {"clip_norm": 0}}, "training.clip_norm", "must be above 0", "0"),
     ({"training": {"clip_norm": "off"}}, "training.clip_norm", "must be a number or null", "'off'"),
     ({"training": {"warmup": 1}}, "training.warmup", "must be at least 0 and below 1", "1"),
-    ({"training": {"optimizer": "sdg"}}, "training.optimizer", "must be one of adamw, adam, sgd; did you mean sgd?", "'sdg'"),
+    ({"training": {"optimizer": "sdg"}}, "training.optimizer", "must be one of adamw, adam, sgd, adafactor, lion, muon; did you mean sgd?", "'sdg'"),
     ({"training": [1]}, "training", "must be a mapping of settings", "[1]"),
     ({"objective": "accuracy"}, "objective", "must be a mapping of settings", "'accuracy'"),
     ({"data": {"classes": [1, True]}}, "data.classes[1]", "must be text or a whole number; put it in quotes", "true"),

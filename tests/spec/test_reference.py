@@ -28,7 +28,10 @@ def test_a_row_says_type_range_default_and_meaning() -> None:
         "`0.1`",
         "Share of the trial's steps in which the rate rises linearly.",
     ]
-    assert table["optimizer"][:2] == ["one of adamw, adam, sgd", "`adamw`"]
+    assert table["optimizer"][:2] == [
+        "one of adamw, adam, sgd, adafactor, lion, muon",
+        "`adamw`",
+    ]
     assert table["clip_norm"][:2] == ["a number or null, above 0", "`1`"]
     assert table["source"][:2] == ["text", "required"]
     assert table["image_size"][:2] == ["a whole number, at least 8 and at most 4096", ""]

@@ -65,7 +65,7 @@ def test_the_space_offers_the_settings_and_no_other_names() -> None:
 def test_a_searched_setting_is_a_list_of_its_values_or_a_range() -> None:
     searched = json_schema()["properties"]["space"]["properties"]
     lists = {name: node["anyOf"][0]["items"] for name, node in searched.items()}
-    assert lists["optimizer"] == {"enum": ["adamw", "adam", "sgd"]}
+    assert lists["optimizer"] == {"enum": ["adamw", "adam", "sgd", "adafactor", "lion", "muon"]}
     assert lists["epochs"] == {"type": ["integer"]}
     assert lists["clip_norm"] == {"type": ["number", "null"]}
     assert lists["learning_rate"] == {"type": ["number"]}

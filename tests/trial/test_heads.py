@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from sft_tune.errors import ModelError
+from sft_tune.spec.training import TrainingSpec
+from sft_tune.trial.blocks import find_blocks
+from sft_tune.trial.freezing import Freezing
 from sft_tune.trial.heads import (
     find_output_layer,
-    freeze_backbone,
     in_head,
     replace_head,
-    set_training_mode,
 )
 
 
@@ -76,15 +77,15 @@ def test_dropout_left_out_keeps_the_models_own() -> None:
 def test_a_frozen_backbone_keeps_its_statistics_and_the_heads_dropout_works() -> None:
     module = MobileNet()
     head = replace_head(module, 3, 0.25)
-    freeze_backbone(module, head)
+    freezing = Freezing(module, find_blocks(module, head), TrainingSpec(freeze="backbone"))
     trained = [name for name, p in module.named_parameters() if p.requires_grad]
     assert trained == ["classifier.2.weight", "classifier.2.bias"]
-    set_training_mode(module, head, frozen=True)
+    freezing.set_training_mode()
     assert [name for name, m in module.named_modules() if m.training] == list(head)
     before = module.features[1].running_mean.clone()
     module(torch.randn(4, 3, 8, 8))
     assert torch.equal(module.features[1].running_mean, before)
-    set_training_mode(module, head, frozen=False)
+    Freezing(module, find_blocks(module, head), TrainingSpec()).set_training_mode()
     module(torch.randn(4, 3, 8, 8))
     assert not torch.equal(module.features[1].running_mean, before)
 

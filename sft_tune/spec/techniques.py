@@ -1,0 +1,130 @@
+"""Settings of training that have no effect, or none that is meant, beside other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sft_tune.spec.documents import Place
+from sft_tune.spec.findings import Findings
+from sft_tune.spec.space_rules import combinations
+from sft_tune.spec.study import StudySpec
+from sft_tune.spec.wording import shown
+
+Finding = tuple[Place, str]
+Rule = Callable[[StudySpec, Findings], Iterator[Finding]]
+
+_ADAPTIVE = ("adamw", "adam", "muon")
+_TO_A_MINIMUM = ("linear", "cosine", "polynomial", "warmup_stable_decay", "one_cycle")
+# Settings that some values of another one ignore: searching them there would be in vain.
+_NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "momentum": ("optimizer", ("sgd", "muon")),
+    "nesterov": ("optimizer", ("sgd", "muon")),
+    "beta1": ("optimizer", (*_ADAPTIVE, "lion")),
+    "beta2": ("optimizer", (*_ADAPTIVE, "lion")),
+    "epsilon": ("optimizer", _ADAPTIVE),
+    "decay_factor": ("schedule", ("exponential", "step")),
+    "decay_epochs": ("schedule", ("step",)),
+    "cycles": ("schedule", ("cosine",)),
+    "power": ("schedule", ("polynomial",)),
+    "cooldown": ("schedule", ("warmup_stable_decay",)),
+    "min_learning_rate": ("schedule", _TO_A_MINIMUM),
+    "ema_decay": ("averaging", ("ema",)),
+    "swa_start": ("averaging", ("swa",)),
+    "freeze_blocks": ("freeze", ("blocks",)),
+    "unfreeze_at": ("freeze", ("head_first", "gradual")),
+    "unfrozen_learning_rate": ("freeze", ("head_first",)),
+    "layer_decay": ("freeze", ("none", "blocks", "head_first", "gradual")),
+}
+
+
+def place_of(spec: StudySpec, name: str) -> Place:
+    """Return where the setting ``name`` gets its value: in the space, or in its section."""
+    if name in spec.space:
+        return ("space", name)
+    section, _, key = name.rpartition(".")
+    return (section or "training", key)
+
+
+def places_of(*names: str) -> list[Place]:
+    """Return every place that decides the values of the settings ``names``."""
+    places: list[Place] = []
+    for name in names:
+        section, _, key = name.rpartition(".")
+        places += [(section or "training", key), ("space", name)]
+    return places
+
+
+def _settings_in_vain(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    for name, (other, values) in _NEEDS.items():
+        if name not in spec.space or not findings.ok(*places_of(name, other)):
+            continue
+        if not any(cell[other] in values for cell in _active(spec, name, other)):
+            wanted = " or ".join(values)
+            yield (
+                ("space", name),
+                f"has an effect only with {other}: {wanted}; add that or remove it",
+            )
+
+
+def _active(spec: StudySpec, name: str, other: str) -> Iterator[dict[str, Any]]:
+    """Yield the combinations of both in which ``name`` is searched."""
+    when = (spec.space[name].when or {}).get(other)
+    for cell in combinations(spec, [name, other]):
+        if when is None or cell[other] in when:
+            yield cell
+
+
+def _change_without_patience(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    if "min_change" in spec.space and findings.ok(*places_of("min_change", "patience")):
+        if all(cell["patience"] is None for cell in _active(spec, "min_change", "patience")):
+            yield (
+                ("space", "min_change"),
+                "has an effect only with patience; give that a number or remove this",
+            )
+
+
+def _rates_in_order(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    names = ["schedule", "learning_rate", "min_learning_rate"]
+    if not findings.ok(*places_of(*names)):
+        return
+    for cell in combinations(spec, names):
+        low, rate = cell["min_learning_rate"], cell["learning_rate"]
+        if cell["schedule"] in _TO_A_MINIMUM and low > rate:
+            place = place_of(spec, "min_learning_rate")
+            yield place, f"must not exceed learning_rate, which may be {shown(rate)}; lower it"
+            return
+
+
+def _nesterov_without_momentum(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    names = ["optimizer", "nesterov", "momentum"]
+    if not findings.ok(*places_of(*names)):
+        return
+    for cell in combinations(spec, names):
+        if cell["optimizer"] == "sgd" and cell["nesterov"] and cell["momentum"] == 0:
+            yield place_of(spec, "nesterov"), "needs momentum above 0; raise that or remove it"
+            return
+
+
+def _cooldown_after_warmup(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    names = ["schedule", "warmup", "cooldown"]
+    if not findings.ok(*places_of(*names)):
+        return
+    for cell in combinations(spec, names):
+        warmup, cooldown = cell["warmup"], cell["cooldown"]
+        if cell["schedule"] == "warmup_stable_decay" and warmup + cooldown > 1:
+            yield (
+                place_of(spec, "cooldown"),
+                f"with warmup, which may be {shown(warmup)}, it takes more than the whole trial; "
+                "lower one",
+            )
+            return
+
+
+TECHNIQUE_RULES: tuple[Rule, ...] = (
+    _settings_in_vain,
+    _change_without_patience,
+    _rates_in_order,
+    _nesterov_without_momentum,
+    _cooldown_after_warmup,
+)
