@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
     import torch
+    from plotly.graph_objects import Figure
 
     from sft_tune.spec.config import TrialConfig
     from sft_tune.spec.load import LoadedStudy
@@ -217,6 +218,45 @@ class Study:
             records = evaluation_records(evaluation_rows(db, self.name, number))
         columns = list(records[0]) if records else list(RUNG_COLUMNS)
         return pd.DataFrame.from_records(records, columns=columns)
+
+    def plot(self, name: str, *params: str) -> Figure:
+        """Return a plot of the study as a figure of plotly.
+
+        A notebook shows it::
+
+            study.plot("history")
+            study.plot("slice", "learning_rate", "weight_decay")
+            study.plot("curves").write_html("curves.html")
+
+        Args:
+            name: ``history``, ``curves``, ``importances``, ``slice``, ``contour``, ``parallel``,
+                ``cost``, ``timeline`` or ``default``.
+            params: hyperparameters for ``slice`` and ``contour``. Default: the two most
+                important.
+
+        Raises:
+            UserError: there is no such plot or hyperparameter.
+        """
+        import time
+
+        from sft_tune.view.material import gather
+        from sft_tune.view.plots.catalog import draw_plot, needs_importances
+        from sft_tune.view.plots.style import titled
+
+        with open_database(self._url) as db:
+            ranked = needs_importances(name, params)
+            material = gather(db, self.name, time.time(), importances=ranked)
+        return titled(draw_plot(material, name, params))
+
+    def _repr_html_(self) -> str:
+        """Return the study at a glance, for a notebook: what it found, and how trials ended."""
+        import time
+
+        from sft_tune.view.glance import glance_html
+        from sft_tune.view.material import gather
+
+        with open_database(self._url) as db:
+            return glance_html(gather(db, self.name, time.time(), importances=False))
 
     @property
     def optuna(self) -> optuna.Study:

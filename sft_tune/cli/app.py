@@ -20,6 +20,7 @@ from sft_tune.cli import (
     enqueue,
     init,
     list_,
+    plot,
     prune,
     schema,
     show,
@@ -156,7 +157,7 @@ for _command in (
     *(submit.submit, worker.worker, control.stop, control.pause, control.resume),
     *(enqueue.enqueue, enqueue.retry, prune.prune_checkpoints),
     *(list_.list_, status.status, trials.trials, show.show, best.best),
-    *(dashboard.dashboard, delete.delete, schema.schema),
+    *(plot.plot, dashboard.dashboard, delete.delete, schema.schema),
 ):
     app.command(_command.__name__.rstrip("_").replace("_", "-"))(_command)
 

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from sft_tune.errors import StorageError, StudyExistsError
 from sft_tune.store.database import Database, engine_options
+from sft_tune.store.names import not_found
 from sft_tune.store.urls import redact
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.storages import RDBStorage
 
 
@@ -49,6 +51,21 @@ def _storage(db: Database, *, make_tables: bool) -> RDBStorage:
             "upgrade them with `optuna storage upgrade --storage URL`, or upgrade optuna"
         )
     return storage
+
+
+def load_optuna_study(db: Database, name: str) -> Study:
+    """Return the study ``name`` as Optuna sees it.
+
+    Raises:
+        StudyNotFoundError: Optuna has none of this name; the message names those there are.
+    """
+    from optuna import get_all_study_names, load_study
+
+    storage = open_optuna_storage(db)
+    names = get_all_study_names(storage)
+    if name not in names:
+        raise not_found(name, names)
+    return load_study(study_name=name, storage=storage)
 
 
 def ensure_optuna_study(storage: RDBStorage, name: str, direction: str, metric_name: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sft_tune.spec.study import StudySpec
@@ -73,7 +73,7 @@ def trial_row(number: int, value: float | None = 0.5, **changes: Any) -> TrialRo
         attempts=1,
         checkpoint=f"/runs/trial-{number:05d}/best.safetensors",
         started=datetime(2026, 3, 1, 12, 0, tzinfo=UTC),
-        ended=datetime(2026, 3, 1, 12, number, tzinfo=UTC),
+        ended=datetime(2026, 3, 1, 12, 0, tzinfo=UTC) + timedelta(minutes=number),
         host="box",
         device="CPU",
     )

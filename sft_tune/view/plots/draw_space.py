@@ -1,0 +1,324 @@
+"""The space drawn: importances, slices, a contour, parallel coordinates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from plotly import graph_objects as go
+from plotly.subplots import make_subplots
+
+from sft_tune.view import words
+from sft_tune.view.material import Material
+from sft_tune.view.plots import space_rows, style
+from sft_tune.view.plots.draw import MOST_HOVERS, value_range
+from sft_tune.view.plots.rows import KINDS
+from sft_tune.view.plots.space_rows import CHOICES, LOG, Axis, SpacePoint
+from sft_tune.view.plots.style import Drawing
+
+BANDS = 5
+"""Shades of the lines of parallel coordinates, from the worst fifth to the best."""
+
+_SHADES = ("#cfd6db", "#b3c6d6", "#7fb0d3", "#3a8fc4", "#0072b2")
+_MOST_TICKS = 7
+
+
+def draw_importances(material: Material) -> Drawing:
+    """Draw how much each hyperparameter matters."""
+    data = material.importances
+    if not data.shares:
+        why = f"not known: {data.missing}" if data.missing else "not known"
+        return Drawing(style.message(why), f"Which hyperparameter matters is {why}", "")
+    shown = list(reversed(data.shares))
+    figure = style.new_figure(height=90 + 34 * len(shown))
+    figure.add_trace(
+        go.Bar(
+            orientation="h",
+            x=[share for _, share in shown],
+            y=list(range(len(shown))),
+            text=[f"{share:.0%}" for _, share in shown],
+            textposition="outside",
+            cliponaxis=False,
+            marker={"color": style.BLUE},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    )
+    figure.update_yaxes(
+        tickvals=list(range(len(shown))),
+        ticktext=[style.plain(name) for name, _ in shown],
+        showgrid=False,
+    )
+    most = max(share for _, share in shown)
+    figure.update_xaxes(
+        title_text="share of importance", tickformat=".0%", range=[0, min(1.1, most * 1.18)]
+    )
+    first, share = data.shares[0]
+    note = f"How the best tenth differs from all (PED-ANOVA), {words.plural(data.trials, 'trial')}"
+    note += f", of which {data.pruned} were pruned." if data.pruned else "."
+    if data.is_noisy:
+        note += " That is few: the order may change with more trials."
+    return Drawing(figure, f"{first} matters most ({share:.0%})", note)
+
+
+def draw_slices(material: Material, names: Sequence[str]) -> Drawing:
+    """Draw the objective along each of ``names``, side by side."""
+    data = [part for part in space_rows.slices(material, names) if part.points]
+    if not data:
+        return Drawing(style.message("no trial has a value yet"), "No slice yet", "")
+    figure = make_subplots(rows=1, cols=len(data), shared_yaxes=True, horizontal_spacing=0.06)
+    figure.update_layout(style.new_figure().layout)
+    named: set[str] = set()
+    for column, part in enumerate(data, 1):
+        for kind in KINDS:
+            own = [p for p in part.points if p.kind == kind]
+            if own:
+                trace = _slice_marks(kind, part.axis, own, material.metric)
+                figure.add_trace(trace.update(showlegend=kind not in named), 1, column)
+                named.add(kind)
+        figure.update_xaxes(**_ticks(part.axis), row=1, col=column)
+    figure.update_xaxes(gridcolor=style.RULE, zeroline=False, automargin=True, ticks="outside")
+    figure.update_yaxes(gridcolor=style.RULE, zeroline=False, automargin=True)
+    figure.update_yaxes(title_text=style.plain(material.metric), col=1)
+    figure.update_yaxes(range=value_range(material))
+    best = material.best
+    title = f"{material.metric} along {' and '.join(part.axis.name for part in data)}"
+    if best is not None:
+        there = [p.axis.name for p in data if p.axis.name in best.params]
+        told = ", ".join(f"{name} {words.setting(best.params[name])}" for name in there)
+        title += f"; the best lies at {told}" if told else ""
+    note = "Each mark is a trial; the other hyperparameters differ from mark to mark."
+    drawn, total = len(data[0].points), data[0].total
+    return Drawing(figure, title, note + (f" {drawn} of {total} drawn." if drawn < total else ""))
+
+
+def _slice_marks(kind: str, axis: Axis, own: Sequence[SpacePoint], metric: str) -> go.Scatter:
+    places = [p.places[0] or 0.0 for p in own]
+    if axis.scale == CHOICES:
+        # Side by side within a choice, by number: a fixed place, so that a report repeats.
+        places = [
+            x + 0.5 * (((p.number * 0.618034) % 1.0) - 0.5)
+            for x, p in zip(places, own, strict=True)
+        ]
+    told: dict[str, Any] = {"hoverinfo": "skip"}
+    if len(own) <= MOST_HOVERS:
+        told = {
+            "customdata": [[p.number, _setting(axis, p)] for p in own],
+            "hovertemplate": f"trial %{{customdata[0]}}: {style.plain(metric)} %{{y:.4g}}"
+            f" at %{{customdata[1]}}<extra>{style.NAMES[kind]}</extra>",
+        }
+    return go.Scatter(
+        x=places,
+        y=[p.value for p in own],
+        mode="markers",
+        marker=style.MARKS[kind],
+        name=style.NAMES[kind],
+        legendgroup=kind,
+        **told,
+    )
+
+
+def _setting(axis: Axis, point: SpacePoint) -> str:
+    place = point.places[0] or 0.0
+    if axis.scale == CHOICES:
+        return style.plain(axis.choices[round(place)])
+    return words.number(10**place if axis.scale == LOG else place)
+
+
+def _ticks(axis: Axis) -> dict[str, Any]:
+    """Return plotly's settings of an axis on which ``axis.place`` gives the coordinates."""
+    places, texts = tick_marks(axis)
+    margin = 0.5 if axis.scale == CHOICES else 0.04 * (axis.high - axis.low or 1.0)
+    return {
+        "title": {"text": style.plain(axis.name), "font": {"size": 13, "color": style.QUIET}},
+        "tickvals": places,
+        "ticktext": [style.plain(text) for text in texts],
+        "range": [axis.low - margin, axis.high + margin],
+    }
+
+
+def tick_marks(axis: Axis) -> tuple[list[float], list[str]]:
+    """Return where an axis has marks, and what they say."""
+    if axis.scale == CHOICES:
+        step = max(1, -(-len(axis.choices) // 12))
+        places = list(range(0, len(axis.choices), step))
+        return [float(p) for p in places], [_cut(axis.choices[p]) for p in places]
+    if axis.scale == LOG:
+        return _log_marks(axis)
+    span = axis.high - axis.low
+    if span <= 0:
+        return [axis.low], [words.number(axis.low)]
+    marks = [axis.low + span * i / 4 for i in range(5)]
+    if all(float(end).is_integer() for end in (axis.low, axis.high)) and span <= _MOST_TICKS:
+        marks = [axis.low + i for i in range(int(span) + 1)]
+    return marks, [words.number(mark, 3) for mark in marks]
+
+
+def _log_marks(axis: Axis) -> tuple[list[float], list[str]]:
+    low, high = math.floor(axis.low), math.ceil(axis.high)
+    factors = (1, 2, 5) if high - low <= 2 else (1, 3) if high - low <= 3 else (1,)
+    edge = 0.02 * (axis.high - axis.low) + 1e-9
+    values = [
+        factor * 10.0**power
+        for power in range(low, high + 1)
+        for factor in factors
+        if axis.low - edge <= math.log10(factor) + power <= axis.high + edge
+    ]
+    if len(values) > _MOST_TICKS + 2:
+        values = values[:: -(-len(values) // _MOST_TICKS)]
+    if len(values) < 2:
+        values = [10**axis.low, 10**axis.high]
+    return [math.log10(value) for value in values], [words.number(v, 2) for v in values]
+
+
+def _cut(text: str, longest: int = 18) -> str:
+    return text if len(text) <= longest else f"…{text[1 - longest :]}"
+
+
+def draw_contour(material: Material, names: Sequence[str]) -> Drawing:
+    """Draw the objective over two hyperparameters: a smoothed surface, and the trials on it."""
+    data = space_rows.contour(material, names)
+    if data is None:
+        why = "needs two hyperparameters that vary, and a trial that has both"
+        return Drawing(style.message(why), "No contour yet", "")
+    figure = style.new_figure(height=460)
+    x, y = data.axes
+    if data.surface:
+        figure.add_trace(
+            go.Heatmap(
+                x=list(data.xs),
+                y=list(data.ys),
+                z=[list(row) for row in data.surface],
+                colorscale=style.SCALE,
+                reversescale=not material.maximize,
+                zsmooth=False if CHOICES in (x.scale, y.scale) else "best",
+                colorbar={"thickness": 12, "outlinewidth": 0, "tickformat": ".3~g"},
+                hoverinfo="skip",
+                opacity=0.9,
+            )
+        )
+    for kind in KINDS:
+        own = [p for p in data.points if p.kind == kind]
+        if own:
+            figure.add_trace(_contour_marks(kind, own, material.metric))
+    figure.update_xaxes(**_ticks(x), showgrid=False)
+    figure.update_yaxes(**_ticks(y), showgrid=False)
+    title = f"{material.metric} over {x.name} and {y.name}"
+    best = material.best
+    if best is not None and all(axis.name in best.params for axis in data.axes):
+        at = " and ".join(words.setting(best.params[axis.name]) for axis in data.axes)
+        title += f"; the best lies at {at}"
+    note = "Brighter is better. The surface is a mean of completed trials, nearer ones heavier: "
+    note += "between few marks it is a guess."
+    return Drawing(figure, title, note if data.surface else "Too few completed for a surface.")
+
+
+def _contour_marks(kind: str, own: Sequence[SpacePoint], metric: str) -> go.Scatter:
+    line = {"width": 1, "color": "#ffffff"}
+    mark = {**style.MARKS[kind], "opacity": 1.0}
+    if kind == "completed":
+        mark |= {"color": style.INK, "line": line, "size": 8}
+    return go.Scatter(
+        x=[p.places[0] for p in own],
+        y=[p.places[1] for p in own],
+        mode="markers",
+        marker=mark,
+        name=style.NAMES[kind],
+        customdata=[[p.number, words.score(p.value)] for p in own],
+        hovertemplate=f"trial %{{customdata[0]}}: {style.plain(metric)} %{{customdata[1]}}"
+        f"<extra>{style.NAMES[kind]}</extra>",
+    )
+
+
+def draw_parallel(material: Material) -> Drawing:
+    """Draw every trial as a line over the hyperparameters, the best in front."""
+    data = space_rows.parallel(material)
+    if len(data.axes) < 2 or not data.lines:
+        why = "needs two hyperparameters that vary, and trials with a value"
+        return Drawing(style.message(why), "No parallel coordinates yet", "")
+    figure = style.new_figure(height=420)
+    for band in range(BANDS):
+        own = data.lines[band * len(data.lines) // BANDS : (band + 1) * len(data.lines) // BANDS]
+        if own:
+            figure.add_trace(_band(band, own, data.axes))
+    for kind, color, dash in (("default", style.ORANGE, "dash"), ("best", style.INK, "solid")):
+        leads = [line for line in data.lines if line.kind == kind]
+        if leads:
+            trace = _band(BANDS - 1, leads, data.axes)
+            line = {"color": color, "width": 3, "dash": dash}
+            figure.add_trace(trace.update(line=line, opacity=1.0, name=kind, showlegend=True))
+    for place, axis in enumerate(data.axes):
+        _add_axis(figure, place, axis)
+    ends = len(data.axes) - 1
+    figure.update_xaxes(
+        tickvals=list(range(len(data.axes))),
+        ticktext=[
+            style.plain(a.name).replace("_", "_<br>").replace(".", ".<br>") for a in data.axes
+        ],
+        range=[-0.35, ends + 0.55],
+        side="top",
+        showgrid=False,
+        ticks="",
+        linewidth=0,
+    )
+    figure.update_yaxes(visible=False, range=[-0.2, 1.06])
+    figure.update_layout(legend={"y": -0.02, "yanchor": "top"})
+    many = words.plural(data.total, "trial")
+    title = f"{many} over {words.plural(len(data.axes), 'hyperparameter')}, the best in front"
+    note = f"Darker lines have better {material.metric}. A line that begins or ends below has no "
+    note += "value there (its condition does not hold)."
+    drawn = len(data.lines)
+    return Drawing(figure, title, note + (f" {drawn} are drawn." if drawn < data.total else ""))
+
+
+NOWHERE = -0.12
+"""Where a line passes an axis of which the trial has no value."""
+
+
+def _band(band: int, own: Sequence[SpacePoint], axes: Sequence[Axis]) -> go.Scatter:
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for line in own:
+        for place, axis in enumerate(axes):
+            at = line.places[place]
+            x.append(place)
+            y.append(NOWHERE if at is None else round(axis.share(at), 4))
+        x.append(None)
+        y.append(None)
+    names = {0: "worst fifth", BANDS - 1: "best fifth"}
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        line={"color": _SHADES[band], "width": 1.0 + 0.25 * band},
+        opacity=0.75,
+        name=names.get(band, ""),
+        showlegend=band in names,
+        hoverinfo="skip",
+    )
+
+
+def _add_axis(figure: go.Figure, place: int, axis: Axis) -> None:
+    figure.add_shape(
+        type="line",
+        x0=place,
+        x1=place,
+        y0=0,
+        y1=1,
+        line={"color": style.QUIET, "width": 1},
+    )
+    for at, text in zip(*tick_marks(axis), strict=True):
+        share = axis.share(at)
+        if 0 <= share <= 1:
+            figure.add_annotation(
+                x=place,
+                y=share,
+                text=style.plain(_cut(text, 12)),
+                showarrow=False,
+                xanchor="left",
+                xshift=4,
+                font={"size": 10, "color": style.QUIET},
+                bgcolor="rgba(255,255,255,0.75)",
+                borderpad=0,
+            )
