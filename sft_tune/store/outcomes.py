@@ -55,7 +55,11 @@ _SAME = (
     *("id", "ordinal", "optuna_trial_id", "number", "reason", "checkpoint", "note", "error"),
     *("attempts", "duplicate_of", "seed", "last_progress", "last_value"),
 )
-_RUNG_FLOATS = ("train_loss", "validation_loss", "learning_rate", "gradient_norm", "seconds")
+RUNG_FLOATS = (
+    *("train_loss", "validation_loss", "learning_rate", "gradient_norm", "seconds"),
+    *("gradient_norm_max", "update_ratio", "samples_per_second"),
+)
+"""The columns of a rung that may be no finite number."""
 
 
 def record_evaluation(db: Database, claim: Claim, evaluation: Mapping[str, Any]) -> None:
@@ -65,18 +69,20 @@ def record_evaluation(db: Database, claim: Claim, evaluation: Mapping[str, Any])
         db: the database.
         claim: the trial, begun.
         evaluation: `progress` (percent), `epoch`, `step`, `train_loss`, `metrics` (validation,
-            with its `loss`), `learning_rate`, `gradient_norm`, `seconds`.
+            with its `loss`), and what there is of `learning_rate`, `gradient_norm`,
+            `gradient_norm_max`, `update_ratio`, `samples_per_second`, `memory`, `seconds`.
 
     Raises:
         LeaseLostError: another runner has the trial now.
     """
     metrics = evaluation["metrics"]
     progress = int(evaluation["progress"])
-    floats = {name: evaluation.get(name) for name in _RUNG_FLOATS}
+    floats = {name: evaluation.get(name) for name in RUNG_FLOATS}
     floats["validation_loss"] = metrics.get("loss")
     row = {
         "epoch": evaluation.get("epoch"),
         "step": evaluation.get("step"),
+        "memory": evaluation.get("memory"),
         "metrics_json": dumps(dict(metrics)),
         **split_floats(floats),
     }

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, case, select
 from sft_tune.store import optuna_tables as optuna
 from sft_tune.store.database import Database
 from sft_tune.store.foreign import OptunaTrial, foreign_evaluations, foreign_rows, optuna_trials
+from sft_tune.store.outcomes import RUNG_FLOATS
 from sft_tune.store.overview import COMPLETE, study_rows
 from sft_tune.store.places import Place, all_places, place_of
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
@@ -97,7 +98,6 @@ def evaluation_rows(db: Database, name: str, number: int | None = None) -> list[
 
 
 _RUNG_COLUMNS = [evaluations.c[name] for name in EvaluationRow._fields if name != "number"]
-_RUNG_FLOATS = ("train_loss", "validation_loss", "learning_rate", "gradient_norm", "seconds")
 
 
 def _evaluation_row(*fields: Any) -> EvaluationRow:
@@ -106,7 +106,7 @@ def _evaluation_row(*fields: Any) -> EvaluationRow:
     if non_finite is None:
         return row
     floats: dict[str, Any] = {
-        name: join_float(getattr(row, name), non_finite, name) for name in _RUNG_FLOATS
+        name: join_float(getattr(row, name), non_finite, name) for name in RUNG_FLOATS
     }
     return row._replace(**floats)
 

@@ -17,7 +17,7 @@ from sft_tune.trial.portions import Portion
 from sft_tune.trial.seeding import random_states, restore_random_states
 from sft_tune.trial.step import Trainee
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -98,9 +98,8 @@ def restore(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Mo
     if header["scaler"]:
         trainee.scaler.load_state_dict(header["scaler"])
     monitor = _group(tensors, "monitor")
-    monitors.restore(
-        monitor["losses"].to(trainee.device), monitor["norms"].to(trainee.device), header["sizes"]
-    )
+    series = (monitor[name].to(trainee.device) for name in ("losses", "norms", "ratios"))
+    monitors.restore(*series, header["sizes"])
     if "best" in header:
         state.best = Best(**header["best"], weights=_group(tensors, "best"))
     state.step = state.resumed_from = header["step"]

@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sft_tune.spec.faults import SHORT, from_flags
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.view import words
 
@@ -20,6 +21,9 @@ STYLES = {
     "interrupted": "yellow",
     "running": "green",
 }
+_WATCHED = (
+    *("learning rate", "gradient", "gradient max", "update", "examples /s", "memory", "time"),
+)
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 
 
@@ -152,7 +156,7 @@ def _trial_cells(row: TrialRow, names: Sequence[str], now: float) -> list[Render
     value = row.value if row.value is not None else row.last_value
     return [
         str(row.number),
-        Text(state, style=STYLES.get(state, "")),
+        Text(_with_faults(state, row), style=STYLES.get(state, "")),
         words.score(value),
         progress,
         words.duration(row.seconds or None),
@@ -160,12 +164,18 @@ def _trial_cells(row: TrialRow, names: Sequence[str], now: float) -> list[Render
     ]
 
 
+def _with_faults(state: str, row: TrialRow) -> str:
+    """Return ``state`` with what went wrong, where it does not say so itself."""
+    names = [SHORT.get(fault.name, fault.name) for fault in from_flags(row.flags)]
+    return ", ".join([state, *(name for name in names if name != "diverging")])
+
+
 def rungs_table(rows: Sequence[EvaluationRow], metric: str | None) -> Table:
     """Return a trial's rungs, a line each; the objective ``metric`` is the first of the metrics."""
     table = plain_table()
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
     names.sort(key=lambda name: name != metric)
-    for name in ("at", "epoch", "step", "train loss", *names, "learning rate", "gradient", "time"):
+    for name in ("at", "epoch", "step", "train loss", *names, *_WATCHED):
         style = "bold" if name == metric else ""
         table.add_column(in_lines(name), justify="right", style=style, vertical="bottom")
     for row in rows:
@@ -178,6 +188,10 @@ def rungs_table(rows: Sequence[EvaluationRow], metric: str | None) -> Table:
             *(words.score(metrics.get(name)) for name in names),
             words.number(row.learning_rate, 3),
             words.number(row.gradient_norm, 3),
+            words.number(row.gradient_norm_max, 3),
+            words.number(row.update_ratio, 2),
+            words.NOTHING if row.samples_per_second is None else f"{row.samples_per_second:.0f}",
+            words.size(row.memory),
             words.duration(row.seconds),
         )
     return table
