@@ -23,7 +23,7 @@ underfitting              at its end the validation loss still fell by `STILL_FA
                           steps moved the weights by less than `SMALL_UPDATE` (1e-3 is usual:
                           Karpathy, CS231n, "Ratio of weights:updates")
 plateau                   over the last `STUCK_FOR` of the rungs nothing gained, and the training
-                          loss has hardly fallen at all
+                          loss has not fallen by `STUCK` since the first
 noisy validation          the objective jumps from rung to rung by more than `NOISY` of its
                           value (twice that for a loss) and `NOISY_SHARE` of the range it covers
 edge of stability         the training loss rose twice by more than `JUMP` of its first value and
@@ -53,6 +53,7 @@ OVERCONFIDENT = 0.5
 STILL_FALLING = 0.2
 SMALL_UPDATE = 1e-5
 STUCK_FOR = 0.6
+STUCK = 0.03
 GAIN = 0.005
 """A gain of less than this share of a number is none."""
 NOISY = 0.03
@@ -238,7 +239,9 @@ def _underfitting(curve: _Curve) -> Iterator[Fault]:
 def _plateau(curve: _Curve) -> Iterator[Fault]:
     count = len(curve.progress)
     start = count - math.ceil(STUCK_FOR * count)
-    if not curve.long or start < 1 or not curve.values or not curve.hardly_fell():
+    if not curve.long or start < 1 or not curve.values or not curve.train:
+        return
+    if min(curve.train) < (1 - STUCK) * curve.train[0]:
         return
     if curve.validation and min(curve.validation) < (1 - HARDLY) * curve.validation[0]:
         return

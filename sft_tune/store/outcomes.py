@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, insert, select, up
 from sft_tune.spec.space import Value
 from sft_tune.store.database import Database
 from sft_tune.store.leases import Claim, write_if_ours
+from sft_tune.store.rows import RUNG_FLOATS
 from sft_tune.store.tables import ENDED, evaluations, trials
 from sft_tune.store.values import (
     dumps,
@@ -55,11 +56,6 @@ _SAME = (
     *("id", "ordinal", "optuna_trial_id", "number", "reason", "checkpoint", "note", "error"),
     *("attempts", "duplicate_of", "seed", "last_progress", "last_value"),
 )
-RUNG_FLOATS = (
-    *("train_loss", "validation_loss", "learning_rate", "gradient_norm", "seconds"),
-    *("gradient_norm_max", "update_ratio", "samples_per_second"),
-)
-"""The columns of a rung that may be no finite number."""
 
 
 def record_evaluation(db: Database, claim: Claim, evaluation: Mapping[str, Any]) -> None:

@@ -13,10 +13,9 @@ from sqlalchemy import ColumnElement, Connection, case, select
 from sft_tune.store import optuna_tables as optuna
 from sft_tune.store.database import Database
 from sft_tune.store.foreign import OptunaTrial, foreign_evaluations, foreign_rows, optuna_trials
-from sft_tune.store.outcomes import RUNG_FLOATS
 from sft_tune.store.overview import COMPLETE, study_rows
 from sft_tune.store.places import Place, all_places, place_of
-from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
+from sft_tune.store.rows import RUNG_FLOATS, EvaluationRow, StudyRow, TrialRow
 from sft_tune.store.tables import evaluations, trials
 from sft_tune.store.values import aware, join_float
 

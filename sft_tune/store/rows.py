@@ -7,6 +7,12 @@ from typing import Any, NamedTuple
 
 from sft_tune.store.values import load_numbers, loads
 
+RUNG_FLOATS = (
+    *("train_loss", "validation_loss", "learning_rate", "gradient_norm", "seconds"),
+    *("gradient_norm_max", "update_ratio", "samples_per_second"),
+)
+"""The columns of a rung that may be no finite number."""
+
 
 class StudyRow(NamedTuple):
     """A study at a glance.

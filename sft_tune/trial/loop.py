@@ -204,7 +204,7 @@ def _keep_if_best(trainee: Trainee, state: TrialState, evaluation: Evaluation) -
         gain = value - state.best.value
         if (gain if resolve_direction(objective) == "maximize" else -gain) <= 0:
             return
-    state.best = Best.of(trainee, value, evaluation)
+    state.best = Best.of(trainee, value, evaluation, state.step)
 
 
 def _save(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Monitors) -> None:

@@ -98,8 +98,10 @@ def restore(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Mo
     if header["scaler"]:
         trainee.scaler.load_state_dict(header["scaler"])
     monitor = _group(tensors, "monitor")
-    series = (monitor[name].to(trainee.device) for name in ("losses", "norms", "ratios"))
-    monitors.restore(*series, header["sizes"])
+    losses, norms, ratios = (
+        monitor[name].to(trainee.device) for name in ("losses", "norms", "ratios")
+    )
+    monitors.restore(losses, norms, ratios, header["sizes"])
     if "best" in header:
         state.best = Best(**header["best"], weights=_group(tensors, "best"))
     state.step = state.resumed_from = header["step"]

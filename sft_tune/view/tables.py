@@ -21,9 +21,6 @@ STYLES = {
     "interrupted": "yellow",
     "running": "green",
 }
-_WATCHED = (
-    *("learning rate", "gradient", "gradient max", "update", "examples /s", "memory", "time"),
-)
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 
 
@@ -175,7 +172,7 @@ def rungs_table(rows: Sequence[EvaluationRow], metric: str | None) -> Table:
     table = plain_table()
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
     names.sort(key=lambda name: name != metric)
-    for name in ("at", "epoch", "step", "train loss", *names, *_WATCHED):
+    for name in ("at", "epoch", "step", "train loss", *names, "learning rate", "gradient", "time"):
         style = "bold" if name == metric else ""
         table.add_column(in_lines(name), justify="right", style=style, vertical="bottom")
     for row in rows:
@@ -188,11 +185,30 @@ def rungs_table(rows: Sequence[EvaluationRow], metric: str | None) -> Table:
             *(words.score(metrics.get(name)) for name in names),
             words.number(row.learning_rate, 3),
             words.number(row.gradient_norm, 3),
+            words.duration(row.seconds),
+        )
+    return table
+
+
+def watched_table(rows: Sequence[EvaluationRow]) -> Table | None:
+    """Return what was watched between a trial's rungs, a line each; None where nothing was."""
+    if not any(
+        (row.gradient_norm_max, row.update_ratio, row.memory) != (None,) * 3 for row in rows
+    ):
+        return None
+    table = plain_table()
+    names = ("at", "gradient median", "gradient max", "update / weights", "examples/s", "memory")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        speed = row.samples_per_second
+        table.add_row(
+            f"{row.progress} %",
+            words.number(row.gradient_norm, 3),
             words.number(row.gradient_norm_max, 3),
             words.number(row.update_ratio, 2),
-            words.NOTHING if row.samples_per_second is None else f"{row.samples_per_second:.0f}",
+            words.NOTHING if speed is None else f"{speed:.0f}",
             words.size(row.memory),
-            words.duration(row.seconds),
         )
     return table
 

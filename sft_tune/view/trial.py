@@ -20,6 +20,7 @@ from sft_tune.view.tables import (
     plain_table,
     rungs_table,
     state_of_trial,
+    watched_table,
 )
 
 
@@ -88,6 +89,9 @@ def draw_trial(
         parts += ["", configuration(row.config, row.params, default)]
     if rungs:
         parts += ["", rungs_table(rungs, study.metric)]
+    watched = watched_table(rungs)
+    if watched is not None:
+        parts += ["", watched]
     if row.error:
         parts += ["", Text("errors", style="dim"), Text(row.error)]
     files = trial_files(folder)

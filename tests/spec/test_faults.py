@@ -179,6 +179,11 @@ def test_healthy_courses_have_no_fault(
     def loss(t: float) -> float:
         return start * (floor + (1 - floor) * math.exp(-t / tau)) * wobble()
 
+    def mean_loss(t: float) -> float:
+        """Return the mean since the rung before, as training has it."""
+        fallen = tau * count * (math.exp(-(t - 1 / count) / tau) - math.exp(-t / tau))
+        return start * (floor + (1 - floor) * fallen) * wobble()
+
     rungs = []
     for i in range(count):
         t = (i + 1) / count
@@ -187,7 +192,7 @@ def test_healthy_courses_have_no_fault(
         norm = (0.3 + 2 * math.exp(-t / tau)) * (1 + draw.random())
         rungs.append(
             Rung(
-                round(100 * t), value, loss(t), validation, norm, norm * spike,
+                round(100 * t), value, mean_loss(t), validation, norm, norm * spike,
                 update * (1.001 - t),
             )
         )  # fmt: skip
