@@ -203,8 +203,10 @@ class Study:
         """Return a row a rung, of every trial or of trial ``number``: the learning curves.
 
         Columns: ``number``, ``progress`` (percent of the trial's own schedule), ``epoch``,
-        ``step``, ``train_loss``, ``learning_rate``, ``gradient_norm``, ``seconds``, and the
-        validation metrics (``validation_loss``, ``validation_accuracy``)::
+        ``step``, ``train_loss``, ``learning_rate``, ``gradient_norm`` (median since the rung
+        before), ``gradient_norm_max``, ``update_ratio`` (how far a step moves the weights),
+        ``samples_per_second``, ``memory`` (peak, bytes), ``seconds``, and the validation
+        metrics (``validation_loss``, ``validation_accuracy``)::
 
             study.evaluations().pivot(index="progress", columns="number",
                                       values="validation_accuracy").plot()

@@ -70,6 +70,7 @@ def forward_to(watcher: Watcher) -> Notify:
                     metrics=event.metrics,
                     train_loss=event.train_loss,
                     pruned=event.pruned,
+                    faults=event.faults,
                 )
             case TrialEnded():
                 watcher.ended(
@@ -80,6 +81,7 @@ def forward_to(watcher: Watcher) -> Notify:
                     params=event.params,
                     note=event.note,
                     leads=event.leads,
+                    faults=event.faults,
                 )
             case Notice():
                 watcher.notice(event.text)

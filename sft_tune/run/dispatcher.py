@@ -207,6 +207,7 @@ class Dispatcher:
                 metrics=evaluation["metrics"],
                 train_loss=evaluation["train_loss"],
                 pruned=not go_on,
+                faults=desk.ledger.faults(running.placement),
             )
         )
 

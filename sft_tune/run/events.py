@@ -20,22 +20,27 @@ class TrialStarted:
 
 @dataclass(frozen=True)
 class RungReached:
-    """A trial was evaluated; ``progress`` in percent, ``value`` is the objective's."""
+    """A trial was evaluated; ``progress`` in percent, ``value`` is the objective's.
+
+    ``faults`` says in few words each what is wrong with it so far.
+    """
 
     number: int
     slot: int
     progress: int
     value: float
     metrics: Mapping[str, float]
-    train_loss: float
+    train_loss: float | None
     pruned: bool
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class TrialEnded:
     """A trial ended; ``reason`` is one of the words of `store`, ``value`` None where it has none.
 
-    ``leads`` says that it is now the best of the study.
+    ``leads`` says that it is now the best of the study, ``faults`` in few words each what went
+    wrong while it trained.
     """
 
     number: int
@@ -46,6 +51,7 @@ class TrialEnded:
     note: str = ""
     leads: bool = False
     params: Mapping[str, Value] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from sft_tune.run.events import TrialEnded
+from sft_tune.run.faults import FaultFinder
 from sft_tune.run.owner import is_dead, owner_name
 from sft_tune.run.retention import drop_surplus, trial_folder
 from sft_tune.run.searcher import Point, Searcher
 from sft_tune.spec.config import TrialConfig, assemble
+from sft_tune.spec.faults import to_flags
 from sft_tune.spec.paths import localize_config
 from sft_tune.spec.plan import Plan
 from sft_tune.spec.study import StudySpec
@@ -104,6 +106,7 @@ class Ledger:
         self._limit = plan.limit(spec.budget)
         self._asked_for = len(plan.enqueued)
         self._maximize = spec.direction == "maximize"
+        self._faults = FaultFinder(db, spec)
         best = reads.best_row(db, spec.name)
         self._best = None if best is None else best.value
 
@@ -182,6 +185,7 @@ class Ledger:
     def rung(self, placement: Placement, evaluation: Mapping[str, Any]) -> bool:
         """Record ``evaluation``; return whether the trial goes on."""
         claims.record_evaluation(self._db, placement.claim, evaluation)
+        self._faults.add(placement.number, evaluation)
         value = evaluation["metrics"][self._spec.objective.metric]
         progress = evaluation["progress"]
         prune = retrying(lambda: self._searcher.report(placement.point, progress, value))
@@ -197,6 +201,10 @@ class Ledger:
         duplicate_of: int | None = None,
     ) -> TrialEnded:
         """Note the end of ``placement``, tell Optuna, and drop checkpoints that lost their rank."""
+        faults = [] if duplicate_of is not None else self._faults.end(placement.number, outcome)
+        if faults:
+            flags = {**(outcome.get("flags") or {}), "faults": to_flags(faults)}
+            outcome = {**outcome, "flags": flags}
         ended = claims.end(
             self._db, placement.claim, outcome, duplicate_of=duplicate_of, now=self._clock()
         )
@@ -216,7 +224,12 @@ class Ledger:
             note=ended.note or "",
             leads=leads,
             params=placement.point.params,
+            faults=tuple(fault.short for fault in faults),
         )
+
+    def faults(self, placement: Placement) -> tuple[str, ...]:
+        """Return in few words each what is wrong so far with ``placement``, which runs."""
+        return tuple(fault.short for fault in self._faults.so_far(placement.number))
 
     def add_error(self, placement: Placement, error: str) -> None:
         """Keep ``error`` with the trial, after those of earlier attempts."""

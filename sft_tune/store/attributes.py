@@ -25,6 +25,7 @@ BEST_PROGRESS = "sft:best_progress"
 SECONDS = "sft:seconds"
 ATTEMPTS = "sft:attempts"
 DUPLICATE_OF = "sft:duplicate_of"
+FLAGS = "sft:flags"
 
 STUDY = "sft:study"
 SPEC = "sft:spec"
@@ -47,6 +48,7 @@ def trial_attributes(trial: EndedTrial) -> dict[str, Any]:
             SECONDS: trial.seconds,
             ATTEMPTS: trial.attempts,
             DUPLICATE_OF: trial.duplicate_of,
+            FLAGS: trial.flags or None,
         }
     )
 

@@ -104,7 +104,7 @@ def _row(
     last: tuple[int, float | None] | None,
 ) -> TrialRow:
     metrics = kept.get(attributes.METRICS)
-    config = kept.get(attributes.CONFIG)
+    config, flags = kept.get(attributes.CONFIG), kept.get(attributes.FLAGS)
     return TrialRow(
         number=trial.number,
         state=trial.state,
@@ -124,6 +124,7 @@ def _row(
         duplicate_of=kept.get(attributes.DUPLICATE_OF),
         note=kept.get(attributes.NOTE),
         seed=kept.get(attributes.SEED),
+        flags_json=None if flags is None else dumps(flags),
     )
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, insert, select, up
 from sft_tune.spec.space import Value
 from sft_tune.store.database import Database
 from sft_tune.store.leases import Claim, write_if_ours
+from sft_tune.store.rows import RUNG_FLOATS
 from sft_tune.store.tables import ENDED, evaluations, trials
 from sft_tune.store.values import (
     dumps,
@@ -55,7 +56,6 @@ _SAME = (
     *("id", "ordinal", "optuna_trial_id", "number", "reason", "checkpoint", "note", "error"),
     *("attempts", "duplicate_of", "seed", "last_progress", "last_value"),
 )
-_RUNG_FLOATS = ("train_loss", "validation_loss", "learning_rate", "gradient_norm", "seconds")
 
 
 def record_evaluation(db: Database, claim: Claim, evaluation: Mapping[str, Any]) -> None:
@@ -65,18 +65,20 @@ def record_evaluation(db: Database, claim: Claim, evaluation: Mapping[str, Any])
         db: the database.
         claim: the trial, begun.
         evaluation: `progress` (percent), `epoch`, `step`, `train_loss`, `metrics` (validation,
-            with its `loss`), `learning_rate`, `gradient_norm`, `seconds`.
+            with its `loss`), and what there is of `learning_rate`, `gradient_norm`,
+            `gradient_norm_max`, `update_ratio`, `samples_per_second`, `memory`, `seconds`.
 
     Raises:
         LeaseLostError: another runner has the trial now.
     """
     metrics = evaluation["metrics"]
     progress = int(evaluation["progress"])
-    floats = {name: evaluation.get(name) for name in _RUNG_FLOATS}
+    floats = {name: evaluation.get(name) for name in RUNG_FLOATS}
     floats["validation_loss"] = metrics.get("loss")
     row = {
         "epoch": evaluation.get("epoch"),
         "step": evaluation.get("step"),
+        "memory": evaluation.get("memory"),
         "metrics_json": dumps(dict(metrics)),
         **split_floats(floats),
     }

@@ -15,7 +15,7 @@ from sft_tune.store.database import Database
 from sft_tune.store.foreign import OptunaTrial, foreign_evaluations, foreign_rows, optuna_trials
 from sft_tune.store.overview import COMPLETE, study_rows
 from sft_tune.store.places import Place, all_places, place_of
-from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
+from sft_tune.store.rows import RUNG_FLOATS, EvaluationRow, StudyRow, TrialRow
 from sft_tune.store.tables import evaluations, trials
 from sft_tune.store.values import aware, join_float
 
@@ -97,7 +97,6 @@ def evaluation_rows(db: Database, name: str, number: int | None = None) -> list[
 
 
 _RUNG_COLUMNS = [evaluations.c[name] for name in EvaluationRow._fields if name != "number"]
-_RUNG_FLOATS = ("train_loss", "validation_loss", "learning_rate", "gradient_norm", "seconds")
 
 
 def _evaluation_row(*fields: Any) -> EvaluationRow:
@@ -106,7 +105,7 @@ def _evaluation_row(*fields: Any) -> EvaluationRow:
     if non_finite is None:
         return row
     floats: dict[str, Any] = {
-        name: join_float(getattr(row, name), non_finite, name) for name in _RUNG_FLOATS
+        name: join_float(getattr(row, name), non_finite, name) for name in RUNG_FLOATS
     }
     return row._replace(**floats)
 

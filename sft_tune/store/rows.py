@@ -7,6 +7,12 @@ from typing import Any, NamedTuple
 
 from sft_tune.store.values import load_numbers, loads
 
+RUNG_FLOATS = (
+    *("train_loss", "validation_loss", "learning_rate", "gradient_norm", "seconds"),
+    *("gradient_norm_max", "update_ratio", "samples_per_second"),
+)
+"""The columns of a rung that may be no finite number."""
+
 
 class StudyRow(NamedTuple):
     """A study at a glance.
@@ -99,7 +105,8 @@ class TrialRow(NamedTuple):
         samples_per_second: of training.
         seed: its seed.
         test_metrics_json: metrics on the test split, of finalists.
-        flags_json: what went wrong while it trained.
+        flags_json: how it did not go as configured; ``faults``: what went wrong while it trained
+            (see `sft_tune.spec.faults.from_flags`).
     """
 
     number: int
@@ -177,6 +184,10 @@ class EvaluationRow(NamedTuple):
         learning_rate: at this step.
         gradient_norm: median since the rung before, before clipping.
         seconds: the trial's time on the device so far.
+        gradient_norm_max: the largest since the rung before, before clipping.
+        update_ratio: norm of an optimizer step's change over the norm of the weights.
+        samples_per_second: of training since the rung before.
+        memory: peak so far, bytes.
     """
 
     number: int
@@ -189,6 +200,10 @@ class EvaluationRow(NamedTuple):
     learning_rate: float | None
     gradient_norm: float | None
     seconds: float | None
+    gradient_norm_max: float | None = None
+    update_ratio: float | None = None
+    samples_per_second: float | None = None
+    memory: int | None = None
 
     @property
     def metrics(self) -> dict[str, float]:

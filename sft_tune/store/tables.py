@@ -128,6 +128,10 @@ class _Evaluations(TypedColumns):
     gradient_norm: Named[float | None] = Column(Double)
     seconds: Named[float | None] = Column(Double)
     non_finite: Named[str | None] = Column(Text)
+    gradient_norm_max: Named[float | None] = Column(Double)
+    update_ratio: Named[float | None] = Column(Double)
+    samples_per_second: Named[float | None] = Column(Double)
+    memory: Named[int | None] = Column(BigInteger)
 
 
 class _Finalists(TypedColumns):

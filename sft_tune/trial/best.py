@@ -35,14 +35,14 @@ class Best:
     weights: dict[str, Tensor]
 
     @classmethod
-    def of(cls, trainee: Trainee, value: float, evaluation: Evaluation) -> Best:
-        """Copy the weights that ``trainee`` has now."""
+    def of(cls, trainee: Trainee, value: float, evaluation: Evaluation, step: int) -> Best:
+        """Copy the weights that ``trainee`` has now, after ``step`` steps."""
         state = trainee.model.module.state_dict()
         return cls(
             value=value,
             metrics=dict(evaluation.metrics),
             progress=evaluation.progress,
-            step=evaluation.step,
+            step=step,
             card=describe(trainee),
             weights={name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()},
         )

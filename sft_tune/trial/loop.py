@@ -31,6 +31,7 @@ from sft_tune.trial.paths import TrialPaths
 from sft_tune.trial.remembered import Remembered
 from sft_tune.trial.resume import TrialState
 from sft_tune.trial.step import Trainee, set_up, train_step
+from sft_tune.trial.updates import UpdateRatio
 
 
 @dataclass(frozen=True)
@@ -122,17 +123,19 @@ def _attempt(
     state.horizon = plan.horizon
     saved_at = time.monotonic()
     trainee.set_training_mode()
+    updates = UpdateRatio(plan.horizon, plan.rungs)
 
     while state.step < plan.horizon:
         if hooks.should_stop():
             _save(paths, trainee, state, monitors)
             return Ending("stopped", f"asked to, after step {state.step} of {plan.horizon}")
 
+        weights = updates.before(trainee.optimizer, state.step)
         loss, norm, size = train_step(trainee, state.step)
         working.keep(trainee.portion.limit)
         state.step += 1
         state.samples += size
-        monitors.add(loss, norm, size)
+        monitors.add(loss, norm, size, updates.after(trainee.optimizer, weights))
 
         progress = plan.rungs.get(state.step)
         fault = monitors.fault(state.step, at_rung=progress is not None)
@@ -169,6 +172,7 @@ def _evaluate(
     """Return the numbers of the rung at ``progress`` percent; monitors begin anew."""
     config = trainee.config
     with state.clock.aside(trainee.device):
+        seconds = state.clock.lap()
         metrics = evaluate(
             trainee.model,
             trainee.data.validation,
@@ -188,6 +192,10 @@ def _evaluate(
         learning_rate=trainee.learning_rate(state.step - 1),
         gradient_norm=monitors.gradient_norm(),
         seconds=state.clock.total(),
+        gradient_norm_max=monitors.gradient_norm_max(),
+        update_ratio=monitors.update_ratio(),
+        samples_per_second=monitors.samples() / seconds if seconds > 0 else None,
+        memory=peak_memory(trainee.device),
     )
     monitors.clear()
     return evaluation
@@ -201,7 +209,7 @@ def _keep_if_best(trainee: Trainee, state: TrialState, evaluation: Evaluation) -
         gain = value - state.best.value
         if (gain if resolve_direction(objective) == "maximize" else -gain) <= 0:
             return
-    state.best = Best.of(trainee, value, evaluation)
+    state.best = Best.of(trainee, value, evaluation, state.step)
 
 
 def _impatient(trainee: Trainee, state: TrialState, evaluation: Evaluation) -> bool:

@@ -29,15 +29,22 @@ class Monitors:
         self.losses: list[Tensor] = []
         self.norms: list[Tensor] = []
         self.sizes: list[int] = []
+        self.ratios: list[Tensor] = []
         self._norms_may_overflow = norms_may_overflow
         self._check_every = CHECK_EVERY.get(device.type, CHECK_EVERY_ELSEWHERE)
         self._checked = 0
+        self._earlier = 0
 
-    def add(self, loss: Tensor, norm: Tensor, size: int) -> None:
-        """Note the mean loss of a batch of ``size`` examples and the norm of its gradient."""
+    def add(self, loss: Tensor, norm: Tensor, size: int, ratio: Tensor | None = None) -> None:
+        """Note the mean loss of a batch of ``size`` examples and the norm of its gradient.
+
+        And ``ratio``, how far the step moved the weights, where that was measured.
+        """
         self.losses.append(loss)
         self.norms.append(norm)
         self.sizes.append(size)
+        if ratio is not None:
+            self.ratios.append(ratio)
 
     def fault(self, step: int, at_rung: bool) -> str | None:
         """Return what is not finite among what was added, when it is time to look.
@@ -68,26 +75,47 @@ class Monitors:
 
         Steps whose gradient overflowed in fp16 were skipped, and do not count.
         """
-        norms = [norm for norm in _numbers(self.norms) if math.isfinite(norm)]
+        norms = self._finite_norms()
         return float(np.median(norms)) if norms else 0.0
+
+    def gradient_norm_max(self) -> float:
+        """Return the largest norm since the last rung, 0 when every one overflowed."""
+        return max(self._finite_norms(), default=0.0)
+
+    def update_ratio(self) -> float | None:
+        """Return the median share by which the measured steps moved the weights.
+
+        Steps that the scaler skipped moved nothing, and do not count. None without a step.
+        """
+        moved = [ratio for ratio in _numbers(self.ratios) if math.isfinite(ratio) and ratio > 0]
+        return float(np.median(moved)) if moved else None
+
+    def samples(self) -> int:
+        """Return the examples since the last rung that this attempt has trained on."""
+        return sum(self.sizes[self._earlier :])
 
     def clear(self) -> None:
         """Begin anew after a rung."""
-        self.losses, self.norms, self.sizes = [], [], []
-        self._checked = 0
+        self.losses, self.norms, self.sizes, self.ratios = [], [], [], []
+        self._checked = self._earlier = 0
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return losses and norms as one tensor each (CPU, float32), for a checkpoint."""
+        """Return losses, norms and ratios as one tensor each (CPU, float32), for a checkpoint."""
         return {
             "losses": torch.tensor(_numbers(self.losses), dtype=torch.float32),
             "norms": torch.tensor(_numbers(self.norms), dtype=torch.float32),
+            "ratios": torch.tensor(_numbers(self.ratios), dtype=torch.float32),
         }
 
-    def restore(self, losses: Tensor, norms: Tensor, sizes: list[int]) -> None:
+    def restore(self, losses: Tensor, norms: Tensor, ratios: Tensor, sizes: list[int]) -> None:
         """Go on from what `tensors` returned."""
         self.losses, self.norms = list(losses.unbind()), list(norms.unbind())
+        self.ratios = list(ratios.unbind())
         self.sizes = list(sizes)
-        self._checked = 0
+        self._checked, self._earlier = 0, len(sizes)
+
+    def _finite_norms(self) -> list[float]:
+        return [norm for norm in _numbers(self.norms) if math.isfinite(norm)]
 
 
 class Clock:
@@ -98,6 +126,7 @@ class Clock:
         self.earlier = 0.0
         self._started: float | None = None
         self._aside = 0.0
+        self._lap = 0.0
 
     def start(self) -> None:
         """Begin to count this attempt."""
@@ -114,6 +143,11 @@ class Clock:
     def training(self) -> float:
         """Return the seconds of this attempt without those that were spent `aside`."""
         return self.attempt() - self._aside
+
+    def lap(self) -> float:
+        """Return the seconds of `training` since the last call."""
+        before, self._lap = self._lap, self.training()
+        return self._lap - before
 
     @contextmanager
     def aside(self, device: torch.device) -> Iterator[None]:

@@ -42,17 +42,28 @@ class Evaluation(Message):
         learning_rate: of the last step (of the backbone where the head has its own).
         gradient_norm: median since the last rung, before clipping.
         seconds: on the device so far, earlier attempts included.
+        gradient_norm_max: the largest since the last rung, before clipping.
+        update_ratio: norm of an optimizer step's change over the norm of the weights: the median
+            of a few steps since the last rung (see `updates`).
+        samples_per_second: training examples by the time of the steps since the last rung.
+        memory: peak so far in bytes, of the device (of the process on the CPU).
+
+    What a task's own training function does not report is None.
     """
 
     progress: int
-    epoch: float
-    step: int
-    horizon: int
-    train_loss: float
+    epoch: float | None
+    step: int | None
+    horizon: int | None
+    train_loss: float | None
     metrics: dict[str, float]
-    learning_rate: float
-    gradient_norm: float
+    learning_rate: float | None
+    gradient_norm: float | None
     seconds: float
+    gradient_norm_max: float | None = None
+    update_ratio: float | None = None
+    samples_per_second: float | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from sft_tune.trial.portions import Portion
 from sft_tune.trial.seeding import random_states, restore_random_states
 from sft_tune.trial.step import Trainee
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -105,9 +105,10 @@ def restore(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Mo
     if header["scaler"]:
         trainee.scaler.load_state_dict(header["scaler"])
     monitor = _group(tensors, "monitor")
-    monitors.restore(
-        monitor["losses"].to(trainee.device), monitor["norms"].to(trainee.device), header["sizes"]
+    losses, norms, ratios = (
+        monitor[name].to(trainee.device) for name in ("losses", "norms", "ratios")
     )
+    monitors.restore(losses, norms, ratios, header["sizes"])
     if trainee.averaging is not None:
         trainee.averaging.restore(_group(tensors, "average"), header["averaged"])
     # Checkpoints of earlier versions lack it.

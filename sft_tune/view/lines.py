@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TextIO
 
@@ -64,22 +64,24 @@ class PlainLines:
         progress: int,
         value: float,
         metrics: Mapping[str, float],
-        train_loss: float,
+        train_loss: float | None,
         pruned: bool,
+        faults: Sequence[str] = (),
     ) -> None:
         """Write a trial's numbers at a rung, unless a line of it was written a moment ago.
 
         That it is pruned there comes with its end.
         """
-        self.progress.reach(number, progress, value, metrics, train_loss)
+        self.progress.reach(number, progress, value, metrics, train_loss, faults)
         now = self._clock()
         if now - self._last_line.get(number, -math.inf) < RUNG_SECONDS:
             return
         self._last_line[number] = now
         metric = self.progress.goal.metric
         told = {metric: value, **metrics, "train loss": train_loss}
-        numbers = ", ".join(f"{name} {words.score(v)}" for name, v in told.items())
-        self._write(f"trial {number} at {progress} %: {numbers}")
+        numbers = [f"{name} {words.score(v)}" for name, v in told.items() if v is not None]
+        wrong = f"; {', '.join(faults)}" if faults else ""
+        self._write(f"trial {number} at {progress} %: {', '.join(numbers)}{wrong}")
 
     def ended(
         self,
@@ -91,10 +93,11 @@ class PlainLines:
         params: Mapping[str, Value],
         note: str,
         leads: bool,
+        faults: Sequence[str] = (),
     ) -> None:
         """Write how a trial ended, and what of the budget is left."""
         self._say_continued()
-        past = self.progress.finish(number, reason, value, seconds, params, note)
+        past = self.progress.finish(number, reason, value, seconds, params, note, faults)
         goal = self.progress.goal
         text = f"trial {number} {words.REASONS.get(reason, reason)}"
         if reason not in words.GOOD:
@@ -104,7 +107,9 @@ class PlainLines:
         text += f" in {words.duration(seconds)}" if seconds else ""
         text += ", the best so far" if leads else ""
         # That it was pruned, and where, is said already.
-        text += f": {note}" if note and reason != "pruned" else ""
+        said = [note] if note and reason != "pruned" else []
+        said += [fault for fault in faults if fault.split(" since ")[0] != reason]
+        text += f": {'; '.join(said)}" if said else ""
         self._write(f"{text} ({self._left()})")
 
     def notice(self, text: str) -> None:

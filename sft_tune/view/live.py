@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -63,12 +63,13 @@ class LiveScreen:
         progress: int,
         value: float,
         metrics: Mapping[str, float],
-        train_loss: float,
+        train_loss: float | None,
         pruned: bool,
+        faults: Sequence[str] = (),
     ) -> None:
         """Show a trial's numbers at a rung."""
         with self._lock:
-            self.progress.reach(number, progress, value, metrics, train_loss)
+            self.progress.reach(number, progress, value, metrics, train_loss, faults)
 
     def ended(
         self,
@@ -80,10 +81,11 @@ class LiveScreen:
         params: Mapping[str, Value],
         note: str,
         leads: bool,
+        faults: Sequence[str] = (),
     ) -> None:
         """Show how a trial ended."""
         with self._lock:
-            self.progress.finish(number, reason, value, seconds, params, note)
+            self.progress.finish(number, reason, value, seconds, params, note, faults)
 
     def notice(self, text: str) -> None:
         """Print ``text`` above the screen, where it stays."""

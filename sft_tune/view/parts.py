@@ -93,10 +93,13 @@ def running_lines(goal: Goal, trial: Running, now: float, width: int) -> Group:
     if trial.train_loss is not None:
         others["train loss"] = trial.train_loss
     told = "  ".join(f"{name} {words.score(v)}" for name, v in others.items())
+    numbers = Text(told or "not yet evaluated", style="dim")
+    if trial.faults:
+        numbers.append(f"  {', '.join(trial.faults)}", "yellow")
     return Group(
         _row(*parts),
         Text(words.settings(trial.params) or "the default configuration"),
-        Text(told or "not yet evaluated", style="dim"),
+        numbers,
     )
 
 
@@ -123,9 +126,10 @@ def ended_table(goal: Goal, trials: Sequence[Past]) -> Table:
 
 
 def _difference(goal: Goal, past: Past) -> str:
-    """Return where a trial's point differs from the default one, in words."""
+    """Return what went wrong with a trial, and where its point differs from the default one."""
     same = [name for name, value in past.params.items() if goal.default.get(name, ...) == value]
-    return words.settings(past.params, without=same) or "the default configuration"
+    what = words.settings(past.params, without=same) or "the default configuration"
+    return f"{', '.join(past.faults)}; {what}" if past.faults else what
 
 
 def _bar(share: float, width: int) -> ProgressBar:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -51,6 +51,7 @@ class Past(NamedTuple):
     params: Mapping[str, Value]
     progress: int = 100
     note: str = ""
+    faults: Sequence[str] = ()
 
 
 @dataclass
@@ -66,6 +67,7 @@ class Running:
     values: list[float] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
     train_loss: float | None = None
+    faults: Sequence[str] = ()
 
 
 class StudyProgress:
@@ -100,15 +102,17 @@ class StudyProgress:
         progress: int,
         value: float,
         metrics: Mapping[str, float],
-        train_loss: float,
+        train_loss: float | None,
+        faults: Sequence[str] = (),
     ) -> None:
-        """Note that a trial was evaluated at ``progress`` percent."""
+        """Note that a trial was evaluated at ``progress`` percent, and what is wrong with it."""
         trial = self.running.get(number)
         if trial is not None:
             trial.progress = progress
             trial.values.append(value)
             trial.metrics = metrics
             trial.train_loss = train_loss
+            trial.faults = faults
 
     def end(self, past: Past) -> None:
         """Note that a trial has ended."""
@@ -132,11 +136,12 @@ class StudyProgress:
         seconds: float,
         params: Mapping[str, Value],
         note: str,
+        faults: Sequence[str] = (),
     ) -> Past:
         """Note that a trial has ended where it was; one that did not run here is whole."""
         trial = self.running.get(number)
         reached = 100 if trial is None else trial.progress
-        past = Past(number, reason, value, seconds, params, reached, note)
+        past = Past(number, reason, value, seconds, params, reached, note, faults)
         self.end(past)
         return past
 
@@ -214,8 +219,9 @@ class Watcher(Protocol):
         progress: int,
         value: float,
         metrics: Mapping[str, float],
-        train_loss: float,
+        train_loss: float | None,
         pruned: bool,
+        faults: Sequence[str] = (),
     ) -> None:
         """Hear that a trial was evaluated."""
 
@@ -229,6 +235,7 @@ class Watcher(Protocol):
         params: Mapping[str, Value],
         note: str,
         leads: bool,
+        faults: Sequence[str] = (),
     ) -> None:
         """Hear that a trial has ended."""
 

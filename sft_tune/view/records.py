@@ -15,11 +15,11 @@ _BEFORE = ("number", "state", "reason", "value")
 _AFTER = (
     *("best_progress", "last_progress", "steps", "horizon", "seconds", "samples_per_second"),
     *("peak_memory", "attempts", "seed", "started", "ended", "host", "device", "duplicate_of"),
-    *("checkpoint", "note"),
+    *("checkpoint", "flags", "note"),
 )
 _RUNG = (
     *("number", "progress", "epoch", "step", "train_loss", "learning_rate", "gradient_norm"),
-    "seconds",
+    *("gradient_norm_max", "update_ratio", "samples_per_second", "memory", "seconds"),
 )
 
 TRIAL_COLUMNS = (*_BEFORE, *_AFTER)

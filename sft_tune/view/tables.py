@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sft_tune.spec.faults import SHORT, from_flags
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.view import words
 
@@ -152,12 +153,18 @@ def _trial_cells(row: TrialRow, names: Sequence[str], now: float) -> list[Render
     value = row.value if row.value is not None else row.last_value
     return [
         str(row.number),
-        Text(state, style=STYLES.get(state, "")),
+        Text(_with_faults(state, row), style=STYLES.get(state, "")),
         words.score(value),
         progress,
         words.duration(row.seconds or None),
         *(words.setting(params[n], 3) if n in params else words.NOTHING for n in names),
     ]
+
+
+def _with_faults(state: str, row: TrialRow) -> str:
+    """Return ``state`` with what went wrong, where it does not say so itself."""
+    names = [SHORT.get(fault.name, fault.name) for fault in from_flags(row.flags)]
+    return ", ".join([state, *(name for name in names if name != "diverging")])
 
 
 def rungs_table(rows: Sequence[EvaluationRow], metric: str | None) -> Table:
@@ -179,6 +186,29 @@ def rungs_table(rows: Sequence[EvaluationRow], metric: str | None) -> Table:
             words.number(row.learning_rate, 3),
             words.number(row.gradient_norm, 3),
             words.duration(row.seconds),
+        )
+    return table
+
+
+def watched_table(rows: Sequence[EvaluationRow]) -> Table | None:
+    """Return what was watched between a trial's rungs, a line each; None where nothing was."""
+    if not any(
+        (row.gradient_norm_max, row.update_ratio, row.memory) != (None,) * 3 for row in rows
+    ):
+        return None
+    table = plain_table()
+    names = ("at", "gradient median", "gradient max", "update / weights", "examples/s", "memory")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        speed = row.samples_per_second
+        table.add_row(
+            f"{row.progress} %",
+            words.number(row.gradient_norm, 3),
+            words.number(row.gradient_norm_max, 3),
+            words.number(row.update_ratio, 2),
+            words.NOTHING if speed is None else f"{speed:.0f}",
+            words.size(row.memory),
         )
     return table
 

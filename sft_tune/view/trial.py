@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sft_tune.spec.faults import from_flags
 from sft_tune.spec.space import Value
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.view import words
@@ -19,6 +20,7 @@ from sft_tune.view.tables import (
     plain_table,
     rungs_table,
     state_of_trial,
+    watched_table,
 )
 
 
@@ -75,10 +77,21 @@ def draw_trial(
     if row.note:
         head.append(f"  {row.note}")
     parts: list[RenderableType] = [head, _trial_facts(study, row, rungs, now)]
+    faults = from_flags(row.flags)
+    if faults:
+        table = plain_table()
+        table.add_column("what went wrong", style="yellow", no_wrap=True)
+        table.add_column("", overflow="fold")
+        for fault in faults:
+            table.add_row(fault.short, Text(fault.evidence))
+        parts += ["", table]
     if row.config is not None:
         parts += ["", configuration(row.config, row.params, default)]
     if rungs:
         parts += ["", rungs_table(rungs, study.metric)]
+    watched = watched_table(rungs)
+    if watched is not None:
+        parts += ["", watched]
     if row.error:
         parts += ["", Text("errors", style="dim"), Text(row.error)]
     files = trial_files(folder)

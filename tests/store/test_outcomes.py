@@ -37,6 +37,8 @@ def test_rungs_are_kept_in_order_and_replayed_ones_replaced(
     first = rows[0]
     assert (first.epoch, first.step, first.train_loss, first.validation_loss) == (1.0, 30, 0.7, 0.6)
     assert (first.learning_rate, first.gradient_norm, first.seconds) == (1e-3, 1.5, 2.5)
+    assert (first.gradient_norm_max, first.update_ratio) == (4.5, 2e-3)
+    assert (first.samples_per_second, first.memory) == (321.0, 5_000_000_000)
 
 
 FLOATS = [0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0, math.pi, math.nan, math.inf, -math.inf]
@@ -50,7 +52,8 @@ def test_every_float_comes_back_from_every_database(db: Database, study: StudyRe
     claim = start(db, study)
     for index, number in enumerate(FLOATS):
         changes: dict[str, Any] = dict.fromkeys(
-            ("train_loss", "learning_rate", "gradient_norm", "seconds", "epoch"), number
+            ("train_loss", "learning_rate", "gradient_norm", "update_ratio", "seconds", "epoch"),
+            number,
         )
         if not math.isfinite(number):
             changes["epoch"] = 1.0
@@ -62,6 +65,7 @@ def test_every_float_comes_back_from_every_database(db: Database, study: StudyRe
             row.validation_loss,
             row.learning_rate,
             row.gradient_norm,
+            row.update_ratio,
             row.seconds,
             row.metrics["accuracy"],
         ):

@@ -153,10 +153,11 @@ class Runner:
         return {name: t.numpy().tobytes() for name, t in tensors.items()}, header
 
     def numbers(self) -> dict[int, dict[str, Any]]:
-        """Return what was reported by rung, but for the time: the last report of each."""
+        """Return what was reported by rung, but for the cost: the last report of each."""
         records = {e.progress: e.to_json() for e in self.evaluations}
         for record in records.values():
-            del record["seconds"]
+            for cost in ("seconds", "samples_per_second", "memory"):
+                del record[cost]
         return records
 
 

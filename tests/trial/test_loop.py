@@ -51,6 +51,8 @@ def test_rungs_are_at_their_places_with_their_numbers(runner: Any, digits: Confi
     cosine = [(1 + math.cos(math.pi * t / 9)) / 2 * 0.003 for t in (2, 5, 8)]
     assert [e.learning_rate for e in seen] == pytest.approx([0.002, *cosine])
     assert all(e.horizon == 12 and e.gradient_norm > 0 and e.train_loss > 0 for e in seen)
+    assert all(e.gradient_norm_max >= e.gradient_norm and 0 < e.update_ratio < 1 for e in seen)
+    assert all(e.samples_per_second > 0 and e.memory > 2**20 for e in seen)
     assert all(set(e.metrics) == {"loss", "accuracy", "f1_macro"} for e in seen)
     seconds = [e.seconds for e in seen]
     assert seconds == sorted(seconds) and outcome.seconds >= seconds[-1] > 0

@@ -27,10 +27,28 @@ def test_the_mean_loss_is_per_example_and_the_norm_the_median() -> None:
     for loss, norm, size in [(1.0, 9.0, 8), (2.0, 1.0, 8), (4.0, 2.0, 4)]:
         watch.add(torch.tensor(loss), torch.tensor(norm), size)
     assert watch.train_loss() == pytest.approx((8 + 16 + 16) / 20)
-    assert watch.gradient_norm() == 2.0
+    assert (watch.gradient_norm(), watch.gradient_norm_max()) == (2.0, 9.0)
+    assert watch.samples() == 20
     watch.clear()
     watch.add(torch.tensor(5.0), torch.tensor(3.0), 1)
-    assert (watch.train_loss(), watch.gradient_norm()) == (5.0, 3.0)
+    assert (watch.train_loss(), watch.gradient_norm(), watch.gradient_norm_max()) == (5.0, 3.0, 3.0)
+
+
+def test_the_update_is_the_median_of_the_steps_that_moved_something() -> None:
+    watch = filled([1.0])
+    assert watch.update_ratio() is None
+    for ratio in (0.0, 3e-3, 1e-3, 9e-3):
+        watch.add(torch.tensor(1.0), torch.tensor(1.0), 4, torch.tensor(ratio))
+    assert watch.update_ratio() == pytest.approx(3e-3)
+    again = Monitors(CPU, norms_may_overflow=False)
+    again.restore(*watch.tensors().values(), watch.sizes)
+    assert again.update_ratio() == watch.update_ratio()
+    # What an earlier attempt trained took none of this attempt's time.
+    assert again.samples() == 0
+    again.add(torch.tensor(1.0), torch.tensor(1.0), 7)
+    assert again.samples() == 7
+    again.clear()
+    assert again.update_ratio() is None
 
 
 @pytest.mark.parametrize(
@@ -62,10 +80,10 @@ def test_what_comes_after_a_rung_or_a_resume_is_looked_at() -> None:
 def test_a_norm_may_overflow_where_a_scaler_watches() -> None:
     watch = filled([1.0], [float("inf")], norms_may_overflow=True)
     assert watch.fault(1, at_rung=True) is None
-    assert watch.gradient_norm() == 0.0
+    assert watch.gradient_norm() == watch.gradient_norm_max() == 0.0
     for norm in (3.0, 5.0, float("nan")):
         watch.add(torch.tensor(1.0), torch.tensor(norm), 4)
-    assert watch.gradient_norm() == 4.0
+    assert (watch.gradient_norm(), watch.gradient_norm_max()) == (4.0, 5.0)
 
 
 def test_elsewhere_than_on_the_cpu_it_is_looked_at_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +105,8 @@ def test_time_spent_aside_is_no_training() -> None:
     with clock.aside(CPU):
         torch.randn(200, 200) @ torch.randn(200, 200)
     assert 0 <= clock.training() < clock.attempt()
+    first = clock.lap()
+    assert 0 <= first and 0 <= clock.lap() <= clock.training() - first
     assert clock.total() == pytest.approx(10.0 + clock.attempt(), abs=0.5)
 
 
