@@ -291,6 +291,19 @@ def in_words(found: Standings) -> list[str]:
     return lines
 
 
+def confirmed_in_words(found: Standings | None, study: str) -> str:
+    """Return whether the winner of the search is confirmed, and by what; else how to find out."""
+    if found is None:
+        return f"no; `sft-tune confirm {study}` trains it again over fresh seeds"
+    won = found.searched
+    if won is None:
+        return f"no: the best trial is not among the finalists; `sft-tune confirm {study}` adds it"
+    chance = "" if won.chance is None else f", the best of them with {won.chance:.0%}"
+    test = "" if won.test is None else f", {plus_minus(won.test)} on test"
+    told = f"{plus_minus(won.validation)} over {words.plural(won.validation.n, 'fresh seed')}{test}"
+    return f"{'yes' if found.confirmed else 'no'}: {told}{chance}"
+
+
 def _verdict(found: Standings) -> str:
     leader = found.leader
     if len(found.finalists) < 2:

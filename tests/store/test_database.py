@@ -14,12 +14,14 @@ from sqlalchemy import Connection, make_url, text
 from sft_tune.errors import StorageError
 from sft_tune.store import database as database_module
 from sft_tune.store.database import Database
+from sft_tune.store.migrations import REVISIONS
 from sft_tune.store.optuna_storage import ensure_optuna_study, open_optuna_storage
 from tests.databases import server_url
 
 OPEN = """
 import sys
 from sft_tune.store.database import Database
+from sft_tune.store.migrations import REVISIONS
 sys.stdin.readline()
 database = Database.open(sys.argv[1], create=True)
 print("open")
@@ -117,7 +119,7 @@ def test_a_database_of_a_newer_version_is_refused(
 def test_a_database_of_an_older_version_is_upgraded_by_who_may_write(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sft_tune.store.schema.REVISIONS", ("0001", "0002"))
+    monkeypatch.setattr("sft_tune.store.schema.REVISIONS", (*REVISIONS, "9998"))
     with pytest.raises(StorageError, match="older sft_tune; any `sft-tune start` upgrades"):
         Database.open(database_url, create=False)
     upgraded: list[bool] = []
