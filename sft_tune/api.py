@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sft_tune.spec.load import LoadedStudy
     from sft_tune.spec.space import Value
     from sft_tune.spec.study import StudySpec
+    from sft_tune.view.finalists import Standings
 
 
 def tune(
@@ -79,7 +80,10 @@ def tune(
             if progress:
                 notify = forward_to(stack.enter_context(watching(loaded.spec, db)))
             start_study(loaded, db, notify=notify, accept_changes=accept_changes)
-    return open_study(loaded.spec.name, url)
+    study = open_study(loaded.spec.name, url)
+    if loaded.spec.confirm is not None:
+        study.confirm(loaded.spec.confirm.top, loaded.spec.confirm.seeds)
+    return study
 
 
 def open_study(name: str, storage: str | None = None) -> Study:
@@ -112,6 +116,7 @@ class Best:
         value: the objective at its best rung.
         metrics: every validation metric there.
         checkpoint: its best weights (safetensors); None where they were not kept.
+        confirmed: whether fresh seeds say that it is likely the best (see `Study.confirm`).
     """
 
     number: int
@@ -120,6 +125,7 @@ class Best:
     value: float
     metrics: Mapping[str, float]
     checkpoint: Path | None
+    confirmed: bool = False
 
     def load_model(self, device: str = "cpu") -> torch.nn.Module:
         """Return the fine-tuned model, in evaluation mode; its ``labels`` are the classes' names.
@@ -168,6 +174,7 @@ class Study:
 
         with open_database(self._url) as db:
             row = best_row(db, self.name)
+        found = self._standings()
         if row is None or row.config is None or row.value is None:
             raise StudyNotFoundError(f"study {self.name!r} has no completed trial yet")
         return Best(
@@ -177,7 +184,53 @@ class Study:
             value=row.value,
             metrics=row.metrics,
             checkpoint=None if row.checkpoint is None else Path(row.checkpoint),
+            confirmed=found is not None and found.confirmed,
         )
+
+    def _standings(self) -> Standings | None:
+        from sft_tune.store.finalists import finalist_rows
+        from sft_tune.store.reads import trial_rows
+        from sft_tune.view.finalists import standings
+
+        with open_database(self._url) as db:
+            runs = finalist_rows(db, self.name)
+            return standings(self.spec, trial_rows(db, self.name), runs) if runs else None
+
+    def confirm(self, top: int = 3, seeds: int = 5) -> Standings | None:
+        """Train the ``top`` trials and the default again over ``seeds`` fresh seeds each.
+
+        Each run is then evaluated on the test split, where there is one. What was confirmed
+        before is not trained again; interrupted, the next call goes on.
+
+        Returns:
+            How the finalists stand, with ``leader``, ``confirmed`` and ``finalists``; None when no
+            run ended with a value.
+        """
+        from sft_tune.run.confirm import confirm_study
+        from sft_tune.spec.study import ConfirmSpec
+        from sft_tune.store.records import find_study
+
+        with open_database(self._url, create=True) as db, quiet_optuna():
+            confirm_study(find_study(db, self.name), db, ConfirmSpec(top=top, seeds=seeds))
+        return self._standings()
+
+    def finalists(self) -> pd.DataFrame:
+        """Return a row a confirmation run: the finalists over fresh seeds.
+
+        Columns: ``number`` of the trial, ``seed``, ``phase``, ``reason``, ``value`` (the objective
+        on validation), ``validation_accuracy``, ``test_accuracy`` and the like, ``seconds``::
+
+            study.finalists().groupby("number")["test_accuracy"].agg(["mean", "std"])
+        """
+        import pandas as pd
+
+        from sft_tune.store.finalists import FinalistRow, finalist_rows
+        from sft_tune.view.finalists import run_records
+
+        with open_database(self._url) as db:
+            records = run_records(finalist_rows(db, self.name))
+        columns = list(records[0]) if records else list(FinalistRow._fields)
+        return pd.DataFrame.from_records(records, columns=columns)
 
     def trials(self) -> pd.DataFrame:
         """Return a row a trial, its number as the index.

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from sft_tune.cli import (
     best,
     check,
+    confirm,
     control,
     dashboard,
     delete,
@@ -157,7 +158,8 @@ for _command in (
     *(submit.submit, worker.worker, control.stop, control.pause, control.resume),
     *(enqueue.enqueue, enqueue.retry, prune.prune_checkpoints),
     *(list_.list_, status.status, trials.trials, show.show, best.best),
-    *(plot.plot, dashboard.dashboard, delete.delete, schema.schema),
+    *(confirm.confirm, plot.plot),
+    *(dashboard.dashboard, delete.delete, schema.schema),
 ):
     app.command(_command.__name__.rstrip("_").replace("_", "-"))(_command)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,10 @@ from sft_tune.cli.options import AsJson, Storage, StudyName
 from sft_tune.cli.output import console, print_json
 from sft_tune.errors import UserError
 from sft_tune.session import open_database
+
+if TYPE_CHECKING:
+    from sft_tune.store.database import Database
+    from sft_tune.view.finalists import Standings
 
 
 def best(
@@ -34,6 +38,7 @@ def best(
         found = study_row(db, study)
         row = best_trial(db, study)
         default = None if as_yaml or as_json else default_point(db, found)
+        confirmation = None if as_yaml or not found.managed else _standings(db, study)
     if as_yaml:
         if row.config is None:
             raise UserError(
@@ -50,9 +55,30 @@ def best(
         from sft_tune.view.records import trial_json
 
         print_json(
-            {"study": study, "metric": found.metric, **trial_json(row), "config": row.config}
+            {
+                "study": study,
+                "metric": found.metric,
+                **trial_json(row),
+                "config": row.config,
+                "confirmed": bool(confirmation and confirmation.confirmed),
+            }
         )
         return
+    from sft_tune.view.finalists import confirmed_in_words
     from sft_tune.view.trial import draw_best
 
-    console().print(draw_best(found, row, default))
+    told = confirmed_in_words(confirmation, study) if found.managed else None
+    console().print(draw_best(found, row, default, told))
+
+
+def _standings(db: Database, study: str) -> Standings | None:
+    from sft_tune.store.finalists import finalist_rows
+    from sft_tune.store.reads import trial_rows
+    from sft_tune.store.records import find_study
+
+    runs = finalist_rows(db, study)
+    if not runs:
+        return None
+    from sft_tune.view.finalists import standings
+
+    return standings(find_study(db, study).spec, trial_rows(db, study), runs)

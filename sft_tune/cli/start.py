@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -73,6 +74,27 @@ def start(
             _say_stopped(loaded, db, file)
             raise typer.Exit(stopping.exit_code or EXIT_CODE)
         _say_ended(loaded, db, ended, file)
+        if loaded.spec.confirm is not None and ended.why != "elsewhere":
+            _confirm(loaded, db, stopping, ray_address)
+
+
+def _confirm(
+    loaded: LoadedStudy, db: Database, stopping: Stopping, ray_address: str | None
+) -> None:
+    """Confirm the study as its file asks for, where anything has completed."""
+    from sft_tune.cli.confirm import STOPPED, asked, print_standings, run_confirm, stand
+    from sft_tune.store.reads import best_row
+    from sft_tune.store.records import find_study
+
+    record = find_study(db, loaded.spec.name)
+    if best_row(db, record.name) is None:
+        return
+    print()
+    wanted = asked(record, None, None)
+    why = run_confirm(record, db, wanted, stopping, stream=sys.stdout, ray_address=ray_address)
+    print_standings(stand(record, db))
+    if why in STOPPED:
+        raise typer.Exit(stopping.exit_code or EXIT_CODE)
 
 
 def _run(

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from sft_tune.errors import SftTuneError, TrialError
-from sft_tune.run.events import Notice, Notify
-from sft_tune.run.ledger import Ledger, Placement
+from sft_tune.run.events import Notice, Notify, TrialEnded
+from sft_tune.run.ledger import Placement
 from sft_tune.spec.study import StudySpec
 from sft_tune.store.control import Wishes
 from sft_tune.store.tables import PAUSED, STOPPED
@@ -16,10 +16,59 @@ from sft_tune.store.tables import PAUSED, STOPPED
 FAILURES = ("crashed", "stalled", "out_of_memory")
 
 
+class Book(Protocol):
+    """The database side of what a desk serves: a search (`Ledger`), or a confirmation of it."""
+
+    def recover(self) -> None:
+        """Take up what an earlier runner did not live to finish."""
+
+    def next_placement(self) -> Placement | None:
+        """Claim what is to be run next; None when there is nothing."""
+
+    def repeated(self, placement: Placement) -> TrialEnded | None:
+        """End ``placement`` without training where its result is known; None: it is not."""
+
+    def exhausted(self) -> str | None:
+        """Return why nothing new may start, in a word; None when the count decides."""
+
+    def begin(self, placement: Placement, device: str) -> Placement:
+        """Note that an attempt begins."""
+
+    def rung(self, placement: Placement, evaluation: Mapping[str, Any]) -> bool:
+        """Record ``evaluation``; return whether to go on."""
+
+    def faults(self, placement: Placement) -> tuple[str, ...]:
+        """Return in few words each what is wrong so far with ``placement``, which runs."""
+
+    def end(self, placement: Placement, outcome: Mapping[str, Any]) -> TrialEnded:
+        """Note how ``placement`` ended."""
+
+    def add_error(self, placement: Placement, error: str) -> None:
+        """Keep ``error``."""
+
+    def give_back(self, placement: Placement) -> None:
+        """Let any runner take ``placement`` up again."""
+
+    def wishes(self) -> Wishes:
+        """Return what people want of the study."""
+
+    def want(self, wanted: str | None) -> None:
+        """Have the study paused or stopped by everyone who runs it; None: let it run."""
+
+    def announce(self, slots: Sequence[str]) -> None:
+        """Say for `status` that this runner lives."""
+
+    def heartbeat(self) -> set[int]:
+        """Renew this runner's leases; return the claims that it still holds."""
+
+    def close(self, why: str | None) -> None:
+        """Leave; ``why`` nothing is left to do, None when there may be."""
+
+
 class Desk:
     """A study that is served; ``notify`` is told what happens in it."""
 
-    def __init__(self, spec: StudySpec, ledger: Ledger, notify: Notify) -> None:
+    def __init__(self, spec: StudySpec, ledger: Book, notify: Notify) -> None:
         """Serve the study of ``spec`` by ``ledger``."""
         self.spec = spec
         self.ledger = ledger

@@ -167,14 +167,18 @@ class Dispatcher:
         self._busy[worker] = Running(desk, placement, time.monotonic())
         worker.send(
             messages.train(
-                placement.local_config, placement.folder, worker.slot, desk.spec.resources
+                placement.local_config,
+                placement.folder,
+                worker.slot,
+                desk.spec.resources,
+                with_test=placement.with_test,
             )
         )
         desk.notify(
             TrialStarted(
                 number=placement.number,
                 slot=worker.slot.index,
-                params=placement.point.params,
+                params=placement.params,
                 attempt=placement.attempt,
             )
         )

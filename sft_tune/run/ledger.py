@@ -22,6 +22,7 @@ from sft_tune.spec.config import TrialConfig, assemble
 from sft_tune.spec.faults import to_flags
 from sft_tune.spec.paths import localize_config
 from sft_tune.spec.plan import Plan
+from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
 from sft_tune.store import claims, control, reads, runners, studies
 from sft_tune.store.attributes import trial_attributes
@@ -37,26 +38,25 @@ LEASE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Placement:
-    """A claimed trial on its way.
+    """A claimed trial, or confirmation run of one, on its way.
 
     Attributes:
         claim: proof that it is ours.
-        point: where it lies in the space.
+        number: the trial's number in the study.
+        params: where it lies in the space.
         config: its configuration, as the database keeps it.
         local_config: the same with the paths of this machine (see `sft_tune.spec.paths`).
         folder: where its files go.
+        with_test: whether its best weights are evaluated on the test split, too.
     """
 
     claim: Claim
-    point: Point
+    number: int
+    params: Mapping[str, Value]
     config: TrialConfig
     local_config: TrialConfig
     folder: Path
-
-    @property
-    def number(self) -> int:
-        """The trial's number in the study."""
-        return self.point.number
+    with_test: bool = False
 
     @property
     def attempt(self) -> int:
@@ -109,6 +109,8 @@ class Ledger:
         self._faults = FaultFinder(db, spec)
         best = reads.best_row(db, spec.name)
         self._best = None if best is None else best.value
+        self._points: dict[int, Point] = {}
+        """Optuna's side of the trials that this runner has claimed, by the id of their claim."""
 
     def recover(self) -> None:
         """Take up the study: tell Optuna the ends that an earlier runner did not live to tell.
@@ -155,7 +157,8 @@ class Ledger:
         begun = self.begin(placement, "none")
         if twin.last_progress is not None and twin.last_value is not None:
             # Optuna takes the last report of a pruned trial for its value.
-            self._searcher.report(begun.point, twin.last_progress, twin.last_value)
+            point = self._points[begun.claim.id]
+            self._searcher.report(point, twin.last_progress, twin.last_value)
         outcome = {
             "reason": "duplicate",
             "state": twin.state,
@@ -175,7 +178,7 @@ class Ledger:
             self._db,
             placement.claim,
             config=placement.config,
-            params=placement.point.params,
+            params=placement.params,
             device=device,
             host=platform.node(),
             now=self._clock(),
@@ -188,7 +191,8 @@ class Ledger:
         self._faults.add(placement.number, evaluation)
         value = evaluation["metrics"][self._spec.objective.metric]
         progress = evaluation["progress"]
-        prune = retrying(lambda: self._searcher.report(placement.point, progress, value))
+        point = self._points[placement.claim.id]
+        prune = retrying(lambda: self._searcher.report(point, progress, value))
         # The default configuration and those asked for are what the study compares itself with.
         claim = placement.claim
         return not prune or claim.asked is not None or claim.place < self._asked_for
@@ -223,7 +227,7 @@ class Ledger:
             seconds=ended.seconds or 0.0,
             note=ended.note or "",
             leads=leads,
-            params=placement.point.params,
+            params=placement.params,
             faults=tuple(fault.short for fault in faults),
         )
 
@@ -283,7 +287,9 @@ class Ledger:
             claim = claims.link(self._db, claim, point.optuna_id, point.number)
         config = assemble(self._spec, point.params, point.number)
         local = localize_config(config, self._study.root or "")
-        return Placement(claim, point, config, local, trial_folder(self._folder, point.number))
+        self._points[claim.id] = point
+        folder = trial_folder(self._folder, point.number)
+        return Placement(claim, point.number, point.params, config, local, folder)
 
     def _count_time(self, at_most: float = LEASE_SECONDS) -> float:
         """Count the time since anyone last did; return the study's total in seconds."""

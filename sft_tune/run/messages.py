@@ -48,8 +48,18 @@ def measure(config: TrialConfig, device: str, threads: int, seconds: float) -> M
     }
 
 
-def train(config: TrialConfig, folder: Path, slot: Slot, resources: ResourcesSpec) -> Message:
-    """Train ``config`` in ``folder`` on ``slot``, on from its checkpoint where it has one."""
+def train(
+    config: TrialConfig,
+    folder: Path,
+    slot: Slot,
+    resources: ResourcesSpec,
+    *,
+    with_test: bool = False,
+) -> Message:
+    """Train ``config`` in ``folder`` on ``slot``, on from its checkpoint where it has one.
+
+    ``with_test`` has the best weights evaluated on the test split afterwards.
+    """
     return {
         "do": "train",
         "config": config.model_dump(mode="json"),
@@ -60,6 +70,7 @@ def train(config: TrialConfig, folder: Path, slot: Slot, resources: ResourcesSpe
         "cache": str(cache_folder()),
         "checkpoint_seconds": resources.checkpoint_seconds,
         "evaluation_batch_size": resources.evaluation_batch_size,
+        "with_test": with_test,
     }
 
 

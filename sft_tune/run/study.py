@@ -91,7 +91,7 @@ def start_study(
         else:
             record = update(db, known, loaded)
         if is_open(spec.resources):
-            slots = _measured_slots(record, engine, inbox, idle)
+            slots = measured_slots(record, engine, inbox, idle)
         desk = Desk(spec, make_ledger(db, record), notify)
         desk.ledger.want(None)
         desk.ledger.recover()
@@ -214,7 +214,7 @@ def _check_and_register(
     return register(db, loaded, folder, facts)
 
 
-def _measured_slots(
+def measured_slots(
     record: StudyRecord, engine: Engine, inbox: Inbox, idle: list[Worker]
 ) -> list[Slot]:
     """Return as many slots on the CPU as are fastest; ``idle`` workers move to the first ones."""

@@ -141,6 +141,7 @@ def _measure(channel: Channel, command: Message) -> None:
 
 
 def _train(channel: Channel, command: Message) -> None:
+    from sft_tune.trial.held_out import test_metrics
     from sft_tune.trial.loop import run_trial
     from sft_tune.trial.paths import TrialPaths
 
@@ -159,7 +160,17 @@ def _train(channel: Channel, command: Message) -> None:
             checkpoint_seconds=command["checkpoint_seconds"],
             evaluation_batch_size=command["evaluation_batch_size"],
         )
-    channel.send("outcome", **asdict(outcome), kept_bytes=_kept_bytes(command["device"]))
+        held_out = None
+        if command["with_test"] and outcome.reason == "completed":
+            held_out = test_metrics(
+                config,
+                paths.best,
+                device=command["device"],
+                cache=Path(command["cache"]),
+                batch_size=command["evaluation_batch_size"],
+            )
+    kept = _kept_bytes(command["device"])
+    channel.send("outcome", **asdict(outcome), test_metrics=held_out, kept_bytes=kept)
 
 
 def _confine(command: Message) -> None:

@@ -57,6 +57,8 @@ def expand(data: Mapping[str, Any]) -> dict[str, Any]:
     integer range would otherwise be searched in whole steps).
     """
     full = {key: value for key, value in data.items() if value is not None or key not in _SECTIONS}
+    if "confirm" in data and data["confirm"] is None:
+        full["confirm"] = {}  # Optional, so that being there says something.
     for key, required in _SECTIONS.items():
         if required:
             full.setdefault(key, {})

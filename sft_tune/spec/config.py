@@ -63,6 +63,16 @@ def trial_seed(study_seed: int, number: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
+def finalist_seed(study_seed: int, index: int) -> int:
+    """Return the seed of the confirmation run ``index`` (from 0) of every finalist of a study.
+
+    All finalists have the same, so that what a seed does to them cancels out in their difference;
+    no trial of the search has it.
+    """
+    digest = hashlib.sha256(f"{study_seed}/confirm/{index}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
 def setting(spec: StudySpec, name: str) -> Any:
     """Return the fixed value of the setting ``name`` (``learning_rate`` or ``model.dropout``)."""
     section, _, key = name.rpartition(".")

@@ -9,7 +9,7 @@ from sft_tune.spec.space import Parameter
 from sft_tune.spec.study import StudySpec
 from sft_tune.spec.wording import shown
 
-FREE = ("budget", "resources", "storage")
+FREE = ("budget", "confirm", "resources", "storage")
 ON_REQUEST = ("sampler", "pruner", "seed")
 _WIDTH = 100
 
@@ -23,7 +23,7 @@ def differences(old: StudySpec, new: StudySpec) -> tuple[list[str], list[str]]:
     - On request: sampler, pruner, seed; a space that only grew (a range widened, or a setting
       added that holds the value it had so far); the fixed value of a setting that is always
       searched, which only says what trial 0 was.
-    - Free, and in neither list: budget, resources, storage.
+    - Free, and in neither list: budget, confirm, resources, storage.
 
     Returns:
         Two lists of lines ``path: old -> new``; passwords are masked.

@@ -207,6 +207,21 @@ class BudgetSpec(Section):
     failures: int = Field(5, ge=1, description="Give up after so many failed trials in a row.")
 
 
+class ConfirmSpec(Section):
+    """Which configurations are trained again after the search, and how often."""
+
+    top: int = Field(
+        3, ge=1, description="So many of the best trials; the default configuration comes too."
+    )
+    seeds: int = Field(
+        5,
+        ge=1,
+        le=1000,
+        description="Fresh seeds that each is trained with; the same for all, so that they can "
+        "be compared seed by seed.",
+    )
+
+
 class ResourcesSpec(Section):
     """Where trials run, and what they may keep."""
 
@@ -316,6 +331,11 @@ class StudySpec(Section):
         default_factory=PrunerSpec, description="When a trial is stopped early."
     )
     budget: BudgetSpec = Field(default_factory=BudgetSpec, description="When the study ends.")
+    confirm: ConfirmSpec | None = Field(
+        None,
+        description="When given, `start` trains the best configurations again over fresh seeds "
+        "at the end, and evaluates them on the test split. `sft-tune confirm` does it any time.",
+    )
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec, description="Where trials run.")
     storage: StorageSpec = Field(default_factory=StorageSpec, description="Where results are kept.")
 

@@ -25,9 +25,12 @@ from sft_tune.store.leases import (
     Claim,
     LeaseLostError,
     claim_with,
+    is_free,
     live_owners,
     release,
     renew,
+    take_over,
+    unheld,
     write_if_ours,
 )
 from sft_tune.store.outcomes import (
@@ -142,19 +145,15 @@ def claim_abandoned(
             .order_by(trials.c.ordinal)
         ).all()
     for row_id, holder, expires, holding in rows:
-        unheld = holder is None or expires is None or expires <= now
-        if not unheld and not (holder and is_dead(holder)):
+        free, over = is_free(holder, expires, now, is_dead)
+        if not free:
             continue
         # A lease that had expired may have been renewed since we looked; a dead owner's not.
-        condition = true() if not unheld else _unheld(now)
+        condition = unheld(trials, now) if over else true()
         claim = _take_over(db, row_id, holding, condition, owner, now + lease_seconds)
         if claim is not None:
             return replace(claim, taken_from=holder)
     return None
-
-
-def _unheld(now: float) -> ColumnElement[bool]:
-    return or_(trials.c.lease_owner.is_(None), trials.c.lease_expires <= now)
 
 
 def _take_over(
@@ -167,19 +166,10 @@ def _take_over(
 ) -> Claim | None:
     """Take the row if it is still under the token ``holding`` and ``condition`` holds."""
     token = uuid4().hex
+    values = {"lease_owner": owner, "lease_expires": expires, "lease_token": token}
 
     def take(connection: Connection) -> Claim | None:
-        connection.execute(
-            update(trials)
-            .where(
-                trials.c.id == row_id,
-                trials.c.state != ENDED,
-                trials.c.lease_token == holding,
-                condition,
-            )
-            .values(lease_owner=owner, lease_expires=expires, lease_token=token)
-        )
-        # Ours if the row changed: now, or at an earlier try whose commit's answer was lost.
+        take_over(connection, trials, row_id, holding, condition, values)
         return claim_with(connection, token)
 
     return db.write(take)

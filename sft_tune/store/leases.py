@@ -8,12 +8,12 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, func, or_, select, update
 
 from sft_tune.errors import SftTuneError
 from sft_tune.spec.config import TrialConfig
@@ -52,6 +52,7 @@ class Claim:
         stop_requested: whether someone wants it to end where it is.
         taken_from: the owner that was lost; None for a ticket that is new or was given back.
         begun: whether `begin` was called under this token.
+        table: where its row is: `sft_trials`, or `sft_finalists` for a confirmation run.
     """
 
     id: int
@@ -70,6 +71,13 @@ class Claim:
     stop_requested: bool
     taken_from: str | None = None
     begun: bool = False
+    table: Table[Any] = trials
+
+    @property
+    def name(self) -> str:
+        """What a message calls it."""
+        name = f"ticket {self.ordinal}" if self.number is None else f"trial {self.number}"
+        return name if self.table is trials else f"a confirmation run of {name}"
 
 
 _earlier = trials.alias("earlier")
@@ -136,36 +144,75 @@ def write_if_ours(connection: Connection, claim: Claim, values: Mapping[str, Any
     Raises:
         LeaseLostError: when another runner has the row now, or it has ended.
     """
+    table = claim.table
     written = connection.execute(
-        update(trials)
+        update(table)
         .where(
-            trials.c.id == claim.id,
-            trials.c.lease_token == claim.token,
-            trials.c.state != ENDED,
+            table.c.id == claim.id,
+            table.c.lease_token == claim.token,
+            table.c.state != ENDED,
         )
         .values(values)
     )
     if written.rowcount != 1:
-        name = f"ticket {claim.ordinal}" if claim.number is None else f"trial {claim.number}"
         raise LeaseLostError(
-            f"{name}: {claim.owner} no longer holds its lease; what it did since is left out"
+            f"{claim.name}: {claim.owner} no longer holds its lease; what it did since is left out"
         )
 
 
-def renew(db: Database, owner: str, now: float, lease_seconds: float) -> set[int]:
-    """Prolong every lease of ``owner`` and return the ids of its claims.
+def unheld(table: Table[Any], now: float) -> ColumnElement[bool]:
+    """Return the condition that nobody holds a row of ``table`` at ``now``."""
+    return or_(table.c.lease_owner.is_(None), table.c.lease_expires <= now)
+
+
+def is_free(
+    holder: str | None, expires: float | None, now: float, is_dead: Callable[[str], bool]
+) -> tuple[bool, bool]:
+    """Tell whether a row may be taken, and whether that is because its lease is over.
+
+    If not, its owner is known to be gone before the lease is over.
+    """
+    over = holder is None or expires is None or expires <= now
+    return over or bool(holder and is_dead(holder)), over
+
+
+def take_over(
+    connection: Connection,
+    table: Table[Any],
+    row_id: int,
+    holding: str,
+    condition: ColumnElement[bool],
+    values: Mapping[str, Any],
+) -> None:
+    """Write ``values``, a new token among them, if the row is still under the token ``holding``.
+
+    The row is the taker's if its token is the new one afterwards: it changed now, or at an
+    earlier try whose commit's answer was lost.
+    """
+    connection.execute(
+        update(table)
+        .where(
+            table.c.id == row_id,
+            table.c.state != ENDED,
+            table.c.lease_token == holding,
+            condition,
+        )
+        .values(values)
+    )
+
+
+def renew(
+    db: Database, owner: str, now: float, lease_seconds: float, table: Table[Any] = trials
+) -> set[int]:
+    """Prolong every lease of ``owner`` in ``table`` and return the ids of its claims.
 
     A claim that is not among them was lost to another runner.
     """
+    own = (table.c.lease_owner == owner, table.c.state != ENDED)
 
     def prolong(connection: Connection) -> set[int]:
-        connection.execute(
-            update(trials)
-            .where(trials.c.lease_owner == owner, trials.c.state != ENDED)
-            .values(lease_expires=now + lease_seconds)
-        )
-        held = select(trials.c.id).where(trials.c.lease_owner == owner, trials.c.state != ENDED)
-        return set(connection.execute(held).scalars())
+        connection.execute(update(table).where(*own).values(lease_expires=now + lease_seconds))
+        return set(connection.execute(select(table.c.id).where(*own)).scalars())
 
     return db.write(prolong)
 

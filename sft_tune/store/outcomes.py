@@ -107,7 +107,8 @@ def add_error(db: Database, claim: Claim, text: str) -> None:
     entry = f"attempt {claim.attempts}: {plain_text(text.strip())}"
 
     def write(connection: Connection) -> None:
-        kept = connection.execute(select(trials.c.error).where(trials.c.id == claim.id)).scalar()
+        table = claim.table
+        kept = connection.execute(select(table.c.error).where(table.c.id == claim.id)).scalar()
         errors = [] if kept is None else [kept]
         if kept is None or entry not in kept:  # Not there from an earlier try that committed.
             errors.append(entry)

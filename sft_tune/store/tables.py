@@ -30,6 +30,7 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+WAITING = "waiting"
 CLAIMED = "claimed"
 RUNNING = "running"
 INTERRUPTED = "interrupted"
@@ -146,6 +147,20 @@ class _Finalists(TypedColumns):
     checkpoint: Named[str | None] = Column(Text)
     started_at: Named[datetime | None] = Column(DateTime)
     ended_at: Named[datetime | None] = Column(DateTime)
+    # Who has it, as in `_Trials`.
+    state: Named[str] = Column(String(16), server_default=ENDED)
+    lease_owner: Named[str | None] = Column(String(255))
+    lease_expires: Named[float | None] = Column(Double)
+    lease_token: Named[str] = Column(String(32), server_default="")
+    attempts: Named[int] = Column(Integer, server_default="0")
+    host: Named[str | None] = Column(String(255))
+    device: Named[str | None] = Column(String(64))
+    # How far it is, and how it ended.
+    last_progress: Named[int | None] = Column(Integer)
+    last_value: Named[float | None] = Column(Double)
+    reason: Named[str | None] = Column(String(32))
+    note: Named[str | None] = Column(Text)
+    error: Named[str | None] = Column(Text)
 
 
 class _Queue(TypedColumns):
@@ -177,7 +192,7 @@ evaluations = Table("sft_evaluations", metadata, _Evaluations)
 """One row a rung of a trial."""
 
 finalists = Table("sft_finalists", metadata, _Finalists)
-"""One row a confirmation run of a trial under another seed."""
+"""One row a confirmation run of a trial under another seed; ``value`` is on validation."""
 
 queue = Table("sft_queue", metadata, _Queue)
 """One row a configuration asked for from outside; ``ordinal`` is the ticket that got it."""

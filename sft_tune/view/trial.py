@@ -25,7 +25,10 @@ from sft_tune.view.tables import (
 
 
 def draw_best(
-    study: StudyRow, row: TrialRow, default: Mapping[str, Value] | None
+    study: StudyRow,
+    row: TrialRow,
+    default: Mapping[str, Value] | None,
+    confirmed: str | None = None,
 ) -> RenderableType:
     """Return the best trial of ``study``: what it reached, by which settings, and where it lies.
 
@@ -33,6 +36,7 @@ def draw_best(
         study: the study.
         row: its best trial.
         default: the default point of its space; None: unknown.
+        confirmed: what fresh seeds say of it, in words; None: nothing is to be said.
     """
     head = Text.assemble(
         (f"{study.metric or 'value'} {words.score(row.value)}", "bold"),
@@ -41,6 +45,8 @@ def draw_best(
     facts = _facts()
     if row.metrics:
         facts.add_row("validation", _metrics(row.metrics))
+    if confirmed is not None:
+        facts.add_row("confirmed", confirmed)
     if row.best_progress is not None:
         facts.add_row("reached at", f"{row.best_progress} % of its {_steps(row)}")
     facts.add_row("trained for", words.duration(row.seconds))

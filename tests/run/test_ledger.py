@@ -135,7 +135,7 @@ def test_a_death_between_trial_and_link_leaves_the_trial_to_the_next(
     clock.now += 61
     second = runner(budget={"trials": 1})
     placement = second.place()
-    assert (placement.number, placement.point.params) == (opened.number, opened.params)
+    assert (placement.number, placement.params) == (opened.number, opened.params)
     second.run(placement, 0.5)
     assert [t.state.name for t in optuna_trials()] == ["COMPLETE"]
 

@@ -21,6 +21,7 @@ from tests.databases import server_url
 OPEN = """
 import sys
 from sft_tune.store.database import Database
+from sft_tune.store.migrations import REVISIONS
 sys.stdin.readline()
 database = Database.open(sys.argv[1], create=True)
 print("open")

@@ -1,0 +1,255 @@
+"""Statistics of few, noisy scores: intervals, paired differences, chances, influence.
+
+Pure functions of numbers; each names its source. Nothing here knows what a study is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+DRAWS = 20_000
+"""Draws from a posterior: the third decimal of a chance is then still noise, the second not."""
+RESAMPLES = 2_000
+PERMUTATIONS = 999
+
+Floats = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """A mean of ``n`` values, and where the true mean lies at `CONFIDENCE`.
+
+    ``low``, ``high`` and ``deviation`` (of one value) are None where n is below 2: of one value
+    nothing is known about the spread.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    deviation: float | None
+
+    @property
+    def half(self) -> float | None:
+        """Half of the interval's width."""
+        return None if self.high is None else self.high - self.mean
+
+    def excludes(self, value: float) -> bool:
+        """Tell whether ``value`` lies outside of the interval; False where there is none."""
+        return self.low is not None and self.high is not None and not self.low <= value <= self.high
+
+    def shifted_from(self, value: float) -> Interval:
+        """Return the interval of ``value`` minus the mean, ``value`` being known exactly."""
+        low = None if self.high is None else value - self.high
+        high = None if self.low is None else value - self.low
+        return Interval(value - self.mean, low, high, self.n, self.deviation)
+
+
+def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Return the mean of ``values`` and its interval by Student's t.
+
+    Exact for normal values however few (Student, Biometrika 6 (1), 1908).
+
+    Raises:
+        ValueError: when there is no value.
+    """
+    n = len(values)
+    if not n:
+        raise ValueError("an interval needs at least one value")
+    mean = math.fsum(values) / n
+    if n < 2:
+        return Interval(mean, None, None, n, None)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = t_quantile((1 + confidence) / 2, n - 1) * deviation / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, n, deviation)
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """Return the interval of the mean of ``first - second``, pair by pair (see `t_interval`).
+
+    What a seed does to both of a pair cancels out, so that the interval is narrower than that of
+    two separate means.
+
+    Raises:
+        ValueError: when the two are not of one length, or are empty.
+    """
+    return t_interval([a - b for a, b in zip(first, second, strict=True)])
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """Return the quantile of Student's t with ``freedom`` degrees of freedom."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, probability))
+
+
+def chance_of_lead(difference: Interval) -> float | None:
+    """Return the probability that the true mean difference is above 0; None of a single pair.
+
+    The posterior of the mean of paired differences under the reference prior is Student's t
+    (Benavoli, Corani, Demsar, Zaffalon, Journal of Machine Learning Research 18 (77), 2017, the
+    Bayesian t-test; its correlation is 0 here: fresh seeds share no training folds).
+    """
+    if difference.deviation is None:
+        return None
+    if difference.deviation == 0:
+        return 0.5 if difference.mean == 0 else float(difference.mean > 0)
+    from scipy.special import stdtr
+
+    scale = difference.deviation / math.sqrt(difference.n)
+    return float(stdtr(difference.n - 1, difference.mean / scale))
+
+
+def chances_of_best(
+    samples: Sequence[Sequence[float]], *, maximize: bool, draws: int = DRAWS, seed: int = 0
+) -> list[float] | None:
+    """Return for each of ``samples`` (values over seeds) how likely its true mean is the best.
+
+    Each mean is drawn from its posterior under the reference prior, Student's t with n - 1
+    degrees of freedom around the sample's mean (Gelman et al., Bayesian Data Analysis, 3rd
+    edition, section 3.2), independently of the others; the share of draws in which it is the
+    best is its chance. None where some sample has fewer than two values.
+    """
+    if not samples or any(len(values) < 2 for values in samples):
+        return None
+    random = np.random.default_rng(seed)
+    means = np.empty((len(samples), draws))
+    for row, values in enumerate(samples):
+        interval = t_interval(values)
+        scale = (interval.deviation or 0.0) / math.sqrt(interval.n)
+        means[row] = interval.mean + scale * random.standard_t(interval.n - 1, draws)
+    signed = means if maximize else -means
+    best = signed == signed.max(axis=0)
+    # Equal means, of which there is no best, share the draw.
+    return [float(share) for share in (best / best.sum(axis=0)).mean(axis=1)]
+
+
+def bootstrap_interval(
+    values: Sequence[float],
+    statistic: Callable[[Floats], Floats],
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """Return the percentile bootstrap's interval of ``statistic``; None of fewer than five values.
+
+    Efron, Annals of Statistics 7 (1), 1979. Of few values it is too narrow.
+
+    Args:
+        values: the sample.
+        statistic: maps resamples [r, n] to one number each [r].
+        confidence: how much of the resamples lies inside.
+        resamples: how many.
+        seed: of the resampling.
+    """
+    if len(values) < 5:
+        return None
+    random = np.random.default_rng(seed)
+    sample = np.asarray(values, dtype=np.float64)
+    found = statistic(sample[random.integers(0, len(sample), (resamples, len(sample)))])
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def expected_best(values: Sequence[float], count: int, *, maximize: bool) -> float:
+    """Return the mean best of ``count`` of ``values``, drawn without putting back.
+
+    The values were drawn in an order that says nothing (random search), so any other order was
+    as likely: the mean over all orders says what ``count`` trials would have found, where the
+    one order that happened says what they did find. After Dodge, Gururangan, Card, Schwartz,
+    Smith, EMNLP 2019 ("Show Your Work"), who draw with putting back.
+
+    Raises:
+        ValueError: when ``count`` is not from 1 to the number of values.
+    """
+    n = len(values)
+    if not 1 <= count <= n:
+        raise ValueError(f"the best of {count} of {n} values is not defined")
+    ranked = sorted(values, reverse=not maximize)
+    total = math.comb(n, count)
+    # The value at rank i (from 0, the worst) is the best of those drawn in C(i, count - 1) ways.
+    ways = (math.comb(rank, count - 1) / total for rank in range(n))
+    return math.fsum(share * value for share, value in zip(ways, ranked, strict=True))
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return Spearman's rank correlation, ties at their mean rank; None where one is constant."""
+    if len(first) < 3:
+        return None
+    a, b = ranks(first), ranks(second)
+    a, b = a - a.mean(), b - b.mean()
+    scale = math.sqrt(float((a * a).sum() * (b * b).sum()))
+    return None if scale == 0 else float((a * b).sum() / scale)
+
+
+def ranks(values: Sequence[float]) -> Floats:
+    """Return the ranks of ``values`` from 1; equal ones share the mean of their places."""
+    _, inverse, counts = np.unique(
+        np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True
+    )
+    ends = np.cumsum(counts)
+    found: Floats = (ends - (counts - 1) / 2)[inverse]
+    return found
+
+
+class Influence(NamedTuple):
+    """How much of the ranks of scores a grouping explains.
+
+    Attributes:
+        share: of the variance of the ranks, 0 to 1, less what chance would explain; at least 0.
+        p: share of random regroupings that explain as much: of noise, uniform on 0 to 1.
+        n: how many scores.
+    """
+
+    share: float
+    p: float
+    n: int
+
+
+def influence(
+    groups: Sequence[int], scores: Sequence[float], *, seed: int = 0, rounds: int = PERMUTATIONS
+) -> Influence | None:
+    """Return how much the ``groups`` say about the ``scores``, against a permutation null.
+
+    The statistic is the between-group share of the variance of the ranks (Kruskal and Wallis,
+    Journal of the American Statistical Association 47 (260), 1952); the same over ``rounds``
+    permutations of the scores is what noise gives. None where there is but one group, or all
+    scores are equal.
+    """
+    labels, codes = np.unique(np.asarray(groups), return_inverse=True)
+    ranked = ranks(scores) if len(scores) else np.empty(0)
+    if len(labels) < 2 or not len(ranked) or float(np.ptp(ranked)) == 0.0:
+        return None
+    centred = ranked - ranked.mean()
+    whole = float((centred**2).sum())
+    member = (codes[None, :] == np.arange(len(labels))[:, None]).astype(np.float64)
+    sizes = member.sum(axis=1)
+
+    def explained(rows: Floats) -> Floats:
+        sums = rows @ member.T
+        found: Floats = (sums**2 / sizes).sum(axis=1) / whole
+        return found
+
+    observed = float(explained(centred[None, :])[0])
+    random = np.random.default_rng(seed)
+    shuffled = random.permuted(np.tile(centred, (rounds, 1)), axis=1)
+    null = explained(shuffled)
+    as_much = int((null >= observed - 1e-12).sum())
+    by_chance = float(null.mean())
+    share = max(0.0, (observed - by_chance) / (1 - by_chance)) if by_chance < 1 else 0.0
+    return Influence(share, (as_much + 1) / (rounds + 1), len(ranked))
+
+
+def bins(values: Sequence[float], count: int) -> list[int]:
+    """Return for each of ``values`` its place among ``count`` groups of about equal size.
+
+    Equal values are in one group, so there may be fewer groups.
+    """
+    places = ranks(values)
+    return [min(count - 1, int((place - 0.5) * count / len(places))) for place in places]
