@@ -31,6 +31,7 @@ from sft_tune.trial.paths import TrialPaths
 from sft_tune.trial.remembered import Remembered
 from sft_tune.trial.resume import TrialState
 from sft_tune.trial.step import Trainee, set_up, train_step
+from sft_tune.trial.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,11 @@ def _evaluate(
     config = trainee.config
     with state.clock.aside(trainee.device):
         metrics = evaluate(
+            task_of(config.task),
             trainee.model,
             trainee.data.validation,
             [config.objective.metric],
+            trainee.data,
             device=trainee.device,
             dtype=trainee.dtype,
             batch_size=batch_size,
