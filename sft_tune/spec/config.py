@@ -5,12 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sft_tune.spec.space import Value, in_order, is_active
-from sft_tune.spec.study import DataSpec, ModelSpec, ObjectiveSpec, StudySpec, Task
+from sft_tune.spec.study import (
+    DataSpec,
+    ModelSpec,
+    ObjectiveSpec,
+    StudySpec,
+    Task,
+    with_metric,
+)
 from sft_tune.spec.training import TrainingSpec
 
 # The settings of version 0.1, all of them part of the fingerprint. Later ones count where they
@@ -42,6 +49,11 @@ class TrialConfig(BaseModel):
     training: TrainingSpec
     objective: ObjectiveSpec
     seed: int = Field(description="Seed of this trial alone, made by `trial_seed`.")
+
+    @model_validator(mode="after")
+    def _with_metric(self) -> Self:
+        object.__setattr__(self, "objective", with_metric(self.objective, self.task))
+        return self
 
     def fingerprint(self) -> str:
         """Return a digest of the configuration without its seed, to find duplicates.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from sft_tune.spec.documents import Place
 from sft_tune.spec.findings import Findings
 from sft_tune.spec.paths import is_weights_path
 from sft_tune.spec.space_rules import check_space, combinations
-from sft_tune.spec.study import DataSpec, StudySpec
+from sft_tune.spec.study import StudySpec
+from sft_tune.spec.task_rules import TASK_RULES
 from sft_tune.spec.techniques import TECHNIQUE_RULES, Finding, Rule, place_of, places_of
 from sft_tune.spec.wording import shown
 
@@ -18,9 +18,6 @@ _PRUNER_KEYS = {
     "percentile": ("percentile",),
     "startup_trials": ("median", "percentile"),
 }
-_TEXT_ONLY = ("text_column", "max_length")
-_IMAGE_ONLY = ("image_column", "image_size", "normalize")
-_IMAGE_SOURCES = ("torchvision:", "sklearn:")
 
 
 def check(spec: StudySpec, findings: Findings) -> StudySpec:
@@ -33,44 +30,6 @@ def check(spec: StudySpec, findings: Findings) -> StudySpec:
         for place, text in rule(spec, findings):
             findings.add(place, text)
     return spec
-
-
-def _data_of_task(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    if not findings.ok(("task",)):
-        return
-    text = spec.task.startswith("text")
-    if text and spec.data.source.startswith(_IMAGE_SOURCES) and findings.ok(("data", "source")):
-        yield ("data", "source"), f"holds images, but the task is {spec.task}; change one of them"
-    for key in _IMAGE_ONLY if text else _TEXT_ONLY:
-        if findings.ok(("data", key)) and getattr(spec.data, key) != _default(key):
-            yield ("data", key), f"has no meaning for {spec.task}; remove it"
-
-
-def _default(key: str) -> Any:
-    return DataSpec.model_fields[key].default
-
-
-def _training_of_task(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    if not findings.ok(("task",)) or not spec.task.startswith("text"):
-        return
-    rule = f"has no meaning for {spec.task}; remove it"
-    if "augment" in spec.space:
-        if set(spec.space["augment"].values or ()) - {"none"}:
-            yield ("space", "augment"), rule
-    elif spec.training.augment != "none":
-        yield ("training", "augment"), rule
-
-
-def _model_of_task(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    if not findings.ok(("task",), *places_of("model.name")) or not spec.task.startswith("text"):
-        return
-    names = {cell["model.name"] for cell in combinations(spec, ["model.name"])}
-    bad = sorted(name for name in names if not str(name).startswith("transformers:"))
-    if bad:
-        yield (
-            place_of(spec, "model.name"),
-            f"{bad[0]} reads images, but the task is {spec.task}; use transformers:ID-or-path",
-        )
 
 
 def _weights_of_model(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
@@ -157,25 +116,6 @@ def _data_details(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
         yield ("data", "subset"), "only hub: sources have subsets; remove it"
 
 
-def _objective(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    if not findings.ok(("objective", "metric"), ("objective", "direction")):
-        return
-    metric, loss = spec.objective.metric, spec.objective.metric == "loss"
-    if spec.direction != ("minimize" if loss else "maximize"):
-        yield (
-            ("objective", "direction"),
-            f"{metric} is better when {'lower' if loss else 'higher'}; remove the line",
-        )
-    target = spec.budget.target
-    if target is None or not findings.ok(("budget", "target")):
-        return
-    low = 0 if loss else -1 if metric == "matthews" else 0
-    if target < low or (not loss and target > 1):
-        limits = "is not below 0" if loss else f"lies between {low} and 1"
-        remedy = f"; write {shown(target / 100)}" if 1 < target <= 100 else ""
-        yield ("budget", "target"), f"{metric} {limits}{remedy}"
-
-
 def _pruner(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     pruner = spec.pruner
     if not findings.ok(("pruner", "name")) or pruner.name == "none":
@@ -211,16 +151,13 @@ def _queue_fits(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
 
 
 _RULES: tuple[Rule, ...] = (
-    _data_of_task,
-    _training_of_task,
-    _model_of_task,
+    *TASK_RULES,
     _weights_of_model,
     _frozen_random_weights,
     _head_rate_of_frozen,
     *TECHNIQUE_RULES,
     _splits,
     _data_details,
-    _objective,
     _pruner,
     _queue_fits,
 )

@@ -6,25 +6,16 @@ descriptions here.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sft_tune.spec.space import Parameter
+from sft_tune.spec.tasks import METRICS, TASKS, Direction, Metric, Task, resolve_metric
 from sft_tune.spec.training import TrainingSpec
 
-Task = Literal["image-classification", "text-classification"]
-Metric = Literal[
-    "accuracy",
-    "balanced_accuracy",
-    "f1_macro",
-    "f1_micro",
-    "f1_weighted",
-    "precision_macro",
-    "recall_macro",
-    "matthews",
-    "loss",
-]
+__all__ = ["Metric", "Task"]
+
 Scalar = bool | int | float | str | None
 
 
@@ -137,9 +128,12 @@ class ModelSpec(Section):
 class ObjectiveSpec(Section):
     """What is optimized: one metric on the validation split."""
 
-    metric: Metric = Field("accuracy", description="The metric to optimize, on validation.")
+    metric: Metric = Field(
+        "auto",
+        description="The metric to optimize, on validation; auto: the first of the task's.",
+    )
     direction: Literal["auto", "maximize", "minimize"] = Field(
-        "auto", description="auto: minimize loss, maximize anything else."
+        "auto", description="auto: minimize losses and errors, maximize scores."
     )
     rungs: int = Field(
         10,
@@ -308,7 +302,7 @@ class StudySpec(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Name of the study, unique in its database: letters, digits, '.', '_', '-'.",
     )
-    task: Task = Field(description="image-classification or text-classification.")
+    task: Task = Field(description="What the model learns to do: " + ", ".join(TASKS) + ".")
     seed: int = Field(
         0, ge=0, lt=2**31, description="Seed of the sampler and, with its number, of each trial."
     )
@@ -339,14 +333,28 @@ class StudySpec(Section):
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec, description="Where trials run.")
     storage: StorageSpec = Field(default_factory=StorageSpec, description="Where results are kept.")
 
+    @model_validator(mode="after")
+    def _with_metric(self) -> Self:
+        """Name the metric that ``auto`` stands for: whoever reads a study need not know tasks."""
+        object.__setattr__(self, "objective", with_metric(self.objective, self.task))
+        return self
+
     @property
-    def direction(self) -> Literal["maximize", "minimize"]:
+    def direction(self) -> Direction:
         """The direction of the objective, ``auto`` resolved."""
         return resolve_direction(self.objective)
 
 
-def resolve_direction(objective: ObjectiveSpec) -> Literal["maximize", "minimize"]:
+def with_metric(objective: ObjectiveSpec, task: Task) -> ObjectiveSpec:
+    """Return ``objective`` of a study of ``task`` with its metric named."""
+    metric = resolve_metric(objective.metric, task)
+    return (
+        objective.model_copy(update={"metric": metric}) if objective.metric == "auto" else objective
+    )
+
+
+def resolve_direction(objective: ObjectiveSpec) -> Direction:
     """Return the direction of ``objective``: losses are minimized, scores maximized."""
     if objective.direction != "auto":
         return objective.direction
-    return "minimize" if objective.metric == "loss" else "maximize"
+    return METRICS[objective.metric].direction

@@ -23,10 +23,10 @@ from sft_tune.trial.device import (
     wait_for,
 )
 from sft_tune.trial.evaluate import predict
-from sft_tune.trial.metrics import compute
 from sft_tune.trial.models import parameter_count
 from sft_tune.trial.remembered import Remembered
 from sft_tune.trial.step import Trainee, make_plan, set_up, train_step
+from sft_tune.trial.tasks import task_of
 
 # The first step allocates and is not counted; after so many seconds one step must do.
 TIMED_STEPS = 4
@@ -81,13 +81,12 @@ def _model_facts(
     begin = time.perf_counter()
     trainee = set_up(config, data, where)
     setup_seconds = time.perf_counter() - begin
-    some = _first(data.validation, batch_size)
+    task, some = task_of(config.task), _first(data.validation, batch_size)
     try:
-        predict(trainee.model, _first(some, 1), device=where, dtype=trainee.dtype, batch_size=1)
+        options: dict[str, Any] = {"device": where, "dtype": trainee.dtype}
+        predict(task, trainee.model, _first(some, 1), **options, batch_size=1)
         begin = time.perf_counter()
-        logits, targets = predict(
-            trainee.model, some, device=where, dtype=trainee.dtype, batch_size=batch_size
-        )
+        kept = predict(task, trainee.model, some, **options, batch_size=batch_size)
         seconds = time.perf_counter() - begin
     except (*UNFIT, MemoryError) as error:
         raise _cannot_take(config, data, error) from error
@@ -95,7 +94,7 @@ def _model_facts(
     return {
         "parameters": parameter_count(module),
         "trained_parameters": parameter_count(module, trained_only=True),
-        "metrics": compute([config.objective.metric], logits, targets),
+        "metrics": task.metrics([config.objective.metric], kept, some, data),
         "evaluation_seconds": seconds * len(data.validation) / len(some),
         "setup_seconds": setup_seconds,
     }

@@ -1,43 +1,47 @@
-"""Logits and metrics of a whole split, without touching any random-number state."""
+"""Outputs and metrics of a whole split, without touching any random-number state."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from sft_tune.trial.data import Split, evaluation_batches, gather
+from sft_tune.trial.data import Prepared, Split, evaluation_batches, gather
 from sft_tune.trial.device import autocast
-from sft_tune.trial.metrics import compute
+from sft_tune.trial.losses import IGNORED
 from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.portions import Portion, within_memory
+from sft_tune.trial.tasks import Outputs, TrialTask
 
 
 def evaluate(
+    task: TrialTask,
     model: BuiltModel,
     split: Split,
     metrics: Iterable[str],
+    data: Prepared,
     *,
     device: torch.device,
     dtype: torch.dtype,
     batch_size: int,
     portion: Portion | None = None,
 ) -> dict[str, float]:
-    """Return the metrics of ``model`` on ``split`` (arguments: see `predict`).
+    """Return the metrics of ``model`` on ``split`` of ``data`` (arguments: see `predict`).
 
     The module is left in evaluation mode: the caller sets it back to training.
     """
-    logits, targets = predict(
-        model, split, device=device, dtype=dtype, batch_size=batch_size, portion=portion
+    kept = predict(
+        task, model, split, device=device, dtype=dtype, batch_size=batch_size, portion=portion
     )
-    return compute(metrics, logits, targets)
+    return task.metrics(metrics, kept, split, data)
 
 
 @torch.inference_mode()
 def predict(
+    task: TrialTask,
     model: BuiltModel,
     split: Split,
     *,
@@ -45,10 +49,11 @@ def predict(
     dtype: torch.dtype,
     batch_size: int,
     portion: Portion | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return logits [n, classes] and targets [n] of ``split`` in its order, on the CPU.
+) -> Outputs:
+    """Return what ``task`` keeps of the outputs for ``split``, in its order, on the CPU.
 
     Args:
+        task: of the model.
         model: it is set to evaluation.
         split: the examples.
         device: where the model is.
@@ -62,29 +67,45 @@ def predict(
     model.module.eval()
     portion = portion or Portion()
     places: list[Tensor] = []
-    parts: list[Tensor] = []
+    parts: list[Outputs] = []
     for indices in evaluation_batches(split, batch_size):
-        work = functools.partial(_logits, model, split, indices, device, dtype)
+        work = functools.partial(_kept, task, model, split, indices, device, dtype)
         parts += within_memory(portion, len(indices), work, device=device)
         places.append(indices)
+    order = torch.cat(places)
+    return {name: _in_order([part[name] for part in parts], order) for name in parts[0]}
+
+
+def _in_order(parts: list[Tensor], order: Tensor) -> Tensor:
+    """Return the rows of ``parts`` at the places ``order``, narrow parts filled up."""
+    if parts[0].ndim == 2:
+        widest = max(part.shape[1] for part in parts)
+        parts = [
+            part
+            if part.shape[1] == widest
+            else functional.pad(part, (0, widest - part.shape[1]), value=IGNORED)
+            for part in parts
+        ]
     found = torch.cat(parts).cpu()
-    logits = torch.empty_like(found)
-    logits[torch.cat(places)] = found
-    return logits, torch.from_numpy(np.array(split.targets, dtype=np.int64))
+    rows = torch.empty_like(found)
+    rows[order] = found
+    return rows
 
 
-def _logits(
+def _kept(
+    task: TrialTask,
     model: BuiltModel,
     split: Split,
     indices: Tensor,
     device: torch.device,
     dtype: torch.dtype,
     sizes: list[int],
-) -> list[Tensor]:
-    """Return the logits of ``indices`` in parts of ``sizes``."""
+) -> list[Outputs]:
+    """Return what is kept of the outputs for ``indices``, in parts of ``sizes``."""
     found = []
     for rows in indices.split_with_sizes(sizes):
         batch = gather(split, rows, device, normalize=model.normalize)
         with autocast(device, dtype):
-            found.append(model.logits(batch.inputs).float())
+            outputs = model.logits(batch.inputs)
+        found.append(task.keep(outputs, batch))
     return found

@@ -11,6 +11,7 @@ from sft_tune.trial.device import memory_of_its_own, open_device
 from sft_tune.trial.evaluate import evaluate
 from sft_tune.trial.portions import Portion
 from sft_tune.trial.step import set_up
+from sft_tune.trial.tasks import task_of
 
 
 def test_metrics(
@@ -38,9 +39,11 @@ def test_metrics(
         tensors, _ = checkpoint.read(best)
         trainee.model.module.load_state_dict(tensors)
         return evaluate(
+            task_of(config.task),
             trainee.model,
             data.test,
             [config.objective.metric],
+            data,
             device=where,
             dtype=trainee.dtype,
             batch_size=batch_size,

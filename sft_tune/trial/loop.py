@@ -31,6 +31,7 @@ from sft_tune.trial.paths import TrialPaths
 from sft_tune.trial.remembered import Remembered
 from sft_tune.trial.resume import TrialState
 from sft_tune.trial.step import Trainee, set_up, train_step
+from sft_tune.trial.tasks import task_of
 from sft_tune.trial.updates import UpdateRatio
 
 
@@ -174,9 +175,11 @@ def _evaluate(
     with state.clock.aside(trainee.device):
         seconds = state.clock.lap()
         metrics = evaluate(
+            task_of(config.task),
             trainee.model,
             trainee.data.validation,
             [config.objective.metric],
+            trainee.data,
             device=trainee.device,
             dtype=trainee.dtype,
             batch_size=batch_size,

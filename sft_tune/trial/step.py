@@ -19,7 +19,6 @@ from sft_tune.trial.data import Batch, ImageSplit, Prepared, Split, TextSplit, e
 from sft_tune.trial.device import autocast, free_memory, is_out_of_memory, resolve_precision
 from sft_tune.trial.freezing import Freezing
 from sft_tune.trial.heads import normalizes_batches
-from sft_tune.trial.losses import share_of_loss, weight
 from sft_tune.trial.models import BuiltModel, build_model
 from sft_tune.trial.optimizers import (
     add_l1,
@@ -32,6 +31,7 @@ from sft_tune.trial.portions import Portion, within_memory
 from sft_tune.trial.rewind import Rewind
 from sft_tune.trial.schedules import at_progress, learning_rate
 from sft_tune.trial.seeding import seed_everything
+from sft_tune.trial.tasks import task_of
 
 # As many as give steady statistics of batch norm; a pass over all would cost an epoch a rung.
 STATISTICS_EXAMPLES = 2048
@@ -216,12 +216,12 @@ def _gathered(trainee: Trainee, indices: Tensor) -> Batch:
 
 def _backward(trainee: Trainee, batch: Batch, sizes: list[int]) -> Tensor:
     """Add up the batch's gradient over parts of ``sizes``; return its mean loss, detached."""
-    total, losses = weight(batch.targets), []
+    task = task_of(trainee.config.task)
+    total, losses = task.weight(batch), []
     for part in _parts(batch, sizes, trainee.device):
         with autocast(trainee.device, trainee.dtype):
             logits = trainee.model.logits(part.inputs)
-        smoothing = trainee.config.training.label_smoothing
-        loss = share_of_loss(logits, part.targets, total, smoothing)
+        loss = task.share_of_loss(logits, part, total, trainee.config.training)
         trainee.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

@@ -68,7 +68,7 @@ def test_seeds_of_trials_are_fixed_and_differ() -> None:
 @pytest.mark.parametrize(
     ("objective", "direction"),
     [
-        (ObjectiveSpec(), "maximize"),
+        (ObjectiveSpec(metric="accuracy"), "maximize"),
         (ObjectiveSpec(metric="loss"), "minimize"),
         (ObjectiveSpec(metric="loss", direction="maximize"), "maximize"),
     ],

@@ -5,13 +5,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from sft_tune.errors import Problem, StudyFileError, UserError
 from sft_tune.spec.load import load_study, parse_study
-from sft_tune.spec.study import StudySpec
+from sft_tune.spec.study import StudySpec, Task
 
 Parse = Callable[..., StudySpec]
 Problems = Callable[..., list[Problem]]
@@ -32,7 +32,8 @@ space:
   decay_factor: {values: [0.5, 0.9], when: {schedule: exponential}}
 """
 NAME = "Name of the study, unique in its database: letters, digits, '.', '_', '-'."
-TASKS = "must be one of image-classification, text-classification"
+NAMES = ", ".join(get_args(Task))
+TASKS = f"must be one of {NAMES}"
 RANGE = (
     "must be a list of values or a range {low: ..., high: ...}; a fixed value belongs in `training`"
 )
@@ -117,7 +118,7 @@ def test_a_setting_that_breaks_a_rule_is_told_with_place_value_and_remedy(
     ("missing", "rule"),
     [
         ("name", f"is required: {NAME}"),
-        ("task", "is required: image-classification or text-classification."),
+        ("task", f"is required: What the model learns to do: {NAMES}."),
     ],
 )
 def test_a_missing_key_is_told_with_what_it_is(tmp_path: Path, missing: str, rule: str) -> None:
@@ -161,6 +162,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) 
 def test_broken_sections_do_not_hide_contradictions_of_others(problems: Problems) -> None:
     found = problems(
         training={"epochs": "three", "learning_rate": 1.0},
+        objective={"metric": "accuracy"},
         budget={"target": 80, "trials": 0},
         task="imge",
     )

@@ -437,7 +437,7 @@ config = TrialConfig.model_validate({
     "seed": 1,
 })
 
-def run(name):
+def run(name, config=config):
     torch.manual_seed(1)
     losses = []
     outcome = run_trial(
@@ -447,10 +447,14 @@ def run(name):
     )
     return [outcome.reason, outcome.note, outcome.flags, losses]
 
-calm = run("calm")
+# Small, so that all is imported and no memory of a whole batch is kept for the limited run.
+run("small", config.model_copy(update={
+    "training": config.training.model_copy(update={"batch_size": 8})}))
 used = psutil.Process().memory_info().vms
 resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20, resource.RLIM_INFINITY))
-print(json.dumps([calm, run("limited")]))
+limited = run("limited")
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(json.dumps([run("calm"), limited]))
 """
 
 

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from sft_tune.spec.study import Metric
+from sft_tune.spec.tasks import TASKS, Task
 from sft_tune.trial.metrics import ALWAYS, SCORES, compute
 
 # Three classes; one of each is right, and one of class 0 is taken for class 1.
@@ -16,7 +15,7 @@ LOGITS = torch.tensor([[3.0, 0, 0], [0, 3, 0], [0, 3, 0], [0, 0, 3]])
 
 
 def test_metrics_have_their_known_values() -> None:
-    values = compute(list(get_args(Metric)), LOGITS, TARGETS)
+    values = compute([*SCORES, "loss"], LOGITS, TARGETS)
     wrong, right = math.log(2 + math.e**3), math.log(2 + math.e**3) - 3
     f1 = {0: 2 / 3, 1: 2 / 3, 2: 1.0}
     assert values == pytest.approx(
@@ -35,8 +34,9 @@ def test_metrics_have_their_known_values() -> None:
     )
 
 
-def test_every_metric_of_the_study_file_is_known() -> None:
-    assert set(get_args(Metric)) == {"loss", *SCORES}
+@pytest.mark.parametrize("task", ["image-classification", "text-classification"])
+def test_every_metric_of_the_study_file_is_known(task: Task) -> None:
+    assert set(TASKS[task].metrics) == {"loss", *SCORES}
 
 
 def test_the_usual_metrics_come_without_asking() -> None:
@@ -47,7 +47,7 @@ def test_the_usual_metrics_come_without_asking() -> None:
 def test_classes_that_are_absent_or_never_predicted_give_numbers_and_no_warning() -> None:
     targets = torch.tensor([0, 0, 1])
     logits = torch.eye(4)[[2, 2, 2]]
-    values = compute(list(get_args(Metric)), logits, targets)
+    values = compute([*SCORES, "loss"], logits, targets)
     assert np.isfinite(list(values.values())).all()
     assert values["balanced_accuracy"] == 0.0
     assert compute(["balanced_accuracy"], torch.eye(4)[[0, 3, 1]], targets)[

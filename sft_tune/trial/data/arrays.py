@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ class ImageSplit:
 
     Attributes:
         pixels: uint8 [n, 3, h, w], RGB.
-        targets: class index of each image, int64 [n].
+        targets: of each image, [n] or [n, k] (see `sft_tune.trial.data.targets`).
     """
 
     pixels: NDArray[np.uint8]
-    targets: NDArray[np.int64]
+    targets: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -33,7 +33,7 @@ class TextSplit:
     Attributes:
         tokens: token ids of all texts, int32 [total].
         offsets: text ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``, int64 [n + 1].
-        targets: class index of each text, int64 [n].
+        targets: of each text, [n] or [n, k] (see `sft_tune.trial.data.targets`).
         pad_id: token id to pad with.
         token_types: token type ids, uint8 [total]; None where all are zero.
         pad_type: token type id to pad with.
@@ -42,7 +42,7 @@ class TextSplit:
 
     tokens: NDArray[np.int32]
     offsets: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    targets: NDArray[Any]
     pad_id: int
     token_types: NDArray[np.uint8] | None = None
     pad_type: int = 0
@@ -72,6 +72,8 @@ class Prepared:
         facts: what was found, JSON-able: ``examples`` and ``class_counts`` by split,
             ``validation_from`` and ``test_from``, ``image_size`` [h, w] and ``resized``, or
             ``tokens`` (median, p95, max before the cut, limit, share cut) by split, ...
+        stats: of the training targets, what turns a model's outputs into the user's units
+            (JSON-able); empty where the outputs need nothing.
     """
 
     labels: tuple[str, ...]
@@ -79,6 +81,7 @@ class Prepared:
     validation: Split
     test: Split | None
     facts: dict[str, Any]
+    stats: dict[str, Any] = field(default_factory=dict)
 
 
 def array_path(folder: Path, split: str, what: str) -> Path:

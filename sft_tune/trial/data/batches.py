@@ -27,7 +27,7 @@ class Batch:
     Attributes:
         inputs: keyword arguments of a model: ``pixel_values`` float32 [b, 3, h, w], normalized;
             or ``input_ids``, ``attention_mask`` and perhaps ``token_type_ids``, int64 [b, length].
-        targets: class indices, int64 [b].
+        targets: as the task has them, [b, ...].
     """
 
     inputs: dict[str, Tensor]

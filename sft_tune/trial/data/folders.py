@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, Task
+from sft_tune.trial.data.columns import reads_images
 from sft_tune.trial.data.examples import (
     Examples,
     Source,
@@ -114,7 +115,7 @@ def open_path(task: Task, data: DataSpec) -> Source:
         raise DataError(f"data.source: no file or folder {root}{near} Give an existing path.")
     if root.is_file():
         return _open_file(root, task, data)
-    if task != "image-classification" or _holds_tables(root, data):
+    if not reads_images(task) or _holds_tables(root, data):
         return Tables(_split_tables(root, data), task, data)
     return ImageFolder(_split_folders(root, data))
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, Task
+from sft_tune.trial.data.columns import columns_of
 from sft_tune.trial.data.examples import (
     Examples,
     SplitName,
@@ -25,7 +26,7 @@ from sft_tune.trial.data.examples import (
     item_place,
 )
 
-Columns = tuple[list[Any], list[Any]]
+Read = tuple[list[Any], list[Any]]
 
 
 class Function:
@@ -44,9 +45,8 @@ class Function:
                 "python:/path/file.py:function."
             )
         self._data = data
-        setting = "image_column" if task == "image-classification" else "text_column"
-        self._wanted = {setting: getattr(data, setting), "label_column": data.label_column}
-        self._columns: dict[str, Columns | None] = {}
+        self._named = columns_of(task, data)
+        self._columns: dict[str, Read | None] = {}
 
     def has(self, split: SplitName, *, ask: bool = True) -> bool | None:
         """Tell whether the function has ``split``; None where it would have to be called."""
@@ -80,7 +80,7 @@ class Function:
     def _identity(self, split: SplitName) -> str | None:
         file = Path(self._target)
         code = files_identity([file]) if file.suffix == ".py" else self._target
-        key = (code, self._function, self._name(split), tuple(self._wanted.values()))
+        key = (code, self._function, self._name(split), tuple(self._named.wanted.values()))
         found = _seen(key)
         if not found:
             columns = self._call(split)
@@ -89,7 +89,7 @@ class Function:
             raise self._no_split(split)
         return found[0]
 
-    def _call(self, split: SplitName) -> Columns | None:
+    def _call(self, split: SplitName) -> Read | None:
         """Call the function, once for each split."""
         name = self._name(split)
         if name not in self._columns:
@@ -122,24 +122,26 @@ class Function:
             )
         return function
 
-    def _to_columns(self, rows: Mapping[str, Any] | list[Any], name: str) -> Columns:
+    def _to_columns(self, rows: Mapping[str, Any] | list[Any], name: str) -> Read:
         """Return the inputs and the labels of what the function returned."""
         where = f"{self._data.source}, split '{name}'"
-        column, label = self._wanted.values()
+        named, wanted = self._named, self._named.wanted
         if isinstance(rows, Mapping):
-            check_columns(rows, self._wanted, where)
-            inputs, labels = list(rows[column]), list(rows[label])
-            if len(inputs) != len(labels):
-                raise DataError(
-                    f"{where}: column '{column}' has {len(inputs)} values, '{label}' "
-                    f"{len(labels)}. They must be equally many."
-                )
-            return inputs, labels
+            check_columns(rows, wanted, where)
+            first, *others = wanted.values()
+            for other in others:
+                if len(rows[first]) != len(rows[other]):
+                    raise DataError(
+                        f"{where}: column '{first}' has {len(rows[first])} values, '{other}' "
+                        f"{len(rows[other])}. They must be equally many."
+                    )
+            return named.input(rows), named.target(rows)
         inputs, labels = [], []
         for i, row in enumerate(rows):
             if isinstance(row, Mapping):
-                check_columns(row, self._wanted, f"{where}, example {i + 1}")
-                row = (row[column], row[label])
+                check_columns(row, wanted, f"{where}, example {i + 1}")
+                one = {name: [row[name]] for name in wanted.values()}
+                row = (named.input(one)[0], named.target(one)[0])
             if not (isinstance(row, tuple | list) and len(row) == 2):
                 raise DataError(
                     f"{where}, example {i + 1} is a {type(row).__name__} ({str(row)[:40]!r}). "
@@ -183,7 +185,7 @@ def _import_module(target: str) -> ModuleType:
     return sys.modules[name]
 
 
-def _columns_digest(columns: Columns) -> str:
+def _columns_digest(columns: Read) -> str:
     """Return a digest of inputs and labels, of whatever kinds they are."""
     inputs, labels = columns
     parts = [repr(labels)]

@@ -11,6 +11,7 @@ from typing import Any
 from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, Task
 from sft_tune.trial.data.cache import key_of, open_or_build, prepared_root
+from sft_tune.trial.data.columns import columns_of, reads_images
 from sft_tune.trial.data.examples import (
     Examples,
     SplitName,
@@ -36,7 +37,8 @@ class Hub:
         """Keep the name; nothing is imported or downloaded yet."""
         self._data, self._cache = data, cache
         self._name, _, self._revision = name.partition("@")
-        self._images = task == "image-classification"
+        self._images = reads_images(task)
+        self._columns = columns_of(task, data)
         self._loaded: Any = None
         self._names: list[str] | None = None
         if not self._name:
@@ -60,16 +62,14 @@ class Hub:
         if name is None:
             raise DataError(f"{self._data.source} has no {split} split.")
         dataset = self._load(name) if _is_slice(name) else self._splits()[name]
-        setting = "image_column" if self._images else "text_column"
-        column: str = getattr(self._data, setting)
-        wanted = {setting: column, "label_column": self._data.label_column}
+        columns = self._columns
         where = f"{self._data.source}, split {name}"
-        check_columns(dataset.column_names, wanted, where)
-        labels = dataset[self._data.label_column][:]
-        if names := _label_names(dataset, self._data.label_column):
-            # -1 is how sets hide the labels of their test split.
-            labels = [names[v] if v is not None and v >= 0 else None for v in labels]
-        inputs = _images(dataset, column) if self._images else dataset[column][:]
+        check_columns(dataset.column_names, columns.wanted, where)
+        labels = columns.target({c: _labels(dataset, c) for c in columns.targets.values()})
+        if self._images:
+            inputs: Sequence[Any] = _images(dataset, *columns.inputs.values())
+        else:
+            inputs = columns.input({c: dataset[c][:] for c in columns.inputs.values()})
         return Examples(inputs, labels, item_place(where))
 
     def _split_name(self, split: SplitName) -> str | None:
@@ -156,6 +156,15 @@ def _images(dataset: Any, column: str) -> LazyColumn:
     if isinstance(dataset.features[column], datasets.Image):
         dataset = dataset.cast_column(column, datasets.Image(decode=False))
     return LazyColumn(dataset[column])
+
+
+def _labels(dataset: Any, column: str) -> list[Any]:
+    """Return the labels in ``column``, by their names where the set has names for them."""
+    labels: list[Any] = dataset[column][:]
+    if names := _label_names(dataset, column):
+        # -1 is how sets hide the labels of their test split.
+        return [names[v] if v is not None and v >= 0 else None for v in labels]
+    return labels
 
 
 def _label_names(dataset: Any, column: str) -> list[str] | None:

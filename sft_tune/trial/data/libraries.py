@@ -14,6 +14,7 @@ from filelock import FileLock
 from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, Task
 from sft_tune.trial.data.cache import writing
+from sft_tune.trial.data.columns import reads_images
 from sft_tune.trial.data.examples import (
     Examples,
     SplitName,
@@ -58,7 +59,7 @@ def only_images(task: Task, data: DataSpec) -> None:
     Raises:
         DataError: where it is not.
     """
-    if task != "image-classification":
+    if not reads_images(task):
         raise DataError(f"data.source {data.source} holds images, but the task is {task}.")
     for setting in ("train", "validation", "test"):
         if (name := getattr(data, setting)) is not None:

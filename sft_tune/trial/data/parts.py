@@ -19,15 +19,23 @@ Encoder = ImageEncoder | TextEncoder
 
 
 class Part(NamedTuple):
-    """Examples chosen for one split: rows of what was read, and the class of each."""
+    """Examples chosen for one split.
+
+    Attributes:
+        examples: what was read.
+        rows: the chosen ones of them.
+        targets: the target of each row, [n] or [n, k].
+        strata: what splits and limits keep the shares of, an index of each row [n].
+    """
 
     examples: Examples
     rows: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    targets: NDArray[Any]
+    strata: NDArray[np.int64]
 
     def take(self, chosen: NDArray[np.int64]) -> Part:
         """Return the part of these of its rows."""
-        return Part(self.examples, self.rows[chosen], self.targets[chosen])
+        return Part(self.examples, self.rows[chosen], self.targets[chosen], self.strata[chosen])
 
 
 def write_parts(

@@ -7,31 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, ModelSpec, Task
+from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.data.arrays import Prepared, load_split
 from sft_tune.trial.data.cache import Entry, key_of, open_or_build, prepared_root
+from sft_tune.trial.data.columns import columns_of, reads_images
 from sft_tune.trial.data.examples import Source, SplitName, reason
 from sft_tune.trial.data.images import ImageEncoder, MixedSizesError, made_for
-from sft_tune.trial.data.labels import (
-    check_agreement,
-    check_all_present,
-    check_enough,
-    class_indices,
-    counts_by_class,
-    in_label_order,
-    keep_classes,
-    name_labels,
-)
+from sft_tune.trial.data.labels import check_agreement
 from sft_tune.trial.data.parts import Encoder, Part, write_parts
 from sft_tune.trial.data.sources import open_source
 from sft_tune.trial.data.splits import Parts, split_train, take_at_most
+from sft_tune.trial.data.targets import Targets, targets_of
 from sft_tune.trial.data.text import check_texts, text_encoder
 
 # Part of every key: raise it when the same source and settings make other arrays.
-FORMAT = 1
+FORMAT = 2
 
 
 def prepare(
@@ -66,6 +58,7 @@ def prepare(
         train=load_split(entry.folder, "train", splits["train"]),
         validation=load_split(entry.folder, "validation", splits["validation"]),
         test=load_split(test.folder, "test", test.meta["splits"]["test"]) if test else None,
+        stats=entry.meta["stats"],
         facts=_facts(request, entry.meta, test.meta if test else None),
     )
 
@@ -81,6 +74,11 @@ class _Request:
     root: Path
     own_validation: bool
     own_test: bool | None  # None: not known, since only reading it would tell
+
+    @property
+    def targets(self) -> Targets:
+        """The reader of the targets."""
+        return targets_of(self.task, self.data)
 
     @property
     def test_fraction(self) -> float:
@@ -105,7 +103,7 @@ def _request(
 def _search_entry(request: _Request) -> tuple[Entry, Encoder]:
     """Return the entry of train and validation, and the encoder that it was made with."""
     data = request.data
-    if request.task == "text-classification":
+    if not reads_images(request.task):
         encoder: Encoder = text_encoder(data, request.model)
         entry = _built_search(request, encoder)
     else:
@@ -116,7 +114,8 @@ def _search_entry(request: _Request) -> tuple[Entry, Encoder]:
             side = made_for(request.model)
             encoder = ImageEncoder((side, side))
             entry = _built_search(request, encoder)
-    if request.own_test and (known := request.source.known_labels("test")) is not None:
+    known = request.source.known_labels("test") if request.own_test else None
+    if known is not None and TASKS[request.task].classes:
         kept = set(known) if data.classes is None else set(known) & set(map(str, data.classes))
         check_agreement(kept, entry.meta["labels"], request.where("test"))
     return entry, encoder
@@ -134,17 +133,20 @@ def _built_search(request: _Request, encoder: Encoder) -> Entry:
     }
 
     def build(folder: Path) -> dict[str, Any]:
-        labels, parts, held_out = _search_parts(request)
+        labels, chosen, held_out = _search_parts(request)
+        parts, stats = request.targets.finish(chosen, None)
         try:
             splits = write_parts(parts, encoder, folder)
         except MixedSizesError as error:
             for path in folder.glob("*.npy"):
                 path.unlink()
             return {"mixed_sizes": str(error)}
-        counts = {name: counts_by_class(part.targets, labels) for name, part in parts.items()}
+        counts = {name: request.targets.counts(part, labels) for name, part in parts.items()}
         return {
             "labels": list(labels),
+            "stats": stats,
             "splits": splits,
+            "examples": {name: len(part.rows) for name, part in parts.items()},
             "class_counts": counts,
             "held_out": held_out,
         }
@@ -157,7 +159,7 @@ def _common_fields(request: _Request, encoder: Encoder) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "task": request.task,
-        "columns": [data.text_column, data.image_column, data.label_column],
+        "columns": columns_of(request.task, data).wanted,
         "classes": data.classes,
         "split_seed": data.split_seed,
         "encoder": encoder.identity,
@@ -180,11 +182,11 @@ def _search_parts(request: _Request) -> tuple[tuple[str, ...], dict[str, Part], 
     else:
         validation = whole.take(rows.validation)
         remedy = "Add examples, or raise data.validation_fraction."
-    train = train.take(take_at_most(train.targets, data.train_limit, seed, "train_limit"))
-    check_all_present(train.targets, labels, request.where("train"))
-    chosen = take_at_most(validation.targets, data.validation_limit, seed, "validation_limit")
+    train = train.take(take_at_most(train.strata, data.train_limit, seed, "train_limit"))
+    request.targets.check_train(train, labels, request.where("train"))
+    chosen = take_at_most(validation.strata, data.validation_limit, seed, "validation_limit")
     validation = validation.take(chosen)
-    check_enough(validation.targets, labels, request.where("validation"), remedy)
+    request.targets.check(validation, labels, request.where("validation"), remedy)
     held_out = len(rows.test) if data.test_limit is None else min(len(rows.test), data.test_limit)
     return labels, {"train": train, "validation": validation}, held_out
 
@@ -192,7 +194,7 @@ def _search_parts(request: _Request) -> tuple[tuple[str, ...], dict[str, Part], 
 def _split(request: _Request, whole: Part) -> Parts:
     fraction = 0.0 if request.own_validation else request.data.validation_fraction
     return split_train(
-        whole.targets,
+        whole.strata,
         validation_fraction=fraction,
         test_fraction=request.test_fraction,
         seed=request.data.split_seed,
@@ -205,23 +207,10 @@ def _read(
     """Read a split and its labels; without ``labels``, those found are the data set's."""
     where = request.where(split)
     examples = request.source.read(split)
-    names = name_labels(examples, where)
-    classes = request.data.classes
-    if classes is not None and labels is not None:
-        # Only train has to have every one of the classes that the study file names.
-        rows = np.flatnonzero([name in labels for name in names])
-    else:
-        rows = keep_classes(names, classes, where)
-    kept = [names[i] for i in rows]
-    if labels is None:
-        labels = in_label_order(kept)
-    else:
-        check_agreement(kept, labels, where)
-    targets = class_indices(kept, labels)
-    check_enough(targets, labels, where, "Mend the source, data.label_column or data.classes.")
-    if request.task == "text-classification" and split != "test":
-        check_texts(examples, rows, where)
-    return Part(examples, rows, targets), labels
+    part, labels = request.targets.read(examples, request.data, where, labels)
+    if TASKS[request.task].input == "text" and split != "test":
+        check_texts(examples, part.rows, where)
+    return part, labels
 
 
 def _test_entry(request: _Request, search: Entry, encoder: Encoder) -> Entry | None:
@@ -235,8 +224,9 @@ def _test_entry(request: _Request, search: Entry, encoder: Encoder) -> Entry | N
         encoder = ImageEncoder((height, width))
     fields = {
         **_common_fields(request, encoder),
-        # Of the search's entry only the labels matter to a test split of the source's own.
+        # Of the search's entry only these two matter to a test split of the source's own.
         "labels": labels,
+        "stats": search.meta["stats"],
         "test": source.identity("test") if request.own_test else search.folder.name,
         "limit": data.test_limit,
     }
@@ -247,12 +237,15 @@ def _test_entry(request: _Request, search: Entry, encoder: Encoder) -> Entry | N
         else:
             whole, _ = _read(request, "train", None)
             part = whole.take(_split(request, whole).test)
-        part = part.take(take_at_most(part.targets, data.test_limit, data.split_seed, "test_limit"))
-        check_enough(
-            part.targets, labels, request.where("test"), "Add examples, or raise data.test_limit."
-        )
-        splits = write_parts({"test": part}, encoder, folder)
-        return {"splits": splits, "class_counts": {"test": counts_by_class(part.targets, labels)}}
+        part = part.take(take_at_most(part.strata, data.test_limit, data.split_seed, "test_limit"))
+        remedy = "Add examples, or raise data.test_limit."
+        request.targets.check(part, labels, request.where("test"), remedy)
+        parts, _ = request.targets.finish({"test": part}, search.meta["stats"])
+        return {
+            "splits": write_parts(parts, encoder, folder),
+            "examples": {"test": len(part.rows)},
+            "class_counts": {"test": request.targets.counts(part, labels)},
+        }
 
     return open_or_build(request.root, key_of(fields), build)
 
@@ -263,7 +256,7 @@ def _facts(
     """Return what is known about the data set, JSON-able."""
     splits = {**search["splits"], **(test["splits"] if test else {})}
     counts = {**search["class_counts"], **(test["class_counts"] if test else {})}
-    examples: dict[str, int | None] = {s: sum(c.values()) for s, c in counts.items()}
+    examples: dict[str, int | None] = {**search["examples"], **(test["examples"] if test else {})}
     if "test" not in examples:
         examples["test"] = search["held_out"] if request.test_fraction else None
     fraction = "train" if request.test_fraction else "none"
@@ -274,7 +267,7 @@ def _facts(
         "validation_from": "source" if request.own_validation else "train",
         "test_from": {True: "source", False: fraction, None: "unknown"}[request.own_test],
     }
-    if request.task == "text-classification":
+    if not reads_images(request.task):
         facts["tokens"] = {split: meta["tokens"] for split, meta in splits.items()}
     else:
         facts["image_size"] = splits["train"]["size"]

@@ -15,6 +15,7 @@ from typing import Any
 
 from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, Task
+from sft_tune.trial.data.columns import columns_of, reads_images
 from sft_tune.trial.data.examples import (
     Examples,
     SplitName,
@@ -62,8 +63,10 @@ def _read_delimited(path: Path, wanted: dict[str, str], delimiter: str) -> Table
             for name, position in positions.items():
                 columns[name].append(row[position])
     # Tables write a gap as nothing, and NumPy's as nan; a class of that name is no class.
-    label = wanted["label_column"]
-    columns[label] = [None if value in ("", "nan", "NaN") else value for value in columns[label]]
+    for setting, name in wanted.items():
+        if setting.startswith("label_column"):
+            gaps = ("", "nan", "NaN")
+            columns[name] = [None if value in gaps else value for value in columns[name]]
     return Table(columns, lines)
 
 
@@ -150,10 +153,8 @@ class Tables:
     def __init__(self, files: dict[SplitName, list[Path]], task: Task, data: DataSpec) -> None:
         """Take the files of each split that there is."""
         self._files = files
-        self._images = task == "image-classification"
-        setting = "image_column" if self._images else "text_column"
-        self._input = getattr(data, setting)
-        self._wanted = {setting: self._input, "label_column": data.label_column}
+        self._images = reads_images(task)
+        self._columns = columns_of(task, data)
 
     def has(self, split: SplitName, *, ask: bool = True) -> bool:
         """Tell whether there are files of ``split``."""
@@ -177,10 +178,10 @@ class Tables:
         labels: list[Any] = []
         places: list[tuple[Path, int]] = []
         for path in self._files[split]:
-            table = read_table(path, self._wanted)
-            column = table.columns[self._input]
-            inputs += [self._image(v, path) for v in column] if self._images else column
-            labels += table.columns[self._wanted["label_column"]]
+            table = read_table(path, self._columns.wanted)
+            found = self._columns.input(table.columns)
+            inputs += [self._image(v, path) for v in found] if self._images else found
+            labels += self._columns.target(table.columns)
             places += [(path, line) for line in table.lines]
 
         def place(i: int) -> str:
@@ -194,13 +195,14 @@ class Tables:
             from pyarrow import parquet, types
 
             schema = parquet.read_schema(table)
-            if self._input not in schema.names:
+            (name,) = self._columns.inputs.values()
+            if name not in schema.names:
                 return []
-            kind = schema.field(self._input).type
+            kind = schema.field(name).type
             if not (types.is_string(kind) or types.is_large_string(kind)):
                 return []  # bytes stand in the table itself, whose digest is enough
-        column = read_table(table, self._wanted).columns[self._input]
-        return [path for v in column if isinstance(path := self._image(v, table), Path)]
+        found = self._columns.input(read_table(table, self._columns.wanted).columns)
+        return [path for v in found if isinstance(path := self._image(v, table), Path)]
 
     @staticmethod
     def _image(value: Any, table: Path) -> Any:

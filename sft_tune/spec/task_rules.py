@@ -1,0 +1,97 @@
+"""What the task forbids: data, models, training and metrics that do not fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sft_tune.spec.findings import Findings
+from sft_tune.spec.space_rules import combinations
+from sft_tune.spec.study import DataSpec, StudySpec
+from sft_tune.spec.tasks import DATA_OF_SOME, METRICS, TASKS, TRAINING_OF_SOME
+from sft_tune.spec.techniques import Finding, Rule, place_of, places_of
+from sft_tune.spec.training import TrainingSpec
+from sft_tune.spec.wording import near, shown
+
+_IMAGE_SOURCES = ("torchvision:", "sklearn:")
+
+
+def _data(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    facts, data = TASKS[spec.task], spec.data
+    images = facts.input == "image"
+    if not images and data.source.startswith(_IMAGE_SOURCES) and findings.ok(("data", "source")):
+        yield ("data", "source"), f"holds images, but the task is {spec.task}; change one of them"
+    for key in sorted(DATA_OF_SOME - {*facts.columns, *facts.data}):
+        if findings.ok(("data", key)) and getattr(data, key) != _default(DataSpec, key):
+            yield ("data", key), f"has no meaning for {spec.task}; remove it"
+
+
+def _default(section: Any, key: str) -> Any:
+    return section.model_fields[key].default
+
+
+def _training(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    rule = f"has no meaning for {spec.task}; remove it"
+    for key in sorted(TRAINING_OF_SOME - set(TASKS[spec.task].training)):
+        default = _default(TrainingSpec, key)
+        if key in spec.space:
+            if set(spec.space[key].values or (None,)) - {default}:
+                yield ("space", key), rule
+        elif getattr(spec.training, key) != default:
+            yield ("training", key), rule
+
+
+def _model(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    if not findings.ok(*places_of("model.name")) or TASKS[spec.task].input == "image":
+        return
+    names = {cell["model.name"] for cell in combinations(spec, ["model.name"])}
+    bad = sorted(name for name in names if not str(name).startswith("transformers:"))
+    if bad:
+        yield (
+            place_of(spec, "model.name"),
+            f"{bad[0]} reads images, but the task is {spec.task}; use transformers:ID-or-path",
+        )
+
+
+def _metric(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    metric, known = spec.objective.metric, TASKS[spec.task].metrics
+    named = findings.ok(("task",)) or findings.has(("objective", "metric"))
+    if not findings.ok(("objective", "metric")) or not named:
+        return
+    if findings.ok(("task",)) and metric not in known:
+        guess = near(metric, known)
+        remedy = f"did you mean {guess}?" if guess else f"use one of {', '.join(known)}"
+        yield ("objective", "metric"), f"does not fit {spec.task}; {remedy}"
+        return
+    facts = METRICS[metric]
+    if not findings.ok(("objective", "direction")):
+        return
+    if spec.direction != facts.direction:
+        better = "lower" if facts.direction == "minimize" else "higher"
+        yield ("objective", "direction"), f"{metric} is better when {better}; remove the line"
+    target = spec.budget.target
+    if target is None or not findings.ok(("budget", "target")):
+        return
+    low, high = facts.low, facts.high
+    if (low is not None and target < low) or (high is not None and target > high):
+        if high is None:
+            limits = f"is not below {shown(low)}"
+        elif low is None:
+            limits = f"is not above {shown(high)}"
+        else:
+            limits = f"lies between {shown(low)} and {shown(high)}"
+        percent = high == 1 and 1 < target <= 100
+        remedy = f"; write {shown(target / 100)}" if percent else ""
+        yield ("budget", "target"), f"{metric} {limits}{remedy}"
+
+
+def _with_task(rule: Rule) -> Rule:
+    """Return ``rule`` for studies whose task is known."""
+
+    def applied(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+        return rule(spec, findings) if findings.ok(("task",)) else iter(())
+
+    return applied
+
+
+TASK_RULES: tuple[Rule, ...] = (*map(_with_task, (_data, _training, _model)), _metric)

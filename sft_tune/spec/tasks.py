@@ -1,0 +1,112 @@
+"""The tasks and their metrics: what a study file may combine.
+
+The training side of each task is in `sft_tune.trial.tasks`, under the same name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Task = Literal["image-classification", "text-classification"]
+Metric = Literal[
+    "auto",
+    "accuracy",
+    "balanced_accuracy",
+    "f1_macro",
+    "f1_micro",
+    "f1_weighted",
+    "precision_macro",
+    "recall_macro",
+    "matthews",
+    "loss",
+]
+Direction = Literal["maximize", "minimize"]
+Input = Literal["image", "text"]
+
+
+@dataclass(frozen=True)
+class MetricFacts:
+    """Which way a metric is better, and the values that it can have (None: no limit)."""
+
+    direction: Direction = "maximize"
+    low: float | None = 0.0
+    high: float | None = 1.0
+
+
+SCORE = MetricFacts()
+CORRELATION = MetricFacts(low=-1.0)
+ERROR = MetricFacts("minimize", high=None)
+METRICS: dict[str, MetricFacts] = {
+    "accuracy": SCORE,
+    "balanced_accuracy": SCORE,
+    "f1_macro": SCORE,
+    "f1_micro": SCORE,
+    "f1_weighted": SCORE,
+    "precision_macro": SCORE,
+    "recall_macro": SCORE,
+    "matthews": CORRELATION,
+    "loss": ERROR,
+}
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What a study file must know of a task.
+
+    Attributes:
+        input: what a model is given.
+        metrics: those that fit, the default one first.
+        columns: the settings of `data` that name the columns that are read.
+        targets: those of them that hold the target.
+        data: other settings of `data` that have a meaning.
+        classes: whether the targets are classes: splits are then stratified, and two are needed.
+        training: settings of `training` that have a meaning here and not for all tasks.
+    """
+
+    input: Input
+    metrics: tuple[str, ...]
+    columns: tuple[str, ...]
+    data: tuple[str, ...]
+    targets: tuple[str, ...] = ("label_column",)
+    classes: bool = True
+    training: tuple[str, ...] = ()
+
+
+_CLASSIFICATION = (
+    "accuracy",
+    "balanced_accuracy",
+    "f1_macro",
+    "f1_micro",
+    "f1_weighted",
+    "precision_macro",
+    "recall_macro",
+    "matthews",
+    "loss",
+)
+_IMAGE_DATA = ("image_size", "normalize")
+_TEXT_DATA = ("max_length",)
+TASKS: dict[Task, TaskFacts] = {
+    "image-classification": TaskFacts(
+        input="image",
+        metrics=_CLASSIFICATION,
+        columns=("image_column", "label_column"),
+        data=("classes", *_IMAGE_DATA),
+        training=("augment", "label_smoothing"),
+    ),
+    "text-classification": TaskFacts(
+        input="text",
+        metrics=_CLASSIFICATION,
+        columns=("text_column", "label_column"),
+        data=("classes", *_TEXT_DATA),
+        training=("label_smoothing",),
+    ),
+}
+# The settings of `data` and `training` that some tasks have no use for.
+DATA_OF_SOME = frozenset(key for facts in TASKS.values() for key in (*facts.columns, *facts.data))
+TRAINING_OF_SOME = frozenset(key for facts in TASKS.values() for key in facts.training)
+
+
+def resolve_metric(metric: str, task: Task) -> str:
+    """Return ``metric``, for ``auto`` the default one of ``task``."""
+    return TASKS[task].metrics[0] if metric == "auto" else metric
