@@ -131,12 +131,13 @@ def _attempt(
             _save(paths, trainee, state, monitors)
             return Ending("stopped", f"asked to, after step {state.step} of {plan.horizon}")
 
+        trainee.enter(state.step)  # first, so that what is measured is what the step trains
         weights = updates.before(trainee.optimizer, state.step)
         loss, norm, size = train_step(trainee, state.step)
         working.keep(trainee.portion.limit)
         state.step += 1
         state.samples += size
-        monitors.add(loss, norm, size, updates.after(trainee.optimizer, weights))
+        monitors.add(loss, norm, size, updates.after(weights))
 
         progress = plan.rungs.get(state.step)
         fault = monitors.fault(state.step, at_rung=progress is not None)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -16,6 +16,9 @@ MOST_NUMBERS = 2**22
 
 PER_RUNG = 4
 """Steps between two rungs at which the update is measured."""
+
+Sample = list[tuple[nn.Parameter, Tensor]]
+"""Parameters, and what some of their numbers were."""
 
 
 class UpdateRatio:
@@ -30,22 +33,27 @@ class UpdateRatio:
         """Tell whether step ``step`` (from 0) is measured: it depends on nothing else."""
         return (step + 1) in self._rungs or step % self._every == 0
 
-    def before(self, optimizer: Optimizer, step: int) -> list[Tensor] | None:
+    def before(self, optimizer: Optimizer, step: int) -> Sample | None:
         """Return a copy of some weights before step ``step``; None where it is not measured."""
-        return [part.clone() for part in _sample(optimizer)] if self.is_due(step) else None
+        if not self.is_due(step):
+            return None
+        parameters = [p for p in trained_parameters(optimizer) if p.requires_grad and p.numel()]
+        cap = max(1, MOST_NUMBERS // max(1, len(parameters)))
+        return [(p, _some(p, cap).float().clone()) for p in parameters]
 
-    def after(self, optimizer: Optimizer, before: Sequence[Tensor] | None) -> Tensor | None:
-        """Return the ratio as a tensor of one number, on the device; None without `before`."""
+    def after(self, before: Sample | None) -> Tensor | None:
+        """Return the ratio as a tensor of one number, on the device; None without `before`.
+
+        Only what was trained `before` the step counts: the step may open further parameters.
+        """
         if before is None:
             return None
-        pairs = zip(_sample(optimizer), before, strict=True)
-        change = get_total_norm([now.float() - then.float() for now, then in pairs])
-        weights = get_total_norm([then.float() for then in before])
+        cap = max(1, MOST_NUMBERS // max(1, len(before)))
+        change = get_total_norm([_some(p, cap).float() - then for p, then in before])
+        weights = get_total_norm([then for _, then in before])
         return change / weights.clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def _sample(optimizer: Optimizer) -> list[Tensor]:
-    """Return some numbers of every trained parameter, the same ones each time."""
-    parameters = [p for p in trained_parameters(optimizer) if p.requires_grad and p.numel()]
-    cap = max(1, MOST_NUMBERS // max(1, len(parameters)))
-    return [p.detach().reshape(-1)[:: -(-p.numel() // cap)] for p in parameters]
+def _some(parameter: nn.Parameter, cap: int) -> Tensor:
+    """Return at most ``cap`` numbers of ``parameter``, the same ones each time."""
+    return parameter.detach().reshape(-1)[:: -(-parameter.numel() // cap)]
