@@ -43,9 +43,9 @@ class Runner:
             now=clock(),
         )
         self.searcher = Searcher(self.spec, self.plan, open_optuna_storage(db))
-        folder = Path(self.record.artifacts)
+        files = self.record.artifacts
         self.ledger = Ledger(
-            db, self.record, self.spec, self.plan, self.searcher, folder, clock=clock
+            db, self.record, self.spec, self.plan, self.searcher, files, clock=clock
         )
 
     def place(self) -> Placement:
