@@ -16,6 +16,7 @@ import pytest
 
 from sft_tune.store import reads
 from sft_tune.store.database import Database
+from sft_tune.store.optuna_storage import open_optuna_storage
 from tests.databases import new_database
 
 RUNNERS = 8
@@ -150,18 +151,17 @@ def check(url: str, content: dict[str, Any], said: list[str]) -> None:
     db = Database.open(url, create=False)
     try:
         rows = reads.trial_rows(db, "many")
+        found = optuna.load_study(study_name="many", storage=open_optuna_storage(db)).trials
     finally:
         db.dispose()
     assert [row.number for row in rows] == list(range(trials))
     assert {(row.state, row.phase) for row in rows} == {("COMPLETE", "ended")}
     assert [row.lease_owner for row in rows if row.lease_owner] == []
     assert sum(int(line.split()[1]) for line in said) == trials
-    found = optuna.load_study(study_name="many", storage=url)
-    assert Counter(t.state.name for t in found.trials) == {"COMPLETE": trials}
+    assert Counter(trial.state.name for trial in found) == {"COMPLETE": trials}
     if content["sampler"]["name"] == "grid":
         tried = Counter(json.dumps(row.params) for row in rows)
         assert len(tried) == trials
-    found._storage.remove_session()
 
 
 @pytest.mark.parametrize("sampler", ["grid"])
