@@ -154,6 +154,27 @@ def test_a_death_between_the_end_and_the_tell_is_told_by_the_next(runner: Open) 
     assert second.ledger.next_placement() is None
 
 
+def test_an_end_that_its_living_runner_tells_at_this_moment_is_told_once(
+    runner: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = runner(budget={"trials": 1})
+    begun = first.ledger.begin(first.place(), "CPU")
+    ended = claims.end(first.db, begun.claim, outcome(0.75), now=time.time())
+    assert ended.optuna_trial_id is not None
+    known = ended.optuna_trial_id
+    second = runner(budget={"trials": 1})
+    look = second.searcher._storage.get_trial
+
+    def looked_just_before(trial: int) -> optuna.trial.FrozenTrial:
+        seen = look(trial)
+        first.searcher.tell(known, ended.state, ended.value, {})
+        return seen
+
+    monkeypatch.setattr(second.searcher._storage, "get_trial", looked_just_before)
+    second.ledger.recover()
+    assert [(t.state.name, t.value) for t in optuna_trials()] == [("COMPLETE", 0.75)]
+
+
 def test_a_death_between_the_tell_and_its_note_changes_nothing(runner: Open) -> None:
     first = runner(budget={"trials": 1})
     begun = first.ledger.begin(first.place(), "CPU")

@@ -141,7 +141,8 @@ def run_all(url: str, content: dict[str, Any], tmp_path: Path, runners: int) -> 
         process.stdin.flush()
     for process in processes:
         out, errors = process.communicate(timeout=240)
-        assert (process.returncode, errors) == (0, "")
+        assert process.returncode == 0, errors
+        assert errors == ""
         said.append(out.strip())
     return said
 
