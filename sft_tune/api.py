@@ -115,7 +115,8 @@ class Best:
         params: its point of the space.
         value: the objective at its best rung.
         metrics: every validation metric there.
-        checkpoint: its best weights (safetensors); None where they were not kept.
+        checkpoint: its best weights (safetensors), a path, or a URL where `storage.artifacts` is
+            one; None where they were not kept.
         confirmed: whether fresh seeds say that it is likely the best (see `Study.confirm`).
     """
 
@@ -124,7 +125,7 @@ class Best:
     params: Mapping[str, Value]
     value: float
     metrics: Mapping[str, float]
-    checkpoint: Path | None
+    checkpoint: Path | str | None
     confirmed: bool = False
 
     def load_model(self, device: str = "cpu") -> torch.nn.Module:
@@ -135,13 +136,17 @@ class Best:
         transformers are called as their library says.
 
         Raises:
-            ModelError: when the checkpoint is missing or damaged.
+            ModelError: when the checkpoint is missing or damaged, or cannot be fetched.
         """
         if self.checkpoint is None:
             raise ModelError(f"the weights of trial {self.number} were not kept")
-        from sft_tune.trial.load import load_checkpoint
+        from sft_tune.run.messages import cache_folder
+        from sft_tune.trial.load import fetch_checkpoint, load_checkpoint
 
-        return load_checkpoint(self.checkpoint, device)
+        path = self.checkpoint
+        if isinstance(path, str):
+            path = fetch_checkpoint(path, cache_folder())
+        return load_checkpoint(path, device)
 
 
 @dataclass(frozen=True, repr=False)
@@ -183,7 +188,7 @@ class Study:
             params=row.params,
             value=row.value,
             metrics=row.metrics,
-            checkpoint=None if row.checkpoint is None else Path(row.checkpoint),
+            checkpoint=_path_or_url(row.checkpoint),
             confirmed=found is not None and found.confirmed,
         )
 
@@ -335,3 +340,9 @@ def _loaded(spec: str | Path | Mapping[str, Any]) -> LoadedStudy:
     text = to_yaml(study.model_dump(mode="json", exclude_unset=True))
     # No file has it; the folder is the one that its relative paths were relative to.
     return LoadedStudy(study, text, root / "<mapping>")
+
+
+def _path_or_url(place: str | None) -> Path | str | None:
+    from sft_tune.spec.paths import is_url
+
+    return place if place is None or is_url(place) else Path(place)

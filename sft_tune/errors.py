@@ -7,7 +7,7 @@
     │   ├── StudyFileError            the study file breaks rules; `.problems` lists them all
     │   ├── DataError                 the data is not what the study file says
     │   ├── ModelError                the model or its weights do not fit
-    │   ├── StorageError              the database cannot be opened, or is of another version
+    │   ├── StorageError              the database, or where checkpoints go, cannot be used
     │   ├── StudyNotFoundError        no study (or trial) of this name in the database
     │   └── StudyExistsError          a different study of this name is in the database
     ├── TrialError                    a trial failed; the message holds the worker's error
@@ -77,7 +77,7 @@ class ModelError(UserError):
 
 
 class StorageError(UserError):
-    """The study database cannot be opened, or belongs to another version."""
+    """The study database (or where checkpoints go) cannot be used, or is of another version."""
 
 
 class StudyNotFoundError(UserError):

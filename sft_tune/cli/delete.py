@@ -38,26 +38,48 @@ def delete(
             raise UserError(
                 f"study {study!r} is running; stop it first (`sft-tune status {study}` says where)"
             )
-        parts = _parts(row.artifacts)
-        files = [file for part in parts for file in part.rglob("*") if file.is_file()]
+        sizes = _sizes(row.artifacts)
         print(f"study {study} in {redact(db.url)}: {words.plural(row.trials, 'trial')}")
         if row.artifacts is not None:
-            size = words.size(sum(file.stat().st_size for file in files))
+            size = words.size(sum(sizes))
             place = words.short_path(row.artifacts)
-            print(f"{words.plural(len(files), 'file')} ({size}) in {place}")
+            print(f"{words.plural(len(sizes), 'file')} ({size}) in {place}")
         if not yes and not typer.confirm("delete all of this for ever?"):
             raise typer.Abort
         delete_study(db, study)
-    for part in parts:
-        shutil.rmtree(part)
-    folder = None if row.artifacts is None else Path(row.artifacts)
-    if folder is not None and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    if row.artifacts is not None:
+        _remove(row.artifacts)
     print("deleted")
 
 
-def _parts(artifacts: str | None) -> list[Path]:
+def _sizes(artifacts: str | None) -> list[int]:
+    """Return the sizes in bytes of the files that go."""
+    from sft_tune.spec.paths import is_url
+    from sft_tune.trial.files import RemoteFiles
+
     if artifacts is None:
         return []
-    found = [part for pattern in OURS for part in Path(artifacts).glob(pattern)]
+    if is_url(artifacts):
+        return list(RemoteFiles(artifacts).all_sizes().values())
+    files = (file for part in _parts(artifacts) for file in part.rglob("*") if file.is_file())
+    return [file.stat().st_size for file in files]
+
+
+def _remove(artifacts: str) -> None:
+    from sft_tune.run.messages import cache_folder
+    from sft_tune.run.retention import working_folder
+    from sft_tune.spec.paths import is_url
+    from sft_tune.trial.files import RemoteFiles
+
+    folder = working_folder(artifacts, cache_folder())
+    if is_url(artifacts):
+        RemoteFiles(artifacts).remove_all()  # its name is the study's alone
+    for part in _parts(str(folder)):
+        shutil.rmtree(part)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _parts(folder: str) -> list[Path]:
+    found = [part for pattern in OURS for part in Path(folder).glob(pattern)]
     return sorted(part for part in found if part.is_dir())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,7 +28,5 @@ def prune_checkpoints(
     with open_database(storage, create=True) as db:
         record = find_study(db, study)
         maximize = record.direction == "maximize"
-        dropped, freed = drop_surplus(
-            db, record.id, Path(record.artifacts), keep, maximize=maximize
-        )
+        dropped, freed = drop_surplus(db, record.id, record.artifacts, keep, maximize=maximize)
     print(f"{words.plural(dropped, 'checkpoint')} deleted, {words.size(freed)} freed")

@@ -23,10 +23,12 @@ def show(
         found, (row,) = living(study_row(db, study), [one_trial(db, study, number)])
         rungs = evaluation_rows(db, study, number)
         default = default_point(db, found)
-    from sft_tune.run.retention import trial_folder
-    from sft_tune.view.trial import draw_trial, trial_files
+    from sft_tune.run.retention import trial_place
+    from sft_tune.trial.files import files_of
+    from sft_tune.view.trial import draw_trial
 
-    folder = None if found.artifacts is None else trial_folder(found.artifacts, number)
+    place = None if found.artifacts is None else trial_place(found.artifacts, number)
+    files = {} if place is None else files_of(place).sizes()
     if as_json:
         from sft_tune.view.records import evaluation_json, trial_json
 
@@ -38,8 +40,8 @@ def show(
                 "config": row.config,
                 "error": row.error,
                 "rungs": [evaluation_json(rung) for rung in rungs],
-                "files": [str(path) for path, _ in trial_files(folder)],
+                "files": [f"{place}/{name}" for name in files],
             }
         )
         return
-    console().print(draw_trial(found, row, rungs, default, folder, time.time()))
+    console().print(draw_trial(found, row, rungs, default, place, files, time.time()))

@@ -124,7 +124,11 @@ def _base(spec: StudySpec, url: str | None, trial: int | None) -> TrialConfig:
 
 def _folder(spec: StudySpec, config: TrialConfig) -> Path:
     """Return a folder of this configuration's own, so that the same command goes on in it."""
-    base = Path(spec.storage.artifacts or "sft_tune_runs").absolute()
+    from sft_tune.spec.paths import is_url
+
+    artifacts = spec.storage.artifacts
+    # What is trained by hand belongs to who sits here: where a URL is shared, it stays local.
+    base = Path("sft_tune_runs" if artifacts is None or is_url(artifacts) else artifacts).absolute()
     return base / f"{spec.name}-train-{config.fingerprint()[:8]}-{config.seed}"
 
 

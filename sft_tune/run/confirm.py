@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from sft_tune.errors import StudyNotFoundError
 from sft_tune.run.calibrate import is_open
@@ -13,7 +12,7 @@ from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import Inbox, Worker
 from sft_tune.run.events import Notice, Notify, ignore
 from sft_tune.run.finalists import FinalistLedger
-from sft_tune.run.study import make_engine, measured_slots
+from sft_tune.run.study import make_engine, measured_slots, workers_folder
 from sft_tune.spec.config import default_params, finalist_seed
 from sft_tune.spec.study import ConfirmSpec
 from sft_tune.store import finalists
@@ -51,7 +50,7 @@ def confirm_study(
     if not ledger.wishes().open:
         return "trials"
     notify(Notice(f"confirming {_listed(numbers)} over {len(seeds)} seeds each"))
-    engine, slots = make_engine(spec.resources, Path(record.artifacts) / "workers", ray_address)
+    engine, slots = make_engine(spec.resources, workers_folder(record.artifacts), ray_address)
     inbox: Inbox = queue.SimpleQueue()
     idle: list[Worker] = []
     try:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sft_tune.errors import DataError, SftTuneError, TrialError
+from sft_tune.errors import DataError, SftTuneError, StorageError, TrialError
 from sft_tune.run import messages
 from sft_tune.run.desk import Desk, Roster
 from sft_tune.run.engine import GONE, Engine, Inbox, Worker
@@ -22,6 +22,8 @@ BEAT_SECONDS = LEASE_SECONDS / 4
 WISH_SECONDS = 2.0
 # What a worker may keep of a trial without being replaced: caches grow, and stay.
 KEPT_BYTES = 2**30
+# Errors of a worker that say nothing of its trial, which is given back.
+NOT_ITS_FAULT = {kind.__name__: kind for kind in (DataError, StorageError)}
 
 
 @dataclass
@@ -171,6 +173,7 @@ class Dispatcher:
                 placement.folder,
                 worker.slot,
                 desk.spec.resources,
+                url=placement.url,
                 with_test=placement.with_test,
             )
         )
@@ -223,12 +226,12 @@ class Dispatcher:
             self._in_desk(running.desk, running.desk.end, running.placement, outcome, worker)
 
     def _failed(self, worker: Worker, running: Running, message: Message) -> None:
-        """End a trial whose training raised; data that is not there is not the trial's fault."""
+        """End a trial whose training raised; what is not there is not the trial's fault."""
         self._free(worker, 0, running.desk)
         desk, placement = running.desk, running.placement
-        if message["kind"] == DataError.__name__:
+        if message["kind"] in NOT_ITS_FAULT:
             desk.ledger.give_back(placement)
-            self._roster.broken(desk, DataError(message["message"]))
+            self._roster.broken(desk, NOT_ITS_FAULT[message["kind"]](message["message"]))
             return
         desk.ledger.add_error(placement, message["traceback"])
         outcome = {"reason": "crashed", "note": message["message"], "seconds": 0.0}

@@ -9,17 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sft_tune.run.cleaning import Cleaner
 from sft_tune.run.events import TrialEnded
 from sft_tune.run.ledger import LEASE_SECONDS, Placement, announce
+from sft_tune.run.messages import cache_folder
 from sft_tune.run.owner import is_dead, owner_name
-from sft_tune.run.retention import trial_folder
-from sft_tune.spec.paths import localize_config
+from sft_tune.run.retention import trial_place, working_folder
+from sft_tune.spec.paths import is_url, localize_config
 from sft_tune.store import claims, control, finalists, runners
 from sft_tune.store.control import Wishes
 from sft_tune.store.database import Database
 from sft_tune.store.records import StudyRecord
 from sft_tune.store.retry import retrying
 from sft_tune.store.tables import finalists as table
+from sft_tune.trial.files import RemoteFiles, clear_resume
 from sft_tune.trial.paths import TrialPaths
 
 
@@ -39,6 +42,7 @@ class FinalistLedger:
         self._ids = tuple(ids)
         self._clock = clock
         self._owner = owner_name()
+        self._cleaner = Cleaner()
         # A search that was stopped stays so for those who serve it; it is no word to us.
         self._ignored = self._read_wishes().wanted
 
@@ -60,14 +64,18 @@ class FinalistLedger:
         if claim.taken_from and claim.attempts:
             claims.add_error(self._db, claim, f"its runner {claim.taken_from} was lost")
         local = localize_config(claim.config, self._study.root or "")
+        artifacts, seed = self._study.artifacts, claim.config.seed
+        folder = run_place(str(working_folder(artifacts, cache_folder())), claim.number, seed)
+        place = run_place(artifacts, claim.number, seed)
         return Placement(
             claim,
             claim.number,
             claim.params or {},
             claim.config,
             local,
-            run_folder(self._study.artifacts, claim.number, claim.config.seed),
+            Path(folder),
             with_test=True,
+            url=place if is_url(place) else None,
         )
 
     def repeated(self, placement: Placement) -> TrialEnded | None:
@@ -101,6 +109,8 @@ class FinalistLedger:
         paths = TrialPaths(placement.folder)
         paths.clear_resume()
         paths.best.unlink(missing_ok=True)
+        if (url := placement.url) is not None:
+            self._cleaner.do(lambda: _clear(RemoteFiles(url), paths.best.name))
         held_out = (outcome.get("test_metrics") or {}).get(self._study.metric)
         told = [str(outcome.get("note") or "")]
         told += [] if held_out is None else [f"{self._study.metric} {held_out:.4f} on test"]
@@ -147,12 +157,18 @@ class FinalistLedger:
     def close(self, why: str | None) -> None:
         """Leave: this runner serves no longer."""
         runners.leave(self._db, self._owner)
+        self._cleaner.wait()
 
     def _read_wishes(self) -> Wishes:
         study, owner = self._study.id, self._owner
         return retrying(lambda: finalists.wishes(self._db, study, self._ids, owner, self._clock()))
 
 
-def run_folder(artifacts: Path | str, number: int, seed: int) -> Path:
-    """Return the folder of the confirmation run of trial ``number`` under ``seed``."""
-    return trial_folder(artifacts, number) / f"seed-{seed}"
+def run_place(artifacts: str, number: int, seed: int) -> str:
+    """Return where the files of the confirmation run of trial ``number`` under ``seed`` belong."""
+    return f"{trial_place(artifacts, number)}/seed-{seed}"
+
+
+def _clear(files: RemoteFiles, best: str) -> None:
+    clear_resume(files)
+    files.remove(best)

@@ -13,14 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sft_tune.run.cleaning import Cleaner, sweep
 from sft_tune.run.events import TrialEnded
 from sft_tune.run.faults import FaultFinder
+from sft_tune.run.messages import cache_folder
 from sft_tune.run.owner import is_dead, owner_name
-from sft_tune.run.retention import drop_surplus, trial_folder
+from sft_tune.run.retention import drop_surplus, trial_place, working_folder
 from sft_tune.run.searcher import Point, Searcher
 from sft_tune.spec.config import TrialConfig, assemble
 from sft_tune.spec.faults import to_flags
-from sft_tune.spec.paths import localize_config
+from sft_tune.spec.paths import is_url, localize_config
 from sft_tune.spec.plan import Plan
 from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
@@ -31,6 +33,7 @@ from sft_tune.store.control import Wishes
 from sft_tune.store.database import Database
 from sft_tune.store.records import StudyRecord
 from sft_tune.store.retry import retrying
+from sft_tune.trial.files import RemoteFiles, clear_resume
 from sft_tune.trial.paths import TrialPaths
 
 LEASE_SECONDS = 60.0
@@ -46,8 +49,9 @@ class Placement:
         params: where it lies in the space.
         config: its configuration, as the database keeps it.
         local_config: the same with the paths of this machine (see `sft_tune.spec.paths`).
-        folder: where its files go.
+        folder: of this machine, where it works.
         with_test: whether its best weights are evaluated on the test split, too.
+        url: where its files belong in the end; None: in that folder.
     """
 
     claim: Claim
@@ -57,6 +61,7 @@ class Placement:
     local_config: TrialConfig
     folder: Path
     with_test: bool = False
+    url: str | None = None
 
     @property
     def attempt(self) -> int:
@@ -82,7 +87,7 @@ class Ledger:
         spec: StudySpec,
         plan: Plan,
         searcher: Searcher,
-        folder: Path,
+        artifacts: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Keep the study ``record`` of ``db``.
@@ -93,14 +98,16 @@ class Ledger:
             spec: what its file says now.
             plan: of ``spec``.
             searcher: the study's Optuna side.
-            folder: where its trials keep their files.
+            artifacts: where its trials keep their files, a folder or a URL.
             clock: gives seconds since the epoch.
         """
         self._db = db
         self._study = record
         self._spec = spec
         self._searcher = searcher
-        self._folder = folder
+        self._artifacts = artifacts
+        self._folder = working_folder(artifacts, cache_folder())
+        self._cleaner = Cleaner()
         self._clock = clock
         self._owner = owner_name()
         self._limit = plan.limit(spec.budget)
@@ -120,6 +127,9 @@ class Ledger:
         self._count_time(at_most=0.0)
         for ended in claims.untold(self._db, self._study.id):
             self._tell(ended)
+        if is_url(self._artifacts):
+            name = self._spec.name
+            self._cleaner.do(lambda: sweep(self._db, name, self._artifacts, self._folder))
 
     def next_placement(self) -> Placement | None:
         """Claim what is to be run next: a trial left by another runner, or a new one.
@@ -215,7 +225,7 @@ class Ledger:
         self._count_time()
         self._tell(ended)
         # Only now: until the end is on record, it is what the trial goes on from.
-        TrialPaths(placement.folder).clear_resume()
+        self._clear_resume(placement)
         leads = ended.state == "COMPLETE" and duplicate_of is None and self._leads(ended.value)
         if duplicate_of is None:
             self._drop_surplus()
@@ -268,6 +278,7 @@ class Ledger:
         self._count_time()
         runners.leave(self._db, self._owner)
         studies.set_ended(self._db, self._study.id, why)
+        self._cleaner.wait()
 
     def _tell(self, ended: EndedTrial) -> None:
         if ended.optuna_trial_id is not None:
@@ -288,8 +299,10 @@ class Ledger:
         config = assemble(self._spec, point.params, point.number)
         local = localize_config(config, self._study.root or "")
         self._points[claim.id] = point
-        folder = trial_folder(self._folder, point.number)
-        return Placement(claim, point.number, point.params, config, local, folder)
+        folder = Path(trial_place(str(self._folder), point.number))
+        place = trial_place(self._artifacts, point.number)
+        url = place if is_url(place) else None
+        return Placement(claim, point.number, point.params, config, local, folder, url=url)
 
     def _count_time(self, at_most: float = LEASE_SECONDS) -> float:
         """Count the time since anyone last did; return the study's total in seconds."""
@@ -305,6 +318,20 @@ class Ledger:
         self._best = value
         return True
 
+    def _clear_resume(self, placement: Placement) -> None:
+        if placement.url is None:
+            TrialPaths(placement.folder).clear_resume()
+            return
+        url = placement.url
+        self._cleaner.do(lambda: clear_resume(RemoteFiles(url)))
+
     def _drop_surplus(self) -> None:
         keep = self._spec.resources.keep_checkpoints
-        drop_surplus(self._db, self._study.id, self._folder, keep, maximize=self._maximize)
+
+        def drop() -> None:
+            drop_surplus(self._db, self._study.id, self._artifacts, keep, maximize=self._maximize)
+
+        if is_url(self._artifacts):
+            self._cleaner.do(drop)
+        else:
+            drop()

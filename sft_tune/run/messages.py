@@ -55,15 +55,18 @@ def train(
     resources: ResourcesSpec,
     *,
     with_test: bool = False,
+    url: str | None = None,
 ) -> Message:
     """Train ``config`` in ``folder`` on ``slot``, on from its checkpoint where it has one.
 
-    ``with_test`` has the best weights evaluated on the test split afterwards.
+    ``with_test`` has the best weights evaluated on the test split afterwards. With ``url`` the
+    trial's files belong there, and ``folder`` is of this machine alone.
     """
     return {
         "do": "train",
         "config": config.model_dump(mode="json"),
         "folder": str(folder),
+        "url": url,
         "device": slot.device,
         "threads": slot.threads,
         "memory_share": 1 / slot.sharing if slot.gpu is not None else None,

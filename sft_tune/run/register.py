@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import platform
 import shutil
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy.engine import make_url
 
@@ -16,10 +18,12 @@ from sft_tune.run.engine import Inbox, Worker
 from sft_tune.run.single import probe_config
 from sft_tune.spec.config import TrialConfig, assemble, default_params
 from sft_tune.spec.load import LoadedStudy, differences
+from sft_tune.spec.paths import is_url
 from sft_tune.spec.study import StudySpec
 from sft_tune.store import studies
 from sft_tune.store.database import Database
 from sft_tune.store.records import StudyRecord, find_study
+from sft_tune.trial.files import RemoteFiles
 
 LIBRARIES = ("sft_tune", "torch", "torchvision", "transformers", "optuna", "sqlalchemy")
 
@@ -58,9 +62,9 @@ def probe_study(spec: StudySpec, worker: Worker, inbox: Inbox) -> dict[str, Any]
 
 
 def register(
-    db: Database, loaded: LoadedStudy, folder: Path, facts: dict[str, Any] | None
+    db: Database, loaded: LoadedStudy, artifacts: str, facts: dict[str, Any] | None
 ) -> StudyRecord:
-    """Write the new study into the database, its files to go to ``folder``."""
+    """Write the new study into the database, its files to go to ``artifacts``."""
     return studies.register_study(
         db,
         loaded.spec,
@@ -69,22 +73,31 @@ def register(
         root=str(loaded.path.parent),
         versions=library_versions(),
         facts=facts,
-        artifacts=str(folder),
+        artifacts=artifacts,
         now=time.time(),
     )
 
 
-def remove_folder(folder: Path) -> None:
+def remove_artifacts(artifacts: str) -> None:
     """Remove the folder of a study that was not registered: only a worker's log is in it."""
-    shutil.rmtree(folder, ignore_errors=True)
+    if not is_url(artifacts):
+        shutil.rmtree(artifacts, ignore_errors=True)
 
 
-def make_artifacts_folder(spec: StudySpec, url: str) -> Path:
-    """Make the folder of a new study's checkpoints and logs, where `storage.artifacts` says.
+def make_artifacts(spec: StudySpec, url: str) -> str:
+    """Make the place of a new study's checkpoints and logs, where `storage.artifacts` says.
 
     It is named after the study; where a study of another database, or a deleted one, has left a
-    folder of this name, a number is added: nobody's checkpoints are taken for another's.
+    folder of this name, a number is added: nobody's checkpoints are taken for another's. (Below
+    a URL something random is added: not every filesystem can make a folder only if it is new.)
+
+    Raises:
+        StorageError: it cannot be made, or not be written to.
     """
+    if spec.storage.artifacts is not None and is_url(spec.storage.artifacts):
+        place = f"{spec.storage.artifacts}/{spec.name}-{uuid4().hex[:6]}"
+        _check_writable(place)
+        return place
     if spec.storage.artifacts is not None:
         base = Path(spec.storage.artifacts)
     else:
@@ -96,7 +109,7 @@ def make_artifacts_folder(spec: StudySpec, url: str) -> Path:
     while True:
         try:
             folder.mkdir(parents=True)
-            return folder
+            return str(folder)
         except FileExistsError:
             count += 1
             folder = folder.with_name(f"{spec.name}-{count}")
@@ -104,6 +117,25 @@ def make_artifacts_folder(spec: StudySpec, url: str) -> Path:
             raise StorageError(
                 "storage.artifacts: the folder of checkpoints and logs must be one that can be "
                 f"made (got {base}: {error.strerror}); give another"
+            ) from error
+
+
+def _check_writable(place: str) -> None:
+    """Write a file at the URL ``place`` and remove it.
+
+    Raises:
+        StorageError: that cannot be done.
+    """
+    remote, name = RemoteFiles(place), "writable"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / name
+        file.write_bytes(b"sft_tune")
+        try:
+            remote.put(file, name)
+            remote.remove(name)
+        except OSError as error:
+            raise StorageError(
+                f"storage.artifacts: {error}; make it writable, or give another"
             ) from error
 
 

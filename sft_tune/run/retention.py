@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from sft_tune.spec.paths import is_url
 from sft_tune.store import checkpoints
 from sft_tune.store.database import Database
+from sft_tune.trial.files import WEIGHTS, files_of
 
 
-def trial_folder(artifacts: Path | str, number: int) -> Path:
-    """Return the folder of trial ``number`` in its study's folder ``artifacts``."""
-    return Path(artifacts) / f"trial-{number:05d}"
+def trial_place(artifacts: str, number: int) -> str:
+    """Return where the files of trial ``number`` belong: below ``artifacts``, a path or a URL."""
+    name = f"trial-{number:05d}"
+    return f"{artifacts}/{name}" if is_url(artifacts) else str(Path(artifacts) / name)
+
+
+def working_folder(artifacts: str, cache: Path) -> Path:
+    """Return the folder of this machine that the study's trials work in.
+
+    It is ``artifacts`` itself, or where that is a URL, one below ``cache`` for that URL alone.
+    """
+    if not is_url(artifacts):
+        return Path(artifacts)
+    return cache / "trials" / hashlib.sha256(artifacts.encode()).hexdigest()[:16]
 
 
 def surplus(values: Iterable[tuple[int, float]], keep: int, *, maximize: bool) -> list[int]:
@@ -27,12 +41,22 @@ def surplus(values: Iterable[tuple[int, float]], keep: int, *, maximize: bool) -
 
 
 def drop_surplus(
-    db: Database, study_id: int, folder: Path, keep: int, *, maximize: bool
+    db: Database, study_id: int, artifacts: str, keep: int, *, maximize: bool
 ) -> tuple[int, int]:
     """Remove the weights of trials beyond the best ``keep``, and of those that did not complete.
 
+    Args:
+        db: the study database.
+        study_id: the study.
+        artifacts: where its files are, a folder or a URL.
+        keep: how many trials keep their weights.
+        maximize: whether a larger value is better.
+
     Returns:
         How many trials lost theirs, and the bytes that were freed.
+
+    Raises:
+        OSError: a file could not be removed.
     """
     kept = checkpoints.kept_checkpoints(db, study_id)
     ranked = [(k.number, k.value) for k in kept if k.state == "COMPLETE" and k.value is not None]
@@ -42,7 +66,9 @@ def drop_surplus(
     for trial in gone:
         # Before its files go, so that none is missed.
         checkpoints.forget_checkpoint(db, trial)
-        for weights in trial_folder(folder, trial.number).glob("*.safetensors"):
-            freed += weights.stat().st_size
-            weights.unlink(missing_ok=True)
+        files = files_of(trial_place(artifacts, trial.number))
+        for name, size in files.sizes().items():
+            if name.endswith(WEIGHTS):
+                files.remove(name)
+                freed += size
     return len(gone), freed

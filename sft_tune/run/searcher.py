@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, get_storage
 from optuna.trial import Trial, TrialState, create_trial
 
@@ -92,7 +94,8 @@ class Searcher:
     ) -> None:
         """Tell Optuna that a trial ended, with ``attributes`` for its user attributes.
 
-        A trial that was told already (its runner died before it could note so) stays as it is.
+        A trial that was told already (its runner died before it could note so) stays as it is,
+        and so does one that its living runner tells at this moment, by the same record.
 
         Args:
             optuna_id: the trial.
@@ -102,11 +105,12 @@ class Searcher:
         """
         if self._storage.get_trial(optuna_id).state.is_finished():
             return
-        for key, content in attributes.items():
-            self._storage.set_trial_user_attr(optuna_id, key, content)
-        self._study.tell(
-            self._storage.get_trial_number_from_id(optuna_id),
-            value if state == "COMPLETE" else None,
-            state=TrialState[state],
-            skip_if_finished=True,
-        )
+        with contextlib.suppress(UpdateFinishedTrialError):
+            for key, content in attributes.items():
+                self._storage.set_trial_user_attr(optuna_id, key, content)
+            self._study.tell(
+                self._storage.get_trial_number_from_id(optuna_id),
+                value if state == "COMPLETE" else None,
+                state=TrialState[state],
+                skip_if_finished=True,
+            )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from sft_tune.errors import SftTuneError, StudyNotFoundError
 from sft_tune.run.desk import Desk
@@ -12,7 +11,9 @@ from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import Engine, Inbox
 from sft_tune.run.events import Event, Notice, Notify
 from sft_tune.run.ledger import announce
+from sft_tune.run.messages import cache_folder
 from sft_tune.run.owner import owner_name
+from sft_tune.run.retention import working_folder
 from sft_tune.run.slots import Slot
 from sft_tune.run.study import make_ledger
 from sft_tune.store import control, runners
@@ -113,7 +114,7 @@ class OpenStudies:
     def _open(self, name: str) -> None:
         try:
             record = find_study(self._db, name)
-            Path(record.artifacts).mkdir(parents=True, exist_ok=True)
+            working_folder(record.artifacts, cache_folder()).mkdir(parents=True, exist_ok=True)
             desk = Desk(record.spec, make_ledger(self._db, record), self._notify_of(name))
             desk.ledger.recover()
         except StudyNotFoundError:

@@ -14,15 +14,17 @@ from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import Engine, Inbox, LocalEngine, Worker
 from sft_tune.run.events import Notice, Notify, ignore
 from sft_tune.run.ledger import Ledger
+from sft_tune.run.messages import cache_folder
 from sft_tune.run.register import (
     configs_to_check,
     known_study,
-    make_artifacts_folder,
+    make_artifacts,
     probe_study,
     register,
-    remove_folder,
+    remove_artifacts,
     update,
 )
+from sft_tune.run.retention import working_folder
 from sft_tune.run.searcher import Searcher
 from sft_tune.run.slots import Slot, find_slots
 from sft_tune.spec.advice import idle_batch_sizes
@@ -76,18 +78,19 @@ def start_study(
     """
     spec = loaded.spec
     known = known_study(db, spec, accept_changes=accept_changes)
-    folder = make_artifacts_folder(spec, db.url) if known is None else Path(known.artifacts)
+    artifacts = make_artifacts(spec, db.url) if known is None else known.artifacts
     try:
-        engine, slots = make_engine(spec.resources, folder / "workers", ray_address)
+        engine, slots = make_engine(spec.resources, workers_folder(artifacts), ray_address)
     except BaseException:
         if known is None:
-            remove_folder(folder)
+            remove_artifacts(artifacts)
         raise
     inbox: Inbox = queue.SimpleQueue()
     idle: list[Worker] = []
     try:
         if known is None:
-            record = _check_and_register(loaded, db, folder, engine, slots[0], inbox, idle, notify)
+            slot = slots[0]
+            record = _check_and_register(loaded, db, artifacts, engine, slot, inbox, idle, notify)
         else:
             record = update(db, known, loaded)
         if is_open(spec.resources):
@@ -163,18 +166,18 @@ def submit_study(
     if known is not None:
         record = update(db, known, loaded)
     else:
-        folder = make_artifacts_folder(spec, db.url)
+        place = make_artifacts(spec, db.url)
         if check:
-            engine, idle = LocalEngine(folder / "workers"), list[Worker]()
+            engine, idle = LocalEngine(workers_folder(place)), list[Worker]()
             inbox: Inbox = queue.SimpleQueue()
             slot = find_slots(spec.resources)[0]
             try:
-                record = _check_and_register(loaded, db, folder, engine, slot, inbox, idle, notify)
+                record = _check_and_register(loaded, db, place, engine, slot, inbox, idle, notify)
             finally:
                 for worker in idle:
                     worker.close()
         else:
-            record = register(db, loaded, folder, None)
+            record = register(db, loaded, place, None)
     if priority is not None:
         control.set_priority(db, record.id, priority)
     control.want(db, record.id, None)
@@ -185,13 +188,18 @@ def make_ledger(db: Database, record: StudyRecord) -> Ledger:
     """Return the database side of a runner of the study ``record``."""
     plan = make_plan(record.spec)
     searcher = Searcher(record.spec, plan, open_optuna_storage(db))
-    return Ledger(db, record, record.spec, plan, searcher, Path(record.artifacts))
+    return Ledger(db, record, record.spec, plan, searcher, record.artifacts)
+
+
+def workers_folder(artifacts: str) -> Path:
+    """Return the folder, of this machine, of what workers print between trials."""
+    return working_folder(artifacts, cache_folder()) / "workers"
 
 
 def _check_and_register(
     loaded: LoadedStudy,
     db: Database,
-    folder: Path,
+    artifacts: str,
     engine: Engine,
     slot: Slot,
     inbox: Inbox,
@@ -207,11 +215,11 @@ def _check_and_register(
         for worker in idle:
             worker.close()
         idle.clear()
-        remove_folder(folder)
+        remove_artifacts(artifacts)
         raise
     if text := idle_batch_sizes(loaded.spec, facts["examples"]["train"]):
         notify(Notice(text))
-    return register(db, loaded, folder, facts)
+    return register(db, loaded, artifacts, facts)
 
 
 def measured_slots(

@@ -143,10 +143,12 @@ def _measure(channel: Channel, command: Message) -> None:
 def _train(channel: Channel, command: Message) -> None:
     from sft_tune.trial.held_out import test_metrics
     from sft_tune.trial.loop import run_trial
+    from sft_tune.trial.mirror import open_mirror
     from sft_tune.trial.paths import TrialPaths
 
     _confine(command)
     paths = TrialPaths(Path(command["folder"])).create()
+    mirror = open_mirror(command["url"], paths)
     config = TrialConfig.model_validate(command["config"])
     paths.config.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf8")
     with _errors_to(paths.log):
@@ -159,6 +161,7 @@ def _train(channel: Channel, command: Message) -> None:
             should_stop=channel.should_stop,
             checkpoint_seconds=command["checkpoint_seconds"],
             evaluation_batch_size=command["evaluation_batch_size"],
+            mirror=mirror,
         )
         held_out = None
         if command["with_test"] and outcome.reason == "completed":
@@ -169,6 +172,8 @@ def _train(channel: Channel, command: Message) -> None:
                 cache=Path(command["cache"]),
                 batch_size=command["evaluation_batch_size"],
             )
+    if mirror is not None:
+        mirror.close(ended=outcome.reason != "stopped")
     kept = _kept_bytes(command["device"])
     channel.send("outcome", **asdict(outcome), test_metrics=held_out, kept_bytes=kept)
 

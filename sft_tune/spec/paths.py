@@ -68,6 +68,11 @@ def _localized_after_scheme(text: str, root: str) -> str:
     return f"{scheme}:{localize(rest, root)}" if scheme == "transformers" else text
 
 
+def is_url(place: str) -> bool:
+    """Tell whether ``place`` is a URL, else a path."""
+    return "://" in place
+
+
 def absolute(path: str, root: str) -> str:
     """Return ``path`` of a study file in the folder ``root`` as an absolute one; ``~`` expands."""
     return os.path.abspath(os.path.join(root, os.path.expanduser(path)))
@@ -206,7 +211,15 @@ class _Paths:
         return f"{found[1]}{absolute(found[2], self.root)}{found[3]}"
 
     def artifacts(self, place: Place, text: str) -> str:
-        return text if "://" in text else absolute(text, self.root)
+        if not is_url(text):
+            return absolute(text, self.root)
+        if re.search(r"://[^/@]*:[^/@]*@", text):
+            self.findings.add(
+                place,
+                "must hold no password: it is shown and kept; give it in the environment or in "
+                "fsspec's configuration",
+            )
+        return text.rstrip("/")
 
 
 def _list(schemes: tuple[str, ...]) -> str:

@@ -288,8 +288,9 @@ class StorageSpec(Section):
     )
     artifacts: str | None = Field(
         None,
-        description="Folder of checkpoints and logs. Default: sft_tune_runs beside the SQLite "
-        "file, else in the working directory.",
+        description="Where checkpoints and logs go: a folder, or a URL that fsspec knows (s3://, "
+        "gs://, sftp://, ...) for machines that share no folder. Default: sft_tune_runs beside "
+        "the SQLite file, else in the working directory.",
     )
 
 

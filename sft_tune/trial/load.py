@@ -11,6 +11,7 @@ from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.trial import checkpoint
 from sft_tune.trial.device import open_device
+from sft_tune.trial.files import copy_of
 
 
 def load_checkpoint(path: Path, device: str = "cpu") -> nn.Module:
@@ -43,6 +44,20 @@ def load_checkpoint(path: Path, device: str = "cpu") -> nn.Module:
     mean, std = card["normalize"]
     module.normalize = (tuple(mean), tuple(std))  # type: ignore[assignment]
     return module.to(where).eval()
+
+
+def fetch_checkpoint(url: str, cache: Path) -> Path:
+    """Return a copy, below ``cache``, of the weights at ``url``; fetched once.
+
+    Raises:
+        ModelError: when they are missing, or cannot be fetched.
+    """
+    try:
+        return copy_of(url, cache)
+    except FileNotFoundError as error:
+        raise ModelError(f"no checkpoint {url}; give a trial's best.safetensors") from error
+    except OSError as error:
+        raise ModelError(f"{error}; try again, or give a copy of it on this machine") from error
 
 
 def _skeleton(config: TrialConfig, card: checkpoint.Header) -> nn.Module:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sft_tune.errors import TrialError
+from sft_tune.errors import StorageError, TrialError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.study import resolve_direction
 from sft_tune.trial import resume
@@ -25,6 +25,7 @@ from sft_tune.trial.device import (
     peak_memory,
 )
 from sft_tune.trial.evaluate import evaluate
+from sft_tune.trial.mirror import Mirror
 from sft_tune.trial.monitors import Monitors
 from sft_tune.trial.outcome import Evaluation, Outcome, Reason
 from sft_tune.trial.paths import TrialPaths
@@ -33,6 +34,9 @@ from sft_tune.trial.resume import TrialState
 from sft_tune.trial.step import Trainee, set_up, train_step
 from sft_tune.trial.tasks import task_of
 from sft_tune.trial.updates import UpdateRatio
+
+# The best weights of trials that end so are not worth their way to another place.
+NOT_KEPT = ("pruned", "diverged", "out_of_memory", "stopped")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Hooks:
     should_stop: Callable[[], bool]
     checkpoint_seconds: float
     evaluation_batch_size: int
+    mirror: Mirror | None
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ def run_trial(
     should_stop: Callable[[], bool],
     checkpoint_seconds: float,
     evaluation_batch_size: int,
+    mirror: Mirror | None = None,
 ) -> Outcome:
     """Fine-tune ``config``, or go on with it where ``paths`` hold a checkpoint of it.
 
@@ -80,14 +86,16 @@ def run_trial(
         should_stop: asked before each step; then the trial is saved, to go on another time.
         checkpoint_seconds: save what a resume needs at the rungs, when so much time has passed.
         evaluation_batch_size: examples per batch of the validation split.
+        mirror: copies what must outlive this machine to another place; None: nothing must.
 
     Raises:
         DataError: when the data is not what the configuration says.
         ModelError: when the model or its weights do not fit.
         TrialError: when the best weights cannot be written.
+        StorageError: when they cannot be copied by ``mirror``.
     """
     where = open_device(device)
-    hooks = Hooks(report, should_stop, checkpoint_seconds, evaluation_batch_size)
+    hooks = Hooks(report, should_stop, checkpoint_seconds, evaluation_batch_size, mirror)
     state = TrialState()
     _create(paths)
     with memory_of_its_own(where):
@@ -99,7 +107,7 @@ def run_trial(
             report_ = memory_report(error, where)
             ending = Ending("out_of_memory", f"after step {state.step}: {report_}")
         peak = peak_memory(where)
-    return _outcome(paths, config, state, ending, peak)
+    return _outcome(paths, config, state, ending, peak, mirror)
 
 
 def _attempt(
@@ -119,6 +127,8 @@ def _attempt(
         trainee.portion.limit = working.recall()
         state.training = trainee.portion
         monitors = Monitors(where, norms_may_overflow=trainee.dtype is torch.float16)
+        if hooks.mirror is not None:
+            state.notes += hooks.mirror.fetch()
         resume.restore(paths, trainee, state, monitors)
     plan = trainee.plan
     state.horizon = plan.horizon
@@ -128,7 +138,7 @@ def _attempt(
 
     while state.step < plan.horizon:
         if hooks.should_stop():
-            _save(paths, trainee, state, monitors)
+            _save(paths, trainee, state, monitors, None)  # copied once, at the end
             return Ending("stopped", f"asked to, after step {state.step} of {plan.horizon}")
 
         trainee.enter(state.step)  # first, so that what is measured is what the step trains
@@ -163,7 +173,7 @@ def _attempt(
             rungs = f"{state.patience.waited} rungs without improvement"
             return Ending("early_stopped", f"at {progress} % of its horizon, after {rungs}")
         if time.monotonic() - saved_at >= hooks.checkpoint_seconds:
-            _save(paths, trainee, state, monitors)
+            _save(paths, trainee, state, monitors, hooks.mirror)
             saved_at = time.monotonic()
     return Ending("completed")
 
@@ -225,11 +235,19 @@ def _impatient(trainee: Trainee, state: TrialState, evaluation: Evaluation) -> b
     return training.patience is not None and state.patience.waited >= training.patience
 
 
-def _save(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Monitors) -> None:
+def _save(
+    paths: TrialPaths,
+    trainee: Trainee,
+    state: TrialState,
+    monitors: Monitors,
+    mirror: Mirror | None,
+) -> None:
     """Save what a resume needs. A full disk is noted: the trial itself can do without."""
     with state.clock.aside(trainee.device):
         try:
             resume.save(paths, trainee, state, monitors)
+            if mirror is not None:
+                mirror.saved(state.step)
         except OSError as error:
             state.notes.append(f"no checkpoint after step {state.step}: {error}")
 
@@ -242,12 +260,18 @@ def _create(paths: TrialPaths) -> None:
 
 
 def _outcome(
-    paths: TrialPaths, config: TrialConfig, state: TrialState, ending: Ending, peak: int
+    paths: TrialPaths,
+    config: TrialConfig,
+    state: TrialState,
+    ending: Ending,
+    peak: int,
+    mirror: Mirror | None,
 ) -> Outcome:
     """Write the best weights, and return how the trial ended.
 
     Raises:
         TrialError: when they cannot be written.
+        StorageError: when they cannot be copied to where they belong.
     """
     best, seconds, training = state.best, state.clock.total(), state.clock.training()
     if best is not None:
@@ -257,6 +281,9 @@ def _outcome(
             raise TrialError(
                 f"the best weights cannot be written: {error}; free space, then start again"
             ) from error
+    kept_at = str(paths.best) if best else None
+    if mirror is not None:
+        kept_at = _copied(mirror, state, ending)
     flags = _flags(state)
     notes = [ending.note, *state.notes, *_memory_notes(config, flags)]
     return Outcome(
@@ -270,10 +297,32 @@ def _outcome(
         seconds=seconds,
         peak_memory=peak,
         samples_per_second=state.samples / training if training > 0 else 0.0,
-        checkpoint=str(paths.best) if best else None,
+        checkpoint=kept_at,
         resumed_from=state.resumed_from,
         flags=flags,
     )
+
+
+def _copied(mirror: Mirror, state: TrialState, ending: Ending) -> str | None:
+    """Copy what is needed of the trial to where it belongs; return where its best weights are.
+
+    Raises:
+        StorageError: when the best weights cannot be copied.
+    """
+    kept = state.best is not None and ending.reason not in NOT_KEPT
+    if ending.reason == "stopped":
+        mirror.leave(state.step)
+    try:
+        if kept:
+            mirror.put_best()
+    except OSError as error:
+        raise StorageError(
+            f"storage.artifacts: {error}; when it can be written, start again: the trial goes on "
+            "from its last checkpoint"
+        ) from error
+    mirror.wait()
+    state.notes += mirror.complaints()
+    return mirror.best if kept else None
 
 
 def _flags(state: TrialState) -> dict[str, Any]:

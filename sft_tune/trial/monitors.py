@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,6 +16,13 @@ from sft_tune.trial.device import wait_for
 # On a GPU reading a number waits for all work that was queued; on the CPU it is free.
 CHECK_EVERY = {"cpu": 1}
 CHECK_EVERY_ELSEWHERE = 50
+
+# A loss explodes when the mean of WINDOW batches is over FACTOR times what it was over the first
+# WINDOW batches, or over FACTOR times CHANCE where training began below that: a trial that never
+# learns stays near the loss of guessing, and one that learns may bounce off a loss near zero.
+WINDOW = 10
+FACTOR = 10.0
+CHANCE = 1.0
 
 
 class Monitors:
@@ -31,6 +38,8 @@ class Monitors:
         self.sizes: list[int] = []
         self.ratios: list[Tensor] = []
         self._norms_may_overflow = norms_may_overflow
+        self._first: list[float] = []
+        self._last: list[float] = []
         self._check_every = CHECK_EVERY.get(device.type, CHECK_EVERY_ELSEWHERE)
         self._checked = 0
         self._earlier = 0
@@ -47,11 +56,11 @@ class Monitors:
             self.ratios.append(ratio)
 
     def fault(self, step: int, at_rung: bool) -> str | None:
-        """Return what is not finite among what was added, when it is time to look.
+        """Return what is not finite among what was added, or that the loss explodes.
 
         Args:
             step: steps done, the last one added included.
-            at_rung: it is time in any case.
+            at_rung: it is time to look in any case.
         """
         if not at_rung and step % self._check_every:
             return None
@@ -64,7 +73,23 @@ class Monitors:
             for offset, value in enumerate(_numbers(series)):
                 if not math.isfinite(value):
                     return f"{name} became {value} at step {first + start + offset + 1}"
+                if name == "loss" and self._explodes(value):
+                    return (
+                        f"loss exploded: {_mean(self._last):.3g} over the last {WINDOW} steps, "
+                        f"{_mean(self._first):.3g} over the first, "
+                        f"at step {first + start + offset + 1}"
+                    )
         return None
+
+    def _explodes(self, loss: float) -> bool:
+        """Add ``loss`` to the windows; tell whether the last is too far above the first."""
+        if len(self._first) < WINDOW:
+            self._first.append(loss)
+            return False
+        self._last = [*self._last, loss][-WINDOW:]
+        if len(self._last) < WINDOW:
+            return False
+        return _mean(self._last) > FACTOR * max(_mean(self._first), CHANCE)
 
     def train_loss(self) -> float:
         """Return the mean loss per example since the last rung."""
@@ -100,19 +125,25 @@ class Monitors:
         self._checked = self._earlier = 0
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return losses, norms and ratios as one tensor each (CPU, float32), for a checkpoint."""
+        """Return what is watched as one tensor each (CPU), for a checkpoint."""
         return {
             "losses": torch.tensor(_numbers(self.losses), dtype=torch.float32),
             "norms": torch.tensor(_numbers(self.norms), dtype=torch.float32),
             "ratios": torch.tensor(_numbers(self.ratios), dtype=torch.float32),
+            "first": torch.tensor(self._first, dtype=torch.float64),
+            "last": torch.tensor(self._last, dtype=torch.float64),
+            "checked": torch.tensor(self._checked),
         }
 
-    def restore(self, losses: Tensor, norms: Tensor, ratios: Tensor, sizes: list[int]) -> None:
-        """Go on from what `tensors` returned."""
-        self.losses, self.norms = list(losses.unbind()), list(norms.unbind())
-        self.ratios = list(ratios.unbind())
+    def restore(self, saved: Mapping[str, Tensor], sizes: list[int]) -> None:
+        """Go on from what `tensors` returned, now on the device, and the sizes."""
+        self.losses, self.norms = list(saved["losses"].unbind()), list(saved["norms"].unbind())
+        self.ratios = list(saved["ratios"].unbind())
         self.sizes = list(sizes)
         self._checked, self._earlier = 0, len(sizes)
+        if "first" in saved:  # checkpoints of earlier versions lack it
+            self._first, self._last = saved["first"].tolist(), saved["last"].tolist()
+            self._checked = int(saved["checked"])
 
     def _finite_norms(self) -> list[float]:
         return [norm for norm in _numbers(self.norms) if math.isfinite(norm)]
@@ -158,6 +189,10 @@ class Clock:
             yield
         finally:
             self._aside += time.perf_counter() - begin
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _numbers(values: list[Tensor]) -> list[float]:

@@ -105,10 +105,7 @@ def restore(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Mo
     if header["scaler"]:
         trainee.scaler.load_state_dict(header["scaler"])
     monitor = _group(tensors, "monitor")
-    losses, norms, ratios = (
-        monitor[name].to(trainee.device) for name in ("losses", "norms", "ratios")
-    )
-    monitors.restore(losses, norms, ratios, header["sizes"])
+    monitors.restore({k: v.to(trainee.device) for k, v in monitor.items()}, header["sizes"])
     if trainee.averaging is not None:
         trainee.averaging.restore(_group(tensors, "average"), header["averaged"])
     # Checkpoints of earlier versions lack it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -63,7 +62,8 @@ def draw_trial(
     row: TrialRow,
     rungs: Sequence[EvaluationRow],
     default: Mapping[str, Value] | None,
-    folder: Path | None,
+    place: str | None,
+    files: Mapping[str, int],
     now: float,
 ) -> RenderableType:
     """Return the trial ``row`` of ``study``, whole.
@@ -73,7 +73,8 @@ def draw_trial(
         row: the trial.
         rungs: its rungs.
         default: the default point of the study's space; None: unknown.
-        folder: where its files lie; None: unknown.
+        place: where its files lie, a folder or a URL; None: unknown.
+        files: their names and sizes in bytes.
         now: seconds since 1970.
     """
     state = state_of_trial(row, now)
@@ -100,22 +101,14 @@ def draw_trial(
         parts += ["", watched]
     if row.error:
         parts += ["", Text("errors", style="dim"), Text(row.error)]
-    files = trial_files(folder)
-    if files and folder is not None:
+    if files and place is not None:
         table = plain_table()
-        table.add_column(f"files in {words.short_path(folder)}", overflow="fold")
+        table.add_column(f"files in {words.short_path(place)}", overflow="fold")
         table.add_column("", justify="right")
-        for path, size in files:
-            table.add_row(path.name, words.size(size))
+        for name, size in files.items():
+            table.add_row(name, words.size(size))
         parts += ["", table]
     return Group(*parts)
-
-
-def trial_files(folder: Path | None) -> list[tuple[Path, int]]:
-    """Return the files in a trial's ``folder`` with their sizes in bytes; none where it is gone."""
-    if folder is None or not folder.is_dir():
-        return []
-    return [(path, path.stat().st_size) for path in sorted(folder.iterdir()) if path.is_file()]
 
 
 def _trial_facts(

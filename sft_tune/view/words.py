@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from sft_tune.spec.paths import is_url
 from sft_tune.spec.space import Value
 
 NOTHING = "–"
@@ -166,8 +167,10 @@ def sparkline(values: Sequence[float], width: int) -> str:
 def short_path(path: str | Path, base: Path | None = None) -> str:
     """Return ``path`` as a person types it: relative to ``base`` (the working directory) if below.
 
-    A path below the home directory begins with ``~``.
+    A path below the home directory begins with ``~``; a URL stays as it is.
     """
+    if is_url(str(path)):
+        return str(path)
     absolute = Path(path)
     for root, prefix in ((base or Path.cwd(), ""), (Path.home(), "~/")):
         if absolute.is_relative_to(root) and absolute != root:

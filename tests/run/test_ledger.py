@@ -11,14 +11,15 @@ import optuna
 import pytest
 from sqlalchemy import event
 
-from sft_tune.run.ledger import Ledger, Placement
+from sft_tune.run.ledger import LEASE_SECONDS, Ledger, Placement
 from sft_tune.run.searcher import Searcher
 from sft_tune.spec.load import load_study
 from sft_tune.spec.plan import make_plan
 from sft_tune.store import claims, reads, studies
+from sft_tune.store.claims import LeaseLostError
 from sft_tune.store.database import Database
 from sft_tune.store.optuna_storage import open_optuna_storage
-from sft_tune.store.records import StudyRecord
+from sft_tune.store.records import StudyRecord, find_study
 
 Open = Callable[..., "Runner"]
 
@@ -43,9 +44,9 @@ class Runner:
             now=clock(),
         )
         self.searcher = Searcher(self.spec, self.plan, open_optuna_storage(db))
-        folder = Path(self.record.artifacts)
+        files = self.record.artifacts
         self.ledger = Ledger(
-            db, self.record, self.spec, self.plan, self.searcher, folder, clock=clock
+            db, self.record, self.spec, self.plan, self.searcher, files, clock=clock
         )
 
     def place(self) -> Placement:
@@ -153,6 +154,27 @@ def test_a_death_between_the_end_and_the_tell_is_told_by_the_next(runner: Open) 
     assert second.ledger.next_placement() is None
 
 
+def test_an_end_that_its_living_runner_tells_at_this_moment_is_told_once(
+    runner: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = runner(budget={"trials": 1})
+    begun = first.ledger.begin(first.place(), "CPU")
+    ended = claims.end(first.db, begun.claim, outcome(0.75), now=time.time())
+    assert ended.optuna_trial_id is not None
+    known = ended.optuna_trial_id
+    second = runner(budget={"trials": 1})
+    look = second.searcher._storage.get_trial
+
+    def looked_just_before(trial: int) -> optuna.trial.FrozenTrial:
+        seen = look(trial)
+        first.searcher.tell(known, ended.state, ended.value, {})
+        return seen
+
+    monkeypatch.setattr(second.searcher._storage, "get_trial", looked_just_before)
+    second.ledger.recover()
+    assert [(t.state.name, t.value) for t in optuna_trials()] == [("COMPLETE", 0.75)]
+
+
 def test_a_death_between_the_tell_and_its_note_changes_nothing(runner: Open) -> None:
     first = runner(budget={"trials": 1})
     begun = first.ledger.begin(first.place(), "CPU")
@@ -207,6 +229,60 @@ def test_a_pruned_configuration_is_not_trained_again_either(runner: Open) -> Non
         assert repeated is not None and repeated.reason == "duplicate"
     assert [t.state.name for t in optuna_trials()] == ["PRUNED"] * 4
     assert [t.value for t in optuna_trials()] == [0.3] * 4
+
+
+class Elsewhere(Runner):
+    """A runner of another machine, whose clock may go otherwise."""
+
+    def __init__(self, db: Database, path: Path, clock: Clock) -> None:
+        super().__init__(db, path, clock)
+        self.ledger._owner = "elsewhere:1:1.0"
+
+
+@pytest.mark.parametrize("whose", ["holder", "other"])
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_a_clock_that_jumps_doubles_no_trial_and_loses_none(
+    whose: str, jump: float, runner: Open, study_file: Callable[..., Path]
+) -> None:
+    budget = {"trials": 2}
+    first = runner(budget=budget)
+    here, there = Clock(), Clock()
+    first.ledger._clock = here
+    second = Elsewhere(first.db, study_file(budget=budget), there)
+    held = first.ledger.begin(first.place(), "CPU")
+    clock = here if whose == "holder" else there
+    clock.now += jump
+    still_held = held.claim.id in first.ledger.heartbeat()
+    assert still_held
+    other = second.place()
+    # A lease that looks expired to the other is taken over, and its holder finds that out.
+    taken = jump < 0 if whose == "holder" else jump > 0
+    assert (other.number == held.number) == taken
+    if taken:
+        other = second.ledger.begin(other, "CPU")
+        assert first.ledger.heartbeat() == set()
+        for late in (
+            lambda: first.ledger.rung(held, rung(50, 0.1)),
+            lambda: first.ledger.end(held, outcome(0.1)),
+        ):
+            with pytest.raises(LeaseLostError):
+                late()
+    else:
+        first.run(held, 0.5)
+    second.run(other, 0.5)
+    clock.now -= jump
+    while (placement := first.ledger.next_placement()) is not None:
+        first.run(placement, 0.5)
+    assert second.ledger.next_placement() is None
+    assert [(t.number, t.state.name, t.value) for t in optuna_trials()] == [
+        (0, "COMPLETE", 0.5),
+        (1, "COMPLETE", 0.5),
+    ]
+    rows = reads.trial_rows(first.db, "tiny")
+    assert [(row.number, row.lease_owner) for row in rows] == [(0, None), (1, None)]
+    # A jump is no time that the study ran: what is counted at once is at most a lease.
+    counted = find_study(first.db, "tiny").active_seconds
+    assert 0.0 <= counted <= 5 * LEASE_SECONDS
 
 
 def statements_of_a_trial(study: Runner, value: float) -> int:

@@ -22,6 +22,7 @@ OPEN = """
 import sys
 from sft_tune.store.database import Database
 from sft_tune.store.migrations import REVISIONS
+from sft_tune.store.migrations import REVISIONS
 sys.stdin.readline()
 database = Database.open(sys.argv[1], create=True)
 print("open")
@@ -113,7 +114,7 @@ def test_a_database_of_a_newer_version_is_refused(
     versioned("sft_alembic_version", "9999")
     for create in (True, False):
         with pytest.raises(StorageError, match="written by a newer sft_tune; upgrade: pip"):
-            Database.open(database_url, create=create)
+            Database.open(database_url, create=create).dispose()
 
 
 def test_a_database_of_an_older_version_is_upgraded_by_who_may_write(
@@ -121,7 +122,7 @@ def test_a_database_of_an_older_version_is_upgraded_by_who_may_write(
 ) -> None:
     monkeypatch.setattr("sft_tune.store.schema.REVISIONS", (*REVISIONS, "next"))
     with pytest.raises(StorageError, match="older sft_tune; any `sft-tune start` upgrades"):
-        Database.open(database_url, create=False)
+        Database.open(database_url, create=False).dispose()
     upgraded: list[bool] = []
     monkeypatch.setattr("sft_tune.store.schema.upgrade", lambda connection: upgraded.append(True))
     Database.open(database_url, create=True).dispose()
@@ -144,7 +145,7 @@ def test_a_database_without_our_tables_is_not_made_by_a_reader(empty_url: str) -
     with pytest.raises(
         StorageError, match="no stud(y database at|ies of sft_tune).*sft-tune start"
     ):
-        Database.open(empty_url, create=False)
+        Database.open(empty_url, create=False).dispose()
     if empty_url.startswith("sqlite"):
         assert not Path(make_url(empty_url).database or "").exists()
 
@@ -215,7 +216,7 @@ def test_an_optuna_study_is_made_once(db: Database) -> None:
 
 def message_and_traceback(url: str, create: bool = True) -> tuple[str, str]:
     with pytest.raises(StorageError) as caught:
-        Database.open(url, create=create)
+        Database.open(url, create=create).dispose()
     return str(caught.value), "".join(traceback.format_exception(caught.value))
 
 

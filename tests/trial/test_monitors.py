@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sft_tune.errors import UserError
 from sft_tune.trial import device, monitors
@@ -41,7 +43,7 @@ def test_the_update_is_the_median_of_the_steps_that_moved_something() -> None:
         watch.add(torch.tensor(1.0), torch.tensor(1.0), 4, torch.tensor(ratio))
     assert watch.update_ratio() == pytest.approx(3e-3)
     again = Monitors(CPU, norms_may_overflow=False)
-    again.restore(*watch.tensors().values(), watch.sizes)
+    again.restore(watch.tensors(), watch.sizes)
     assert again.update_ratio() == watch.update_ratio()
     # What an earlier attempt trained took none of this attempt's time.
     assert again.samples() == 0
@@ -73,8 +75,55 @@ def test_what_comes_after_a_rung_or_a_resume_is_looked_at() -> None:
     watch.add(torch.tensor(float("nan")), torch.tensor(1.0), 4)
     assert watch.fault(3, at_rung=True) == "loss became nan at step 3"
     resumed = Monitors(CPU, norms_may_overflow=False)
-    resumed.restore(*watch.tensors().values(), watch.sizes)
-    assert resumed.fault(3, at_rung=True) == "loss became nan at step 3"
+    resumed.restore(watch.tensors(), watch.sizes)
+    # What was looked at before is not looked at again: its windows came along.
+    assert resumed.fault(3, at_rung=True) is None
+    resumed.add(torch.tensor(float("nan")), torch.tensor(1.0), 4)
+    assert resumed.fault(4, at_rung=True) == "loss became nan at step 4"
+
+
+def fault_of(losses: list[float], resumed_at: int | None = None) -> str | None:
+    """Look at each of ``losses`` as it comes, on the CPU; resume before one of them."""
+    watch = Monitors(CPU, norms_may_overflow=False)
+    for step, loss in enumerate(losses, 1):
+        if step - 1 == resumed_at:
+            saved, sizes = watch.tensors(), watch.sizes
+            watch = Monitors(CPU, norms_may_overflow=False)
+            watch.restore(saved, sizes)
+        watch.add(torch.tensor(loss), torch.tensor(1.0), 4)
+        if said := watch.fault(step, at_rung=False):
+            return said
+    return None
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([2.3] * 20 + [1e3] * 10, "loss exploded: 102 over the last 10 steps"),
+        ([2.3 * 1.3**step for step in range(60)], "loss exploded"),
+        ([0.01] * 10 + [9.0] * 40, None),  # began better than guessing, fell back
+        ([0.01] * 10 + [11.0] * 40, "loss exploded: 11 over the last 10 steps, 0.01 over"),
+        ([2.3] * 20 + [200.0] + [2.3] * 20, None),  # one bad batch
+        ([7.0] * 10 + [60.0] * 40, None),
+        ([2.3, 9.0, 23.0, 9.0, *[2.3] * 40], None),  # a rough start
+        ([1e6] * 30, None),  # large from the start, and no worse
+    ],
+)
+def test_a_loss_that_explodes_is_told_from_one_that_is_rough(
+    losses: list[float], expected: str | None
+) -> None:
+    said = fault_of(losses)
+    assert (said or "").startswith(expected) if expected else said is None
+    for at in (5, 15, 25):
+        assert fault_of(losses, resumed_at=at) == said
+
+
+@given(st.floats(0.05, 12.0), st.floats(0.0, 0.1), st.lists(st.floats(-0.9, 3.0), max_size=80))
+def test_a_healthy_curve_does_not_explode(start: float, fall: float, noise: list[float]) -> None:
+    """A loss that falls, under noise of up to four times its size."""
+    losses = [start * (1 - fall) ** step * (1 + wave) for step, wave in enumerate(noise)]
+    losses[:10] = [start] * len(losses[:10])
+    assert fault_of(losses) is None
 
 
 def test_a_norm_may_overflow_where_a_scaler_watches() -> None:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from pathlib import Path
-
-from sft_tune.view.trial import draw_best, draw_trial, trial_files
+from sft_tune.view.trial import draw_best, draw_trial
 from tests.view.conftest import Draw
 from tests.view.examples import DEFAULT, NOW, rung_row, running_row, study_row, trial_row
 
@@ -26,10 +24,8 @@ def test_the_best_trial_on_a_page(draw_text: Draw) -> None:
     ]
 
 
-def test_a_trial_on_a_page_has_its_rungs_its_errors_and_its_files(
-    draw_text: Draw, tmp_path: Path
-) -> None:
-    (tmp_path / "log.txt").write_text("hello")
+def test_a_trial_on_a_page_has_its_rungs_its_errors_and_its_files(draw_text: Draw) -> None:
+    files = {"log.txt": 5}
     row = trial_row(
         3,
         None,
@@ -42,21 +38,17 @@ def test_a_trial_on_a_page_has_its_rungs_its_errors_and_its_files(
         config=CONFIG,
     )
     rungs = [rung_row(3, 10, 0.2, 1.0), rung_row(3, 20, 0.4, 2.0)]
-    text = draw_text(draw_trial(study_row(), row, rungs, DEFAULT, tmp_path, NOW), 100)
+    text = draw_text(draw_trial(study_row(), row, rungs, DEFAULT, "s3://b/t", files, NOW), 100)
     assert text.startswith("trial 3 of s: crashed  the worker was killed by SIGKILL\n")
     assert "curve     ▁█" in text
     assert "attempts  2" in text
     assert "attempt 1: killed\n\nattempt 2: killed" in text
+    assert "files in s3://b/t" in text
     assert "log.txt" in text
     assert "5 B" in text
 
 
 def test_a_running_trial_says_who_runs_it(draw_text: Draw) -> None:
-    text = draw_text(draw_trial(study_row(), running_row(4), [], None, None, NOW))
+    text = draw_text(draw_trial(study_row(), running_row(4), [], None, None, {}, NOW))
     assert text.startswith("trial 4 of s: running\n")
     assert "run by    box (process 77)" in text
-
-
-def test_the_files_of_a_trial_that_has_none() -> None:
-    assert trial_files(None) == []
-    assert trial_files(Path("nowhere")) == []

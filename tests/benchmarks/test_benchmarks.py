@@ -1,0 +1,81 @@
+"""Each benchmark runs in its short form; what one computes from times is computed right."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sft_tune.run.events import TrialEnded
+from tests.benchmarks import BENCHMARKS, Table, load
+from tests.benchmarks.overhead import Record, cost_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def ended(number: int, slot: int, seconds: float) -> TrialEnded:
+    return TrialEnded(
+        number=number,
+        slot=slot,
+        reason="completed",
+        value=0.5,
+        seconds=seconds,
+        note="",
+        leads=False,
+        params={},
+    )
+
+
+def test_the_cost_is_what_lies_between_the_trials_of_a_slot() -> None:
+    record = Record(begun=0.0, started=[7.0])
+    for number, (slot, at, seconds) in enumerate(
+        [(0, 20.0, 9.0), (1, 21.0, 10.0), (0, 31.0, 10.0), (1, 31.0, 9.5), (0, 41.0, 9.5)]
+    ):
+        record.ended.append(ended(number, slot, seconds))
+        record.ended_at.append(at)
+        record.statements_at.append(100 * number)
+    cost = cost_of(record)
+    assert (cost.trials, cost.inside, cost.given) == (3, 29.0, 31.0)
+    assert cost.share == pytest.approx(2 / 31)
+    assert (cost.start, cost.statements) == (7.0, 100.0)
+
+
+def test_a_table_is_aligned() -> None:
+    table = Table("what", ("name", "n"), [("long name", "1"), ("x", "20")], ["a note"])
+    assert table.text().splitlines() == [
+        *("what", "", "name        n", "long name   1", "x          20", "", "a note")
+    ]
+
+
+def test_every_benchmark_of_the_registry_is_there() -> None:
+    for name in BENCHMARKS:
+        assert importlib.import_module(f"tests.benchmarks.{name}").__doc__
+        assert callable(load(name))
+
+
+def test_a_name_that_is_none_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks", "nonsense"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "no benchmark 'nonsense'; there are overhead" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_short_form_of_overhead_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks", "--short", "overhead"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "own cost" in done.stdout
