@@ -31,6 +31,7 @@ _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "min_learning_rate": ("schedule", _TO_A_MINIMUM),
     "ema_decay": ("averaging", ("ema",)),
     "swa_start": ("averaging", ("swa",)),
+    "mix_alpha": ("mix", ("mixup", "cutmix")),
     "freeze_blocks": ("freeze", ("blocks",)),
     "unfreeze_at": ("freeze", ("head_first", "gradual")),
     "unfrozen_learning_rate": ("freeze", ("head_first",)),

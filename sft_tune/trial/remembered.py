@@ -72,6 +72,7 @@ def _facts(trainee: Trainee) -> dict[str, Any]:
         "batch_size": config.training.batch_size,
         "precision": str(trainee.dtype),
         "device": describe_device(trainee.device),
+        "checkpointing": config.training.gradient_checkpointing,
     }
 
 

@@ -57,6 +57,8 @@ TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     (text(space={"unfreeze_at": [0.1, 0.2]}), "space.unfreeze_at", "has an effect only with freeze: head_first or gradual; add that or remove it", "[0.1, 0.2]"),
     ({"space": {"ema_decay": [0.9, 0.99], "averaging": ["none", "swa"]}}, "space.ema_decay", "has an effect only with averaging: ema; add that or remove it", "[0.9, 0.99]"),
     ({"space": {"min_change": [0, 0.1]}}, "space.min_change", "has an effect only with patience; give that a number or remove this", "[0, 0.1]"),
+    (text(training={"mix": "mixup"}), "training.mix", NO_TEXT, "'mixup'"),
+    ({"space": {"mix_alpha": [0.1, 0.4]}}, "space.mix_alpha", "has an effect only with mix: mixup or cutmix; add that or remove it", "[0.1, 0.4]"),
     ({"space": {"epsilon": [1e-8, 1e-6], "optimizer": ["sgd", "lion"]}}, "space.epsilon", "has an effect only with optimizer: adamw or adam or muon; add that or remove it", "[1e-08, 1e-06]"),
     ({"space": {"cycles": [1, 2]}}, "space.cycles", "has an effect only with schedule: cosine; add that or remove it", "[1, 2]"),
     ({"training": {"optimizer": "sgd", "momentum": 0.0, "nesterov": True}}, "training.nesterov", "needs momentum above 0; raise that or remove it", "true"),

@@ -28,10 +28,14 @@ class Batch:
         inputs: keyword arguments of a model: ``pixel_values`` float32 [b, 3, h, w], normalized;
             or ``input_ids``, ``attention_mask`` and perhaps ``token_type_ids``, int64 [b, length].
         targets: as the task has them, [b, ...].
+        partners: targets of the examples that these are mixed with; None where they are not.
+        share: of each example itself in what it is mixed to.
     """
 
     inputs: dict[str, Tensor]
     targets: Tensor
+    partners: Tensor | None = None
+    share: float = 1.0
 
     def __len__(self) -> int:
         return len(self.targets)
