@@ -123,6 +123,22 @@ class ModelSpec(Section):
         description="Dropout: before the head (image models), in hidden layers and head "
         "(transformers). Default: the model's own.",
     )
+    stochastic_depth: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Probability that a residual branch is left out, rising linearly to this at "
+        "the last one, in models that have it (ConvNeXt, EfficientNet, Swin, ...). Default: the "
+        "model's own.",
+    )
+    head_init: Literal["default", "zero", "normal", "xavier"] = Field(
+        "default",
+        description="How the output layer begins: default (as its library has it), zero, normal "
+        "(deviation 0.02), xavier (uniform).",
+    )
+    reinit_blocks: int = Field(
+        0, ge=0, description="So many of the last blocks begin with random weights, too."
+    )
 
 
 class ObjectiveSpec(Section):

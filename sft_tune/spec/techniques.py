@@ -31,6 +31,7 @@ _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "min_learning_rate": ("schedule", _TO_A_MINIMUM),
     "ema_decay": ("averaging", ("ema",)),
     "swa_start": ("averaging", ("swa",)),
+    "magnitude": ("auto_augment", ("randaugment",)),
     "mix_alpha": ("mix", ("mixup", "cutmix")),
     "freeze_blocks": ("freeze", ("blocks",)),
     "unfreeze_at": ("freeze", ("head_first", "gradual")),
@@ -122,10 +123,23 @@ def _cooldown_after_warmup(spec: StudySpec, findings: Findings) -> Iterator[Find
             return
 
 
+def _reinit_of_nothing(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    names = ["model.reinit_blocks", "model.weights"]
+    if not findings.ok(*places_of(*names)):
+        return
+    cells = [cell for cell in combinations(spec, names) if cell["model.reinit_blocks"]]
+    if cells and all(cell["model.weights"] == "none" for cell in cells):
+        yield (
+            place_of(spec, "model.reinit_blocks"),
+            "with model.weights: none all blocks begin with random weights; remove it",
+        )
+
+
 TECHNIQUE_RULES: tuple[Rule, ...] = (
     _settings_in_vain,
     _change_without_patience,
     _rates_in_order,
     _nesterov_without_momentum,
     _cooldown_after_warmup,
+    _reinit_of_nothing,
 )

@@ -189,6 +189,33 @@ class TrainingSpec(BaseModel):
         "none",
         description="Images: random horizontal flip; flip_crop also crops after padding by 1/8.",
     )
+    auto_augment: Literal["none", "randaugment", "trivialaugment"] = Field(
+        "none",
+        description="Images: randaugment (two random operations of one magnitude), "
+        "trivialaugment (one of a random magnitude).",
+    )
+    magnitude: int = Field(
+        9, ge=0, le=30, description="auto_augment: randaugment: strength of its operations."
+    )
+    color_jitter: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Images: brightness, contrast and saturation change by up to this share, the "
+        "hue by a quarter of it.",
+    )
+    erasing: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Images: probability that a random box is black.",
+    )
+    token_masking: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Texts: probability that a token is replaced by the mask token.",
+    )
     mix: Literal["none", "mixup", "cutmix"] = Field(
         "none", description="Images: each is mixed with another of its batch, and their labels."
     )

@@ -13,14 +13,18 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 from torch.optim import Optimizer
 
+from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.trial.averaging import Averaging, refresh_statistics
 from sft_tune.trial.class_loss import ClassLoss, class_loss, divergence
 from sft_tune.trial.data import Batch, ImageSplit, Prepared, Split, TextSplit, epoch_order, gather
+from sft_tune.trial.data.augment import Augmentation
+from sft_tune.trial.data.text import load_tokenizer, text_encoder
 from sft_tune.trial.device import autocast, free_memory, is_out_of_memory, resolve_precision
 from sft_tune.trial.freezing import Freezing
 from sft_tune.trial.heads import normalizes_batches
+from sft_tune.trial.initialize import initialize
 from sft_tune.trial.mixing import mixed, sides
 from sft_tune.trial.models import BuiltModel, build_model
 from sft_tune.trial.optimizers import (
@@ -62,6 +66,7 @@ class Trainee:
     rewind: Rewind
     freezing: Freezing
     loss: ClassLoss | None
+    augmentation: Augmentation
     averaging: Averaging | None = None
 
     def learning_rate(self, step: int) -> float:
@@ -122,15 +127,17 @@ def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee
         ModelError: for a model or weights that are unknown, cannot be had, or do not fit.
     """
     train = data.train
-    model = build_model(
+    build = functools.partial(
+        build_model,
         config.task,
-        config.model,
-        data.labels,
+        labels=data.labels,
         image_size=_side(train),
         normalize=config.data.normalize,
         pad_id=train.pad_id if isinstance(train, TextSplit) else None,
         seed=config.seed,
     )
+    model = build(config.model)
+    initialize(model, config.model, config.seed, build)
     model.to(device)
     if config.training.gradient_checkpointing:
         rematerialize(model)
@@ -154,6 +161,7 @@ def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee
         rewind=Rewind(model.module, device),
         freezing=freezing,
         loss=class_loss(config.training, train.targets, len(data.labels), device),
+        augmentation=_augmentation(config),
         averaging=_averaging(model, config),
     )
 
@@ -205,6 +213,19 @@ def _portion(model: BuiltModel, asked: int | None) -> Portion:
     return Portion(limit=asked, in_pairs=normalizes_batches(model.module), asked=asked)
 
 
+def _augmentation(config: TrialConfig) -> Augmentation:
+    if not config.training.token_masking:
+        return Augmentation(config.training)
+    tokenizer = load_tokenizer(text_encoder(config.data, config.model).folder)
+    if tokenizer.mask_token_id is None:
+        raise ModelError(
+            f"training.token_masking: the tokenizer of {config.model.name} has no mask token; "
+            "leave it out"
+        )
+    special = tuple(sorted(tokenizer.all_special_ids))
+    return Augmentation(config.training, tokenizer.mask_token_id, special)
+
+
 def _averaging(model: BuiltModel, config: TrialConfig) -> Averaging | None:
     asked = config.training.averaging != "none"
     return Averaging(model.module, config.training) if asked else None
@@ -214,6 +235,7 @@ def _gathered(trainee: Trainee, indices: Tensor) -> Batch:
     """Return the batch, in the machine's memory where only parts of it fit on the device."""
     options: dict[str, Any] = {
         "augment": trainee.config.training.augment,
+        "beyond": trainee.augmentation,
         "normalize": trainee.model.normalize,
     }
     training = trainee.config.training
