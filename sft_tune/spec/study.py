@@ -139,6 +139,31 @@ class ModelSpec(Section):
     reinit_blocks: int = Field(
         0, ge=0, description="So many of the last blocks begin with random weights, too."
     )
+    lora_rank: int | None = Field(
+        None,
+        ge=1,
+        description="LoRA, for models of transformers: rank of the updates that are trained in "
+        "place of the backbone's weights (needs `sft_tune[lora]`). Default: no LoRA.",
+    )
+    lora_alpha: float | None = Field(
+        None,
+        gt=0,
+        description="LoRA: an update is multiplied by this over lora_rank. Default: twice the "
+        "rank.",
+    )
+    lora_dropout: float = Field(
+        0.0, ge=0, lt=1, description="LoRA: dropout before an update's first factor."
+    )
+    lora_targets: str = Field(
+        "all-linear",
+        description="LoRA: which layers get updates: all-linear, or the ends of their names, with "
+        "commas between (query,value).",
+    )
+    lora_merge: bool = Field(
+        True,
+        description="LoRA: whether checkpoints have the updates merged into the weights, like a "
+        "model without LoRA; else peft is needed to load them.",
+    )
 
 
 class ObjectiveSpec(Section):

@@ -39,6 +39,8 @@ _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "layer_decay": ("freeze", ("none", "blocks", "head_first", "gradual")),
 }
 
+_LORA_DETAILS = ("model.lora_alpha", "model.lora_dropout", "model.lora_targets", "model.lora_merge")
+
 
 def place_of(spec: StudySpec, name: str) -> Place:
     """Return where the setting ``name`` gets its value: in the space, or in its section."""
@@ -135,6 +137,32 @@ def _reinit_of_nothing(spec: StudySpec, findings: Findings) -> Iterator[Finding]
         )
 
 
+def _lora(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    rank = "model.lora_rank"
+    if not findings.ok(*places_of(rank, "model.name", "freeze")):
+        return
+    for cell in combinations(spec, [rank, "model.name", "freeze"]):
+        name = str(cell["model.name"])
+        if cell[rank] is None:
+            continue
+        if not name.startswith("transformers:"):
+            yield (
+                place_of(spec, rank),
+                f"LoRA is for transformers:ID-or-path, not {name}; remove it",
+            )
+            return
+        if cell["freeze"] == "backbone":
+            yield place_of(spec, rank), "with freeze: backbone no update is trained; change one"
+            return
+    ranks = [cell[rank] for cell in combinations(spec, [rank])]
+    for name in _LORA_DETAILS:
+        if name in spec.space and all(value is None for value in ranks):
+            yield (
+                ("space", name),
+                "has an effect only with model.lora_rank; give that, or remove it",
+            )
+
+
 TECHNIQUE_RULES: tuple[Rule, ...] = (
     _settings_in_vain,
     _change_without_patience,
@@ -142,4 +170,5 @@ TECHNIQUE_RULES: tuple[Rule, ...] = (
     _nesterov_without_momentum,
     _cooldown_after_warmup,
     _reinit_of_nothing,
+    _lora,
 )

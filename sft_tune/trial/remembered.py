@@ -67,6 +67,7 @@ def _facts(trainee: Trainee) -> dict[str, Any]:
         "weights": config.model.weights,
         "labels": len(trainee.data.labels),
         "freeze": config.training.freeze,
+        "lora_rank": config.model.lora_rank,
         "optimizer": config.training.optimizer,
         "example": example,
         "batch_size": config.training.batch_size,

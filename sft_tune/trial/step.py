@@ -25,6 +25,7 @@ from sft_tune.trial.device import autocast, free_memory, is_out_of_memory, resol
 from sft_tune.trial.freezing import Freezing
 from sft_tune.trial.heads import normalizes_batches
 from sft_tune.trial.initialize import initialize
+from sft_tune.trial.lora import add_lora
 from sft_tune.trial.mixing import mixed, sides
 from sft_tune.trial.models import BuiltModel, build_model
 from sft_tune.trial.optimizers import (
@@ -138,6 +139,8 @@ def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee
     )
     model = build(config.model)
     initialize(model, config.model, config.seed, build)
+    if config.model.lora_rank is not None:
+        add_lora(model, config.model, config.seed)
     model.to(device)
     if config.training.gradient_checkpointing:
         rematerialize(model)
