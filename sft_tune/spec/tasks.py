@@ -84,6 +84,8 @@ _CLASSIFICATION = (
     "matthews",
     "loss",
 )
+_CLASS_TECHNIQUES = ("label_smoothing", "class_weights", "focal_gamma", "r_drop")
+_IMAGE_TECHNIQUES = ("augment", "auto_augment", "color_jitter", "erasing", "mix")
 _IMAGE_DATA = ("image_size", "normalize")
 _TEXT_DATA = ("max_length",)
 TASKS: dict[Task, TaskFacts] = {
@@ -92,14 +94,14 @@ TASKS: dict[Task, TaskFacts] = {
         metrics=_CLASSIFICATION,
         columns=("image_column", "label_column"),
         data=("classes", *_IMAGE_DATA),
-        training=("augment", "label_smoothing"),
+        training=(*_IMAGE_TECHNIQUES, *_CLASS_TECHNIQUES),
     ),
     "text-classification": TaskFacts(
         input="text",
         metrics=_CLASSIFICATION,
         columns=("text_column", "label_column"),
         data=("classes", *_TEXT_DATA),
-        training=("label_smoothing",),
+        training=("token_masking", *_CLASS_TECHNIQUES),
     ),
 }
 # The settings of `data` and `training` that some tasks have no use for.

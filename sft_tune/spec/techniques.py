@@ -31,11 +31,15 @@ _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "min_learning_rate": ("schedule", _TO_A_MINIMUM),
     "ema_decay": ("averaging", ("ema",)),
     "swa_start": ("averaging", ("swa",)),
+    "magnitude": ("auto_augment", ("randaugment",)),
+    "mix_alpha": ("mix", ("mixup", "cutmix")),
     "freeze_blocks": ("freeze", ("blocks",)),
     "unfreeze_at": ("freeze", ("head_first", "gradual")),
     "unfrozen_learning_rate": ("freeze", ("head_first",)),
     "layer_decay": ("freeze", ("none", "blocks", "head_first", "gradual")),
 }
+
+_LORA_DETAILS = ("model.lora_alpha", "model.lora_dropout", "model.lora_targets", "model.lora_merge")
 
 
 def place_of(spec: StudySpec, name: str) -> Place:
@@ -121,10 +125,50 @@ def _cooldown_after_warmup(spec: StudySpec, findings: Findings) -> Iterator[Find
             return
 
 
+def _reinit_of_nothing(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    names = ["model.reinit_blocks", "model.weights"]
+    if not findings.ok(*places_of(*names)):
+        return
+    cells = [cell for cell in combinations(spec, names) if cell["model.reinit_blocks"]]
+    if cells and all(cell["model.weights"] == "none" for cell in cells):
+        yield (
+            place_of(spec, "model.reinit_blocks"),
+            "with model.weights: none all blocks begin with random weights; remove it",
+        )
+
+
+def _lora(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    rank = "model.lora_rank"
+    if not findings.ok(*places_of(rank, "model.name", "freeze")):
+        return
+    for cell in combinations(spec, [rank, "model.name", "freeze"]):
+        name = str(cell["model.name"])
+        if cell[rank] is None:
+            continue
+        if not name.startswith("transformers:"):
+            yield (
+                place_of(spec, rank),
+                f"LoRA is for transformers:ID-or-path, not {name}; remove it",
+            )
+            return
+        if cell["freeze"] == "backbone":
+            yield place_of(spec, rank), "with freeze: backbone no update is trained; change one"
+            return
+    ranks = [cell[rank] for cell in combinations(spec, [rank])]
+    for name in _LORA_DETAILS:
+        if name in spec.space and all(value is None for value in ranks):
+            yield (
+                ("space", name),
+                "has an effect only with model.lora_rank; give that, or remove it",
+            )
+
+
 TECHNIQUE_RULES: tuple[Rule, ...] = (
     _settings_in_vain,
     _change_without_patience,
     _rates_in_order,
     _nesterov_without_momentum,
     _cooldown_after_warmup,
+    _reinit_of_nothing,
+    _lora,
 )

@@ -105,8 +105,31 @@ class TrainingSpec(BaseModel):
     clip_norm: float | None = Field(
         1.0, gt=0, description="Gradients are scaled down to this norm; null: never."
     )
+    clip_value: float | None = Field(
+        None,
+        gt=0,
+        description="Each gradient is cut to this size, before clip_norm acts. Default: never.",
+    )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of the target spread over all classes."
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none",
+        description="balanced: classes count in the training loss by the inverse of how often "
+        "they occur.",
+    )
+    focal_gamma: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Focal loss: an example counts (1 - probability of its class) to this power; "
+        "0: cross-entropy.",
+    )
+    r_drop: float = Field(
+        0.0,
+        ge=0,
+        description="R-Drop: this times the divergence of two passes with dropout is added to "
+        "the loss; a step takes twice as long.",
     )
     freeze: Literal["none", "backbone", "blocks", "head_first", "gradual"] = Field(
         "none",
@@ -165,6 +188,54 @@ class TrainingSpec(BaseModel):
     augment: Literal["none", "flip", "flip_crop"] = Field(
         "none",
         description="Images: random horizontal flip; flip_crop also crops after padding by 1/8.",
+    )
+    auto_augment: Literal["none", "randaugment", "trivialaugment"] = Field(
+        "none",
+        description="Images: randaugment (two random operations of one magnitude), "
+        "trivialaugment (one of a random magnitude).",
+    )
+    magnitude: int = Field(
+        9, ge=0, le=30, description="auto_augment: randaugment: strength of its operations."
+    )
+    color_jitter: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Images: brightness, contrast and saturation change by up to this share, the "
+        "hue by a quarter of it.",
+    )
+    erasing: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Images: probability that a random box is black.",
+    )
+    token_masking: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Texts: probability that a token is replaced by the mask token.",
+    )
+    mix: Literal["none", "mixup", "cutmix"] = Field(
+        "none", description="Images: each is mixed with another of its batch, and their labels."
+    )
+    mix_alpha: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="mix: shares are drawn from Beta(this, this). Default: 0.2 for mixup, 1 for "
+        "cutmix.",
+    )
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Gradient accumulation: at most so many examples of a batch go through the "
+        "model at once, with the same gradient (batch norm normalizes each part). Default: the "
+        "batch, or what fits into memory.",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Activations within blocks are computed again, not kept: slower, less memory.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 on GPUs that have it, else fp32."

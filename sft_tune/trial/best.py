@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sft_tune.trial import checkpoint
 from sft_tune.trial.data import ImageSplit
+from sft_tune.trial.lora import exported
 from sft_tune.trial.outcome import Evaluation
 from sft_tune.trial.step import Trainee
 
@@ -24,7 +25,7 @@ class Best:
         progress: the rung, in percent.
         step: optimizer steps done.
         card: what the weights are: configuration, labels, normalization, ... (plain values).
-        weights: every tensor of the module, on the CPU.
+        weights: every tensor of the module, on the CPU (LoRA merged, unless asked not to).
     """
 
     value: float
@@ -37,7 +38,7 @@ class Best:
     @classmethod
     def of(cls, trainee: Trainee, value: float, evaluation: Evaluation, step: int) -> Best:
         """Copy the weights that ``trainee`` has now, after ``step`` steps."""
-        state = trainee.model.module.state_dict()
+        state = exported(trainee.model.module, trainee.config.model)
         return cls(
             value=value,
             metrics=dict(evaluation.metrics),

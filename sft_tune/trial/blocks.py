@@ -60,6 +60,11 @@ def find_blocks(module: nn.Module, head: tuple[str, ...]) -> Blocks:
     return Blocks(names, _depths(module, names, head), head)
 
 
+def with_depths_of(blocks: Blocks, module: nn.Module) -> Blocks:
+    """Return the same blocks with the depths of the parameters that ``module`` has now."""
+    return Blocks(blocks.names, _depths(module, blocks.names, blocks.head), blocks.head)
+
+
 def _repeated(module: nn.Module, head: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     """Return the outermost members of lists and sequences that are blocks."""
     listed: Counter[type[nn.Module]] = Counter()

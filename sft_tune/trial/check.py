@@ -114,12 +114,12 @@ def _step_facts(
     try:
         trainee = set_up(config, data, where)
         working = Remembered(cache, trainee)
-        trainee.portion.limit = working.recall()
+        trainee.portion.begin(working.recall())
         facts["seconds_per_step"] = _seconds_per_step(trainee)
         facts["ok"] = True
-        working.keep(trainee.portion.limit)
-        if trainee.portion.limit is not None:
-            facts["note"] = f"in micro-batches of {trainee.portion.limit}"
+        working.keep(trainee.portion.found)
+        if trainee.portion.found is not None:
+            facts["note"] = f"in micro-batches of {trainee.portion.found}"
     except (*UNFIT, MemoryError) as error:
         if not is_out_of_memory(error):
             raise _cannot_take(config, data, error) from error

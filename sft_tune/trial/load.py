@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.trial import checkpoint
 from sft_tune.trial.device import open_device
 from sft_tune.trial.files import copy_of
+from sft_tune.trial.lora import inject, wrapped_layers
 
 
 def load_checkpoint(path: Path, device: str = "cpu") -> nn.Module:
@@ -38,7 +40,7 @@ def load_checkpoint(path: Path, device: str = "cpu") -> nn.Module:
     config = TrialConfig.model_validate(card["config"])
     # The random weights that the module begins with are none of the caller's numbers.
     with torch.random.fork_rng(devices=[]):
-        module = _skeleton(config, card)
+        module = _skeleton(config, card, tensors)
     module.load_state_dict(tensors)
     module.labels = tuple(card["labels"])  # type: ignore[assignment]
     mean, std = card["normalize"]
@@ -60,12 +62,17 @@ def fetch_checkpoint(url: str, cache: Path) -> Path:
         raise ModelError(f"{error}; try again, or give a copy of it on this machine") from error
 
 
-def _skeleton(config: TrialConfig, card: checkpoint.Header) -> nn.Module:
+def _skeleton(
+    config: TrialConfig, card: checkpoint.Header, tensors: Mapping[str, Tensor]
+) -> nn.Module:
     """Return the module that the checkpoint ``card`` describes, with random weights."""
     if card["model_config"] is not None:
         from sft_tune.trial import models_transformers
 
-        return models_transformers.skeleton(config.task, card["model_config"])
+        module = models_transformers.skeleton(config.task, card["model_config"])
+        if names := wrapped_layers(tensors):
+            inject(module, config.model, names)
+        return module
     from sft_tune.trial import models_torchvision
 
     height, width = card["image_size"]

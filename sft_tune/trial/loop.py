@@ -124,7 +124,7 @@ def _attempt(
     with state.clock.aside(where):
         trainee = set_up(config, data, where)
         working = Remembered(cache, trainee)
-        trainee.portion.limit = working.recall()
+        trainee.portion.begin(working.recall())
         state.training = trainee.portion
         monitors = Monitors(where, norms_may_overflow=trainee.dtype is torch.float16)
         if hooks.mirror is not None:
@@ -144,7 +144,7 @@ def _attempt(
         trainee.enter(state.step)  # first, so that what is measured is what the step trains
         weights = updates.before(trainee.optimizer, state.step)
         loss, norm, size = train_step(trainee, state.step)
-        working.keep(trainee.portion.limit)
+        working.keep(trainee.portion.found)
         state.step += 1
         state.samples += size
         monitors.add(loss, norm, size, updates.after(weights))
@@ -328,8 +328,8 @@ def _copied(mirror: Mirror, state: TrialState, ending: Ending) -> str | None:
 def _flags(state: TrialState) -> dict[str, Any]:
     """Return how memory made the trial differ from its configuration."""
     flags: dict[str, Any] = {}
-    if state.training.limit is not None:
-        flags["micro_batch"] = state.training.limit
+    if state.training.found is not None:
+        flags["micro_batch"] = state.training.found
         if state.training.in_pairs:
             flags["batch_norm_per_micro_batch"] = True
     if state.evaluation.limit is not None:

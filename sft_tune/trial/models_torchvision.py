@@ -44,6 +44,8 @@ def build(model: ModelSpec, classes: int, *, image_size: int | None, seed: int) 
         module = copy.deepcopy(_pretrained(model.name, weights, stamp, image_size))
         torch.manual_seed(seed)
     head = replace_head(module, classes, model.dropout)
+    if model.stochastic_depth is not None:
+        _set_stochastic_depth(module, model.stochastic_depth, model.name)
     return BuiltModel(module, head, normalization(model))
 
 
@@ -54,6 +56,25 @@ def skeleton(model: ModelSpec, classes: int, image_size: int | None) -> nn.Modul
     module = _skeleton(model.name, image_size, named)
     replace_head(module, classes, model.dropout)
     return module
+
+
+def _set_stochastic_depth(module: nn.Module, most: float, name: str) -> None:
+    """Let the branches of ``module`` be left out, the last with probability ``most``.
+
+    The probability rises linearly from 0 (Huang et al. 2016, eq. 4).
+
+    Raises:
+        ModelError: when it has no such branches.
+    """
+    from torchvision.ops import StochasticDepth
+
+    layers = [part for part in module.modules() if isinstance(part, StochasticDepth)]
+    if not layers:
+        raise ModelError(
+            f"model.stochastic_depth: {name} has no stochastic depth to set; leave it out"
+        )
+    for i, layer in enumerate(layers):
+        layer.p = most * i / max(len(layers) - 1, 1)
 
 
 def normalization(model: ModelSpec) -> Normalize:

@@ -192,6 +192,13 @@ def _configured(config: Any, model: ModelSpec, labels: Sequence[str], pad_id: in
             )
         for key in known:
             setattr(config, key, model.dropout)
+    if model.stochastic_depth is not None:
+        if not hasattr(config, "drop_path_rate"):
+            raise ModelError(
+                f"model.stochastic_depth: {model.name} ({config.model_type}) has no stochastic "
+                "depth to set; leave it out"
+            )
+        config.drop_path_rate = model.stochastic_depth
     if pad_id is not None and getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = pad_id
     return config

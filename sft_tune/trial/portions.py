@@ -26,10 +26,22 @@ class Portion:
         limit: at most so many; None: the batch, whatever its size.
         in_pairs: while two fit, no example goes alone (then it may be three that go together):
             batch norm learns nothing from one.
+        asked: the limit that the configuration asks for, whatever fits; None: it does not.
     """
 
     limit: int | None = None
     in_pairs: bool = False
+    asked: int | None = None
+
+    @property
+    def found(self) -> int | None:
+        """The limit where memory has set it; None where it did not."""
+        return None if self.limit == self.asked else self.limit
+
+    def begin(self, worked: int | None) -> None:
+        """Begin with the limit that has ``worked``, or with that which is asked for."""
+        limits = [limit for limit in (worked, self.asked) if limit is not None]
+        self.limit = min(limits, default=None)
 
     def sizes(self, count: int) -> list[int]:
         """Return the sizes of the parts of a batch of ``count`` examples, as even as can be."""

@@ -67,11 +67,13 @@ def _facts(trainee: Trainee) -> dict[str, Any]:
         "weights": config.model.weights,
         "labels": len(trainee.data.labels),
         "freeze": config.training.freeze,
+        "lora_rank": config.model.lora_rank,
         "optimizer": config.training.optimizer,
         "example": example,
         "batch_size": config.training.batch_size,
         "precision": str(trainee.dtype),
         "device": describe_device(trainee.device),
+        "checkpointing": config.training.gradient_checkpointing,
     }
 
 

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 from torch.optim import Optimizer
 
+from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.training import TrainingSpec
 from sft_tune.trial.averaging import Averaging, refresh_statistics
+from sft_tune.trial.class_loss import ClassLoss, class_loss, divergence
 from sft_tune.trial.data import Batch, ImageSplit, Prepared, Split, TextSplit, epoch_order, gather
+from sft_tune.trial.data.augment import Augmentation
+from sft_tune.trial.data.text import load_tokenizer, text_encoder
 from sft_tune.trial.device import autocast, free_memory, is_out_of_memory, resolve_precision
 from sft_tune.trial.freezing import Freezing
 from sft_tune.trial.heads import normalizes_batches
+from sft_tune.trial.initialize import initialize
+from sft_tune.trial.lora import add_lora
+from sft_tune.trial.mixing import mixed, sides
 from sft_tune.trial.models import BuiltModel, build_model
 from sft_tune.trial.optimizers import (
     add_l1,
@@ -28,6 +36,7 @@ from sft_tune.trial.optimizers import (
 )
 from sft_tune.trial.plan import Plan
 from sft_tune.trial.portions import Portion, within_memory
+from sft_tune.trial.rematerialize import rematerialize
 from sft_tune.trial.rewind import Rewind
 from sft_tune.trial.schedules import at_progress, learning_rate
 from sft_tune.trial.seeding import seed_everything
@@ -57,6 +66,8 @@ class Trainee:
     portion: Portion
     rewind: Rewind
     freezing: Freezing
+    loss: ClassLoss | None
+    augmentation: Augmentation
     averaging: Averaging | None = None
 
     def learning_rate(self, step: int) -> float:
@@ -117,16 +128,22 @@ def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee
         ModelError: for a model or weights that are unknown, cannot be had, or do not fit.
     """
     train = data.train
-    model = build_model(
+    build = functools.partial(
+        build_model,
         config.task,
-        config.model,
-        data.labels,
+        labels=data.labels,
         image_size=_side(train),
         normalize=config.data.normalize,
         pad_id=train.pad_id if isinstance(train, TextSplit) else None,
         seed=config.seed,
     )
+    model = build(config.model)
+    initialize(model, config.model, config.seed, build)
+    if config.model.lora_rank is not None:
+        add_lora(model, config.model, config.seed)
     model.to(device)
+    if config.training.gradient_checkpointing:
+        rematerialize(model)
     freezing = Freezing(model.module, model.blocks, config.training)
     optimizer = build_optimizer(model, config.training)
     freezing.enter(0.0)
@@ -143,9 +160,11 @@ def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee
         scaler=torch.GradScaler(device.type, enabled=dtype is torch.float16),
         device=device,
         dtype=dtype,
-        portion=Portion(in_pairs=normalizes_batches(model.module)),
+        portion=_portion(model, config.training.micro_batch),
         rewind=Rewind(model.module, device),
         freezing=freezing,
+        loss=class_loss(config.training, train.targets, len(data.labels), device),
+        augmentation=_augmentation(config),
         averaging=_averaging(model, config),
     )
 
@@ -183,7 +202,7 @@ def train_step(trainee: Trainee, step: int) -> tuple[Tensor, Tensor, int]:
     )
     scaler.unscale_(optimizer)
     add_l1(optimizer)
-    norm = _clip(optimizer, trainee.config.training.clip_norm)
+    norm = _clip(optimizer, trainee.config.training)
     set_learning_rate(optimizer, trainee.learning_rate(step))
     scaler.step(optimizer)
     scaler.update()
@@ -191,6 +210,23 @@ def train_step(trainee: Trainee, step: int) -> tuple[Tensor, Tensor, int]:
     if trainee.averaging is not None:
         trainee.averaging.update((step + 1) / trainee.plan.horizon)
     return loss, norm, len(indices)
+
+
+def _portion(model: BuiltModel, asked: int | None) -> Portion:
+    return Portion(limit=asked, in_pairs=normalizes_batches(model.module), asked=asked)
+
+
+def _augmentation(config: TrialConfig) -> Augmentation:
+    if not config.training.token_masking:
+        return Augmentation(config.training)
+    tokenizer = load_tokenizer(text_encoder(config.data, config.model).folder)
+    if tokenizer.mask_token_id is None:
+        raise ModelError(
+            f"training.token_masking: the tokenizer of {config.model.name} has no mask token; "
+            "leave it out"
+        )
+    special = tuple(sorted(tokenizer.all_special_ids))
+    return Augmentation(config.training, tokenizer.mask_token_id, special)
 
 
 def _averaging(model: BuiltModel, config: TrialConfig) -> Averaging | None:
@@ -202,29 +238,66 @@ def _gathered(trainee: Trainee, indices: Tensor) -> Batch:
     """Return the batch, in the machine's memory where only parts of it fit on the device."""
     options: dict[str, Any] = {
         "augment": trainee.config.training.augment,
+        "beyond": trainee.augmentation,
         "normalize": trainee.model.normalize,
     }
+    training = trainee.config.training
     try:
-        return gather(trainee.data.train, indices, trainee.device, **options)
+        return mixed(gather(trainee.data.train, indices, trainee.device, **options), training)
     except RuntimeError as error:
         if trainee.device.type == "cpu" or not is_out_of_memory(error):
             raise
     free_memory(trainee.device)
     trainee.rewind.back()
-    return gather(trainee.data.train, indices, "cpu", **options)
+    return mixed(gather(trainee.data.train, indices, "cpu", **options), training)
 
 
 def _backward(trainee: Trainee, batch: Batch, sizes: list[int]) -> Tensor:
     """Add up the batch's gradient over parts of ``sizes``; return its mean loss, detached."""
-    task = task_of(trainee.config.task)
-    total, losses = task.weight(batch), []
+    totals, losses = _totals(trainee, batch), []
     for part in _parts(batch, sizes, trainee.device):
-        with autocast(trainee.device, trainee.dtype):
-            logits = trainee.model.logits(part.inputs)
-        loss = task.share_of_loss(logits, part, total, trainee.config.training)
+        loss = _loss(trainee, part, totals, len(batch))
         trainee.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+
+def _totals(trainee: Trainee, batch: Batch) -> list[float | Tensor]:
+    """Return what the mean losses of the batch's targets, and of its partners', are divided by."""
+    if trainee.loss is None:
+        weight = task_of(trainee.config.task).weight
+        return [weight(side) for side in sides(batch)]
+    return [trainee.loss.total(side.targets.to(trainee.device)) for side in sides(batch)]
+
+
+def _share(trainee: Trainee, outputs: Tensor, part: Batch, total: Any) -> Tensor:
+    """Return what ``part`` adds to the mean loss of a batch whose losses are divided by ``total``.
+
+    Where a technique of classifiers is asked for it stands in for the task's own loss.
+    """
+    if trainee.loss is not None:
+        return trainee.loss.share(outputs, part.targets, total)
+    training = trainee.config.training
+    return task_of(trainee.config.task).share_of_loss(outputs, part, total, training)
+
+
+def _loss(trainee: Trainee, part: Batch, totals: Sequence[Any], count: int) -> Tensor:
+    """Return what ``part`` adds to the mean loss of its batch of ``count`` examples."""
+    weight = trainee.config.training.r_drop
+    passes = []
+    # R-Drop compares two passes, which differ by what dropout draws.
+    for _ in range(2 if weight else 1):
+        with autocast(trainee.device, trainee.dtype):
+            passes.append(trainee.model.logits(part.inputs))
+    losses = []
+    for outputs in passes:
+        both = zip(sides(part), totals, strict=True)
+        shares = [_share(trainee, outputs, side, total) for side, total in both]
+        mixed_share = part.share * shares[0] + (1 - part.share) * shares[1] if shares[1:] else None
+        losses.append(shares[0] if mixed_share is None else mixed_share)
+    if not weight:
+        return losses[0]
+    return (losses[0] + losses[1]) / 2 + weight * divergence(*passes) / count
 
 
 def _parts(batch: Batch, sizes: list[int], device: torch.device) -> Iterator[Batch]:
@@ -233,8 +306,14 @@ def _parts(batch: Batch, sizes: list[int], device: torch.device) -> Iterator[Bat
         yield batch
         return
     inputs = {name: tensor.split_with_sizes(sizes) for name, tensor in batch.inputs.items()}
+    partners = None if batch.partners is None else batch.partners.split_with_sizes(sizes)
     for i, targets in enumerate(batch.targets.split_with_sizes(sizes)):
-        yield Batch({name: part[i].to(device) for name, part in inputs.items()}, targets.to(device))
+        yield Batch(
+            {name: part[i].to(device) for name, part in inputs.items()},
+            targets.to(device),
+            None if partners is None else partners[i].to(device),
+            batch.share,
+        )
 
 
 def _side(split: Split) -> int | None:
@@ -245,9 +324,14 @@ def _side(split: Split) -> int | None:
     return int(width) if height == width else None
 
 
-def _clip(optimizer: Optimizer, limit: float | None) -> Tensor:
-    """Scale the gradients down to the norm ``limit`` together; return their norm before."""
+def _clip(optimizer: Optimizer, training: TrainingSpec) -> Tensor:
+    """Clip the gradients by value, then by their norm together; return their norm before."""
     parameters = trained_parameters(optimizer)
-    if limit is not None:
-        return clip_grad_norm_(parameters, limit)
-    return get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if training.clip_value is None and training.clip_norm is not None:
+        return clip_grad_norm_(parameters, training.clip_norm)
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if training.clip_value is not None:
+        clip_grad_value_(parameters, training.clip_value)
+        if training.clip_norm is not None:
+            clip_grad_norm_(parameters, training.clip_norm)
+    return norm

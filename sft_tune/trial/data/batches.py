@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sft_tune.trial.data.arrays import Split, TextSplit
+from sft_tune.trial.data.augment import Augmentation
 
 Normalize = tuple[Sequence[float], Sequence[float]]
 HALF: Normalize = ((0.5,), (0.5,))
@@ -28,10 +29,14 @@ class Batch:
         inputs: keyword arguments of a model: ``pixel_values`` float32 [b, 3, h, w], normalized;
             or ``input_ids``, ``attention_mask`` and perhaps ``token_type_ids``, int64 [b, length].
         targets: as the task has them, [b, ...].
+        partners: targets of the examples that these are mixed with; None where they are not.
+        share: of each example itself in what it is mixed to.
     """
 
     inputs: dict[str, Tensor]
     targets: Tensor
+    partners: Tensor | None = None
+    share: float = 1.0
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -67,6 +72,7 @@ def gather(
     device: str | torch.device,
     *,
     augment: str = "none",
+    beyond: Augmentation | None = None,
     normalize: Normalize = HALF,
 ) -> Batch:
     """Return the examples ``indices`` of ``split`` as a batch on ``device``.
@@ -78,15 +84,19 @@ def gather(
         augment: images: ``none``; ``flip`` (each mirrored with probability 1/2); ``flip_crop``
             (also moved by up to 1/8 of its sides, black where nothing is left). Drawn from
             torch's global CPU generator, whatever the device, so that a checkpoint of its state
-            resumes exactly. Texts are not augmented.
+            resumes exactly. Texts are not flipped.
+        beyond: what else is done to images, or to tokens.
         normalize: mean and deviation of each channel, pixels scaled to 0..1.
     """
     rows = indices.numpy()
     device = torch.device(device)
     targets = _moved(split.targets[rows], device)
     if isinstance(split, TextSplit):
-        return Batch(_padded(split, rows, device), targets)
+        inputs = _padded(split, rows, device)
+        return Batch(inputs if beyond is None else beyond.tokens(inputs), targets)
     pixels = augmented(_moved(np.take(split.pixels, rows, axis=0), device), augment)
+    if beyond is not None:
+        pixels = beyond.images(pixels)
     return Batch({"pixel_values": normalized(pixels, normalize)}, targets)
 
 
