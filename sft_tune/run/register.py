@@ -15,6 +15,7 @@ from sft_tune.errors import StorageError, StudyExistsError, StudyNotFoundError
 from sft_tune.run.engine import Inbox, Worker
 from sft_tune.run.single import probe_config
 from sft_tune.spec.config import TrialConfig, assemble, default_params
+from sft_tune.spec.function_task import is_function
 from sft_tune.spec.load import LoadedStudy, differences
 from sft_tune.spec.study import StudySpec
 from sft_tune.store import studies
@@ -110,6 +111,8 @@ def make_artifacts_folder(spec: StudySpec, url: str) -> Path:
 def configs_to_check(spec: StudySpec) -> list[TrialConfig]:
     """Return the default configuration, and one for each other model or weights of the space."""
     points = [default_params(spec)]
+    if is_function(spec.task):
+        return [assemble(spec, points[0], 0)]
     for name in ("model.name", "model.weights"):
         for value in spec.space[name].values or () if name in spec.space else ():
             point = default_params(spec, {name: value})

@@ -25,6 +25,7 @@ import psutil
 
 from sft_tune.errors import SftTuneError
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.function_task import is_function
 
 Message = dict[str, Any]
 
@@ -118,8 +119,13 @@ def _warm_up() -> None:
 
 def _probe(channel: Channel, command: Message) -> None:
     from sft_tune.trial.check import probe
+    from sft_tune.trial.function import load_function
 
     config = TrialConfig.model_validate(command["config"])
+    if is_function(config.task):
+        load_function(config.task)
+        channel.send("probed", facts={"task": config.task})
+        return
     facts = probe(
         config, command["batch_sizes"], device=command["device"], cache=Path(command["cache"])
     )
@@ -141,21 +147,37 @@ def _measure(channel: Channel, command: Message) -> None:
 
 
 def _train(channel: Channel, command: Message) -> None:
+    from sft_tune.trial.function import run_function
     from sft_tune.trial.held_out import test_metrics
     from sft_tune.trial.loop import run_trial
+    from sft_tune.trial.outcome import Evaluation
     from sft_tune.trial.paths import TrialPaths
 
     _confine(command)
     paths = TrialPaths(Path(command["folder"])).create()
     config = TrialConfig.model_validate(command["config"])
     paths.config.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf8")
+
+    def report(evaluation: Evaluation) -> bool:
+        return channel.ask("evaluation", **asdict(evaluation))
+
     with _errors_to(paths.log):
+        if is_function(config.task):
+            outcome = run_function(
+                config,
+                paths,
+                device=command["device"],
+                report=report,
+                should_stop=channel.should_stop,
+            )
+            channel.send("outcome", **asdict(outcome), kept_bytes=_kept_bytes(command["device"]))
+            return
         outcome = run_trial(
             config,
             paths,
             device=command["device"],
             cache=Path(command["cache"]),
-            report=lambda evaluation: channel.ask("evaluation", **asdict(evaluation)),
+            report=report,
             should_stop=channel.should_stop,
             checkpoint_seconds=command["checkpoint_seconds"],
             evaluation_batch_size=command["evaluation_batch_size"],
