@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -149,6 +149,7 @@ def _measure(channel: Channel, command: Message) -> None:
 def _train(channel: Channel, command: Message) -> None:
     from sft_tune.trial.function import run_function
     from sft_tune.trial.held_out import test_metrics
+    from sft_tune.trial.loggers import Loggers
     from sft_tune.trial.loop import run_trial
     from sft_tune.trial.outcome import Evaluation
     from sft_tune.trial.paths import TrialPaths
@@ -158,8 +159,12 @@ def _train(channel: Channel, command: Message) -> None:
     config = TrialConfig.model_validate(command["config"])
     paths.config.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf8")
 
+    loggers = Loggers(command["loggers"], config, paths.root)
+
     def report(evaluation: Evaluation) -> bool:
-        return channel.ask("evaluation", **asdict(evaluation))
+        go_on = channel.ask("evaluation", **asdict(evaluation))
+        loggers.rung(evaluation)
+        return go_on
 
     with _errors_to(paths.log):
         if is_function(config.task):
@@ -170,20 +175,21 @@ def _train(channel: Channel, command: Message) -> None:
                 report=report,
                 should_stop=channel.should_stop,
             )
-            channel.send("outcome", **asdict(outcome), kept_bytes=_kept_bytes(command["device"]))
-            return
-        outcome = run_trial(
-            config,
-            paths,
-            device=command["device"],
-            cache=Path(command["cache"]),
-            report=report,
-            should_stop=channel.should_stop,
-            checkpoint_seconds=command["checkpoint_seconds"],
-            evaluation_batch_size=command["evaluation_batch_size"],
-        )
+        else:
+            outcome = run_trial(
+                config,
+                paths,
+                device=command["device"],
+                cache=Path(command["cache"]),
+                report=report,
+                should_stop=channel.should_stop,
+                checkpoint_seconds=command["checkpoint_seconds"],
+                evaluation_batch_size=command["evaluation_batch_size"],
+            )
+        notes = [note for note in (outcome.note, *loggers.close(outcome.reason)) if note]
         held_out = None
-        if command["with_test"] and outcome.reason == "completed":
+        has_test = command["with_test"] and not is_function(config.task)
+        if has_test and outcome.reason == "completed":
             held_out = test_metrics(
                 config,
                 paths.best,
@@ -191,8 +197,7 @@ def _train(channel: Channel, command: Message) -> None:
                 cache=Path(command["cache"]),
                 batch_size=command["evaluation_batch_size"],
             )
-    kept = _kept_bytes(command["device"])
-    channel.send("outcome", **asdict(outcome), test_metrics=held_out, kept_bytes=kept)
+    outcome = replace(outcome, note="; ".join(notes))
 
 
 def _confine(command: Message) -> None:

@@ -288,6 +288,12 @@ class ResourcesSpec(Section):
     evaluation_batch_size: int = Field(
         256, ge=1, description="Batch size of evaluation (no effect on the numbers but rounding)."
     )
+    loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        (),
+        description="Trackers that each trial is a run in, besides the database: tensorboard "
+        "(event files in the trial's folder), mlflow and wandb (where their own environment "
+        "variables say).",
+    )
 
 
 class StorageSpec(Section):

@@ -24,6 +24,8 @@ from sft_tune.trial.paths import TrialPaths
 
 Function = Callable[..., Any]
 
+_OWN_PLACE = ("train_loss", "learning_rate")
+
 
 def load_function(task: str) -> Function:
     """Return the function that ``task`` names.
@@ -128,7 +130,8 @@ class _Reporter:
             step=None,
             horizon=None,
             train_loss=numbers.get("train_loss"),
-            metrics=numbers,
+            # What has a place of its own is none of validation's.
+            metrics={k: v for k, v in numbers.items() if k not in _OWN_PLACE or k == metric},
             learning_rate=numbers.get("learning_rate"),
             gradient_norm=None,
             seconds=self.seconds,

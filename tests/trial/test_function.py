@@ -91,7 +91,7 @@ def test_it_is_given_what_it_names_and_its_best_report_counts(trial: Trial) -> N
 def test_the_least_is_best_where_it_is_minimized(trial: Trial) -> None:
     outcome = trial.run(FOUR, {"scores": "4 2 3 5"}, direction="minimize")
     assert (outcome.value, outcome.best_progress) == (2.0, 50)
-    assert trial.seen[0].train_loss == 1.0
+    assert (trial.seen[0].train_loss, trial.seen[0].metrics) == (1.0, {"score": 4.0})
 
 
 def test_it_is_told_to_stop_when_it_is_pruned_or_left(trial: Trial) -> None:
