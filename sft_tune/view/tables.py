@@ -193,9 +193,7 @@ def rungs_table(rows: Sequence[EvaluationRow], metric: str | None) -> Table:
 
 def watched_table(rows: Sequence[EvaluationRow]) -> Table | None:
     """Return what was watched between a trial's rungs, a line each; None where nothing was."""
-    if not any(
-        (row.gradient_norm_max, row.update_ratio, row.memory) != (None,) * 3 for row in rows
-    ):
+    if all(row.gradient_norm_max is None for row in rows):
         return None
     table = plain_table()
     names = ("at", "gradient median", "gradient max", "update / weights", "examples/s", "memory")

@@ -103,6 +103,17 @@ def test_a_killed_worker_s_trial_goes_on_in_its_folder(tmp_path: Path) -> None:
     assert len(calls) == 2 and int(calls[1]) >= 2
 
 
+def test_loggers_write_beside_the_database_and_a_broken_one_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
+    resources = {**RESOURCES, "loggers": ["tensorboard", "mlflow"]}
+    trials = run(tmp_path, space={"x": [3]}, budget={"trials": 1}, resources=resources)
+    assert trials[0].state == "COMPLETE" and "not logged to mlflow: " in (trials[0].note or "")
+    assert list(tmp_path.rglob("trial-00000/events.out.tfevents.*"))
+
+
 def test_what_it_raises_fails_its_trial_alone(tmp_path: Path) -> None:
     trials = run(tmp_path, space={"x": [3, 13, 4]})
     failed = [t for t in trials if t.state == "FAIL"]

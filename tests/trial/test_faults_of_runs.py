@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,13 +50,33 @@ def test_a_fault_that_was_made_is_found(
     assert expected in faults_of(runner, config)
 
 
-def test_few_labels_and_many_epochs_overfit(runner: Any, digits: Configure) -> None:
-    data = {"classes": list(range(10)), "train_limit": 30, "validation_limit": 300}
-    training = {"epochs": 60, "learning_rate": 1e-2, "augment": "none", "weight_decay": 0.0}
+MISLABELLED = """
+import numpy as np
+from sklearn.datasets import load_digits
+
+def load(split):
+    if split == "test":
+        return None
+    images, labels = load_digits(return_X_y=True)
+    pixels = np.repeat(images.reshape(-1, 8, 8, 1) * 15, 3, axis=3).astype("uint8")
+    if split == "validation":
+        return list(zip(pixels[:300], map(str, labels[:300])))
+    draw = np.random.default_rng(0)
+    wrong = np.where(draw.random(200) < 0.4, draw.integers(0, 10, 200), labels[300:500])
+    return list(zip(pixels[300:500], map(str, wrong)))
+"""
+
+
+def test_learning_wrong_labels_by_heart_is_overfitting(
+    runner: Any, digits: Configure, tmp_path: Path
+) -> None:
+    (tmp_path / "mislabelled.py").write_text(MISLABELLED)
+    data = {"source": f"python:{tmp_path}/mislabelled.py:load"}
+    training = {"epochs": 40, "learning_rate": 3e-3, "augment": "none", "schedule": "constant"}
     config = digits(
-        data=data,
+        data={**data, "classes": None, "train_limit": None, "validation_limit": None},
         model={"dropout": 0.0},
-        training={**training, "schedule": "constant"},
+        training=training,
         objective={"rungs": 10},
     )
     assert "overfitting" in faults_of(runner, config)
