@@ -32,6 +32,7 @@ from sft_tune.errors import (
 
 if TYPE_CHECKING:
     from sft_tune.api import Best, Study, open_study, tune
+    from sft_tune.spec.function_task import task
 
     __version__: str
 
@@ -51,6 +52,7 @@ __all__ = [
     "WorkerError",
     "__version__",
     "open_study",
+    "task",
     "tune",
 ]
 
@@ -63,6 +65,10 @@ def __getattr__(name: str) -> Any:
         from sft_tune import api
 
         return getattr(api, name)
+    if name == "task":
+        from sft_tune.spec.function_task import task
+
+        return task
     if name == "__version__":
         from importlib.metadata import version
 

@@ -6,14 +6,16 @@ The work is done by other processes (`python -m sft_tune.run.worker`), so a scri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from sft_tune.errors import ModelError, StudyNotFoundError
+from sft_tune.errors import ModelError, StudyNotFoundError, UserError
 from sft_tune.session import forward_to, open_database, quiet_optuna, watching, with_budget
+from sft_tune.spec.function_task import IN_WORKER, study_of
 
 if TYPE_CHECKING:
     import optuna
@@ -29,8 +31,11 @@ if TYPE_CHECKING:
 
 
 def tune(
-    spec: str | Path | Mapping[str, Any],
+    spec: str | Path | Mapping[str, Any] | Callable[..., Any],
     *,
+    space: Mapping[str, Any] | None = None,
+    metric: str | None = None,
+    direction: Literal["maximize", "minimize"] | None = None,
     storage: str | None = None,
     trials: int | None = None,
     hours: float | None = None,
@@ -51,10 +56,15 @@ def tune(
             "model": {"name": "builtin:convnet", "weights": "none"},
             "space": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
         }, trials=10)
+        study = sft_tune.tune(train, space={"depth": [1, 2, 4]}, metric="accuracy",
+                              direction="maximize", trials=10)
 
     Args:
         spec: path of a study file, or its sections as a mapping (relative paths in it are
-            relative to the working directory).
+            relative to the working directory), or a training function of yours (see `task`).
+        space: what is searched, for a training function.
+        metric: the objective, for a training function.
+        direction: ``maximize`` or ``minimize``, for a training function.
         storage: URL or .db file of the database. Default: ``storage.url`` of the study, else
             ``SFT_TUNE_STORAGE``, else ``sft_tune.db`` in the working directory.
         trials: total of trials, in place of the study's ``budget.trials``.
@@ -71,7 +81,8 @@ def tune(
     from sft_tune.run.events import Notify, ignore
     from sft_tune.run.study import start_study
 
-    loaded = with_budget(_loaded(spec), trials=trials, hours=hours)
+    given = {"space": space, "metric": metric, "direction": direction}
+    loaded = with_budget(_loaded(_described(spec, given)), trials=trials, hours=hours)
     with open_database(storage or loaded.spec.storage.url, create=True) as db:
         url = db.url
         with ExitStack() as stack:
@@ -327,6 +338,30 @@ class Study:
 
         with open_database(self._url) as db:
             return optuna.load_study(study_name=self.name, storage=open_optuna_storage(db))
+
+
+def _described(
+    spec: str | Path | Mapping[str, Any] | Callable[..., Any], given: Mapping[str, Any]
+) -> str | Path | Mapping[str, Any]:
+    """Return the study file or mapping that ``spec`` is, or that a training function makes.
+
+    Raises:
+        UserError: for a function that workers cannot import, or settings that belong to one.
+    """
+    if os.environ.get(IN_WORKER):
+        raise UserError(
+            "tune was called by a worker that imported this file for its training function; put "
+            'the call under `if __name__ == "__main__":`'
+        )
+    given = {key: value for key, value in given.items() if value is not None}
+    if callable(spec):
+        return study_of(spec, given)
+    if given:
+        raise UserError(
+            f"{', '.join(given)} are for training functions; a study file or mapping has them as "
+            "`space` and `objective`"
+        )
+    return spec
 
 
 def _loaded(spec: str | Path | Mapping[str, Any]) -> LoadedStudy:

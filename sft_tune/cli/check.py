@@ -26,6 +26,7 @@ def check(file: StudyFile, as_json: AsJson = False, storage: FileStorage = None)
     Example: sft-tune check study.yaml
     """
     from sft_tune.run.slots import find_slots
+    from sft_tune.spec.function_task import is_function
     from sft_tune.spec.load import load_study
     from sft_tune.view.estimate import draw_check, estimate, warnings
 
@@ -34,6 +35,15 @@ def check(file: StudyFile, as_json: AsJson = False, storage: FileStorage = None)
     waiting = console(stderr=True)
     with waiting.status("loading data and model, taking a few steps"):
         probed = _probe(spec, slot)
+    if is_function(spec.task):
+        known = _known(spec, storage)
+        if as_json:
+            print_json({"study": spec.name, "device": slot.label, "probes": [], "database": known})
+        else:
+            print(f"{spec.name}: {spec.task} can be imported; what it costs shows when it runs")
+            if known is not None:
+                print(f"\n{known}")
+        return
     cost = estimate(spec, probed)
     known = _known(spec, storage)
     if as_json:

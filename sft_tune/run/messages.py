@@ -74,6 +74,7 @@ def train(
         "checkpoint_seconds": resources.checkpoint_seconds,
         "evaluation_batch_size": resources.evaluation_batch_size,
         "with_test": with_test,
+        "loggers": list(resources.loggers),
     }
 
 

@@ -17,6 +17,7 @@ from sft_tune.errors import StorageError, StudyExistsError, StudyNotFoundError
 from sft_tune.run.engine import Inbox, Worker
 from sft_tune.run.single import probe_config
 from sft_tune.spec.config import TrialConfig, assemble, default_params
+from sft_tune.spec.function_task import is_function
 from sft_tune.spec.load import LoadedStudy, differences
 from sft_tune.spec.paths import is_url
 from sft_tune.spec.study import StudySpec
@@ -142,6 +143,8 @@ def _check_writable(place: str) -> None:
 def configs_to_check(spec: StudySpec) -> list[TrialConfig]:
     """Return the default configuration, and one for each other model or weights of the space."""
     points = [default_params(spec)]
+    if is_function(spec.task):
+        return [assemble(spec, points[0], 0)]
     for name in ("model.name", "model.weights"):
         for value in spec.space[name].values or () if name in spec.space else ():
             point = default_params(spec, {name: value})

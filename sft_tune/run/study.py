@@ -28,6 +28,7 @@ from sft_tune.run.retention import working_folder
 from sft_tune.run.searcher import Searcher
 from sft_tune.run.slots import Slot, find_slots
 from sft_tune.spec.advice import idle_batch_sizes
+from sft_tune.spec.function_task import is_function
 from sft_tune.spec.load import LoadedStudy
 from sft_tune.spec.paths import localize_config
 from sft_tune.spec.plan import make_plan
@@ -93,7 +94,7 @@ def start_study(
             record = _check_and_register(loaded, db, artifacts, engine, slot, inbox, idle, notify)
         else:
             record = update(db, known, loaded)
-        if is_open(spec.resources):
+        if is_open(spec.resources) and not is_function(spec.task):
             slots = measured_slots(record, engine, inbox, idle)
         desk = Desk(spec, make_ledger(db, record), notify)
         desk.ledger.want(None)
@@ -217,8 +218,9 @@ def _check_and_register(
         idle.clear()
         remove_artifacts(artifacts)
         raise
-    if text := idle_batch_sizes(loaded.spec, facts["examples"]["train"]):
-        notify(Notice(text))
+    if not is_function(loaded.spec.task):
+        if text := idle_batch_sizes(loaded.spec, facts["examples"]["train"]):
+            notify(Notice(text))
     return register(db, loaded, artifacts, facts)
 
 

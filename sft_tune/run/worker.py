@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,7 @@ import psutil
 
 from sft_tune.errors import SftTuneError
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.function_task import is_function
 
 Message = dict[str, Any]
 
@@ -118,8 +119,13 @@ def _warm_up() -> None:
 
 def _probe(channel: Channel, command: Message) -> None:
     from sft_tune.trial.check import probe
+    from sft_tune.trial.function import load_function
 
     config = TrialConfig.model_validate(command["config"])
+    if is_function(config.task):
+        load_function(config.task)
+        channel.send("probed", facts={"task": config.task})
+        return
     facts = probe(
         config, command["batch_sizes"], device=command["device"], cache=Path(command["cache"])
     )
@@ -141,9 +147,12 @@ def _measure(channel: Channel, command: Message) -> None:
 
 
 def _train(channel: Channel, command: Message) -> None:
+    from sft_tune.trial.function import run_function
     from sft_tune.trial.held_out import test_metrics
+    from sft_tune.trial.loggers import Loggers
     from sft_tune.trial.loop import run_trial
     from sft_tune.trial.mirror import open_mirror
+    from sft_tune.trial.outcome import Evaluation
     from sft_tune.trial.paths import TrialPaths
 
     _confine(command)
@@ -151,20 +160,39 @@ def _train(channel: Channel, command: Message) -> None:
     mirror = open_mirror(command["url"], paths)
     config = TrialConfig.model_validate(command["config"])
     paths.config.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf8")
+
+    loggers = Loggers(command["loggers"], config, paths.root)
+
+    def report(evaluation: Evaluation) -> bool:
+        go_on = channel.ask("evaluation", **asdict(evaluation))
+        loggers.rung(evaluation)
+        return go_on
+
     with _errors_to(paths.log):
-        outcome = run_trial(
-            config,
-            paths,
-            device=command["device"],
-            cache=Path(command["cache"]),
-            report=lambda evaluation: channel.ask("evaluation", **asdict(evaluation)),
-            should_stop=channel.should_stop,
-            checkpoint_seconds=command["checkpoint_seconds"],
-            evaluation_batch_size=command["evaluation_batch_size"],
-            mirror=mirror,
-        )
+        if is_function(config.task):
+            outcome = run_function(
+                config,
+                paths,
+                device=command["device"],
+                report=report,
+                should_stop=channel.should_stop,
+            )
+        else:
+            outcome = run_trial(
+                config,
+                paths,
+                device=command["device"],
+                cache=Path(command["cache"]),
+                report=report,
+                should_stop=channel.should_stop,
+                checkpoint_seconds=command["checkpoint_seconds"],
+                evaluation_batch_size=command["evaluation_batch_size"],
+                mirror=mirror,
+            )
+        notes = [note for note in (outcome.note, *loggers.close(outcome.reason)) if note]
         held_out = None
-        if command["with_test"] and outcome.reason == "completed":
+        has_test = command["with_test"] and not is_function(config.task)
+        if has_test and outcome.reason == "completed":
             held_out = test_metrics(
                 config,
                 paths.best,
@@ -172,6 +200,7 @@ def _train(channel: Channel, command: Message) -> None:
                 cache=Path(command["cache"]),
                 batch_size=command["evaluation_batch_size"],
             )
+    outcome = replace(outcome, note="; ".join(notes))
     if mirror is not None:
         mirror.close(ended=outcome.reason != "stopped")
     kept = _kept_bytes(command["device"])

@@ -13,8 +13,9 @@ from pydantic_core import ErrorDetails
 
 from sft_tune.spec.documents import Place, dotted
 from sft_tune.spec.findings import Findings, lookup
+from sft_tune.spec.function_task import NONE, is_function
 from sft_tune.spec.space import Parameter
-from sft_tune.spec.study import ModelSpec, StudySpec
+from sft_tune.spec.study import ModelSpec, StudySpec, Task
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.spec.wording import (
     belongs_to,
@@ -59,6 +60,8 @@ def expand(data: Mapping[str, Any]) -> dict[str, Any]:
     full = {key: value for key, value in data.items() if value is not None or key not in _SECTIONS}
     if "confirm" in data and data["confirm"] is None:
         full["confirm"] = {}  # Optional, so that being there says something.
+    if is_function(str(full.get("task"))):
+        full = {"data": {"source": NONE}, "model": {"name": NONE}, **full}
     for key, required in _SECTIONS.items():
         if required:
             full.setdefault(key, {})
@@ -169,6 +172,11 @@ def _rule(model: type[BaseModel], place: Place, details: Sequence[ErrorDetails],
         return "must be a finite number"
     if all(detail["type"] in _LIMITS for detail in details):
         return f"must be {limits(metadata)}"
+    if place == ("task",):
+        choices = get_args(Task)
+        guess = did_you_mean(value, choices) if isinstance(value, str) else ""
+        remedy = f"; {guess}" if guess.startswith("did") else ""
+        return f"must be {words(Task)}, or python:module:function{remedy}"
     if what in _SHAPES:
         return f"is not of the right form: {_description(model, place)}"
     if annotation is Parameter:

@@ -9,13 +9,14 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sft_tune.spec.function_task import is_function
 from sft_tune.spec.space import Value, in_order, is_active
 from sft_tune.spec.study import (
+    AnyTask,
     DataSpec,
     ModelSpec,
     ObjectiveSpec,
     StudySpec,
-    Task,
     with_metric,
 )
 from sft_tune.spec.training import TrainingSpec
@@ -43,11 +44,12 @@ class TrialConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Task
+    task: AnyTask
     data: DataSpec
     model: ModelSpec
     training: TrainingSpec
     objective: ObjectiveSpec
+    arguments: dict[str, Value] = Field(default_factory=dict)
     seed: int = Field(description="Seed of this trial alone, made by `trial_seed`.")
 
     @model_validator(mode="after")
@@ -65,6 +67,8 @@ class TrialConfig(BaseModel):
         for section, first in _FIRST_SETTINGS.items():
             kept = first | set(changed.get(section, {}))
             record[section] = {k: v for k, v in record[section].items() if k in kept}
+        if not record["arguments"]:
+            del record["arguments"]
         text = json.dumps(record, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -87,6 +91,8 @@ def finalist_seed(study_seed: int, index: int) -> int:
 
 def setting(spec: StudySpec, name: str) -> Any:
     """Return the fixed value of the setting ``name`` (``learning_rate`` or ``model.dropout``)."""
+    if is_function(spec.task):
+        return spec.arguments.get(name)
     section, _, key = name.rpartition(".")
     return getattr(spec.model if section == "model" else spec.training, key)
 
@@ -114,6 +120,16 @@ def assemble(spec: StudySpec, params: Mapping[str, Value], number: int) -> Trial
     Raises:
         pydantic.ValidationError: for a value that the setting does not admit.
     """
+    if is_function(spec.task):
+        return TrialConfig(
+            task=spec.task,
+            data=spec.data,
+            model=spec.model,
+            training=spec.training,
+            objective=spec.objective,
+            arguments={**spec.arguments, **params},
+            seed=trial_seed(spec.seed, number),
+        )
     training = {k: v for k, v in params.items() if "." not in k}
     model = {k.removeprefix("model."): v for k, v in params.items() if k.startswith("model.")}
     return TrialConfig(

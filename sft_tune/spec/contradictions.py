@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
 from sft_tune.spec.documents import Place
 from sft_tune.spec.findings import Findings
+from sft_tune.spec.function_task import NONE, is_function
 from sft_tune.spec.paths import is_weights_path
 from sft_tune.spec.space_rules import check_space, combinations
-from sft_tune.spec.study import StudySpec
+from sft_tune.spec.study import Metric, StudySpec
 from sft_tune.spec.task_rules import TASK_RULES
 from sft_tune.spec.techniques import TECHNIQUE_RULES, Finding, Rule, place_of, places_of
-from sft_tune.spec.wording import shown
+from sft_tune.spec.wording import did_you_mean, shown, words
 
 _PRUNER_KEYS = {
     "reduction": ("asha", "hyperband"),
@@ -26,7 +28,7 @@ def check(spec: StudySpec, findings: Findings) -> StudySpec:
     Rules whose settings have problems of their own are skipped: a guess would mislead.
     """
     spec = check_space(spec, findings)
-    for rule in _RULES:
+    for rule in _RULES_OF_FUNCTIONS if is_function(spec.task) else _RULES:
         for place, text in rule(spec, findings):
             findings.add(place, text)
     return spec
@@ -116,6 +118,34 @@ def _data_details(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
         yield ("data", "subset"), "only hub: sources have subsets; remove it"
 
 
+def _function_task(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    stand_ins = {"data": spec.data.source, "model": spec.model.name}
+    for section in ("data", "model", "training"):
+        if findings.has((section,)) and stand_ins.get(section) != NONE:
+            yield (section,), "a training function of yours reads `arguments` alone; remove this"
+    if spec.objective.metric == "auto" and findings.ok(("objective", "metric")):
+        yield ("objective", "metric"), "must name one of the metrics that your function reports"
+    elif spec.objective.direction == "auto" and findings.ok(("objective", "direction")):
+        yield (
+            ("objective", "direction"),
+            f"must say whether {spec.objective.metric} is to be maximized or minimized; a "
+            "training function of yours may report anything",
+        )
+
+
+def _no_arguments(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    if spec.arguments:
+        yield ("arguments",), f"are for training functions of yours, not {spec.task}; remove them"
+
+
+def _metric_of_task(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    known = get_args(Metric)
+    if findings.ok(("objective", "metric")) and spec.objective.metric not in known:
+        guess = did_you_mean(spec.objective.metric, known)
+        remedy = f"; {guess}" if guess.startswith("did") else ""
+        yield ("objective", "metric"), f"must be {words(Metric)}{remedy}"
+
+
 def _pruner(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     pruner = spec.pruner
     if not findings.ok(("pruner", "name")) or pruner.name == "none":
@@ -151,6 +181,8 @@ def _queue_fits(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
 
 
 _RULES: tuple[Rule, ...] = (
+    _metric_of_task,
+    _no_arguments,
     *TASK_RULES,
     _weights_of_model,
     _frozen_random_weights,
@@ -161,3 +193,4 @@ _RULES: tuple[Rule, ...] = (
     _pruner,
     _queue_fits,
 )
+_RULES_OF_FUNCTIONS: tuple[Rule, ...] = (_function_task, _pruner, _queue_fits)

@@ -62,7 +62,7 @@ def _at(dump: dict[str, Any], path: str) -> Any:
 
 def _always_searched(path: str, old: StudySpec, new: StudySpec) -> bool:
     section, _, key = path.partition(".")
-    name = {"training": key, "model": f"model.{key}"}.get(section, "")
+    name = {"training": key, "arguments": key, "model": f"model.{key}"}.get(section, "")
     before, after = old.space.get(name), new.space.get(name)
     # A setting that is new in the space was fixed so far: whether it fits, the space's line says.
     return after is not None and not after.when and (before is None or not before.when)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.function_task import is_function
 from sft_tune.spec.yaml12 import to_yaml
 
 
@@ -13,6 +14,8 @@ def dump_training(config: TrialConfig) -> str:
     without its ``space``, they give the same configuration again (``budget: {trials: 1}`` runs
     it once).
     """
+    if is_function(config.task):
+        return to_yaml({"arguments": config.arguments})
     return to_yaml(
         {
             "model": config.model.model_dump(mode="json"),

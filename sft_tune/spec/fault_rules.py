@@ -18,8 +18,8 @@ overfitting               the validation loss is `OVERFIT` above its lowest (gen
                           rungs long, while the training loss fell on; where the objective still
                           gains, only at `OVERCONFIDENT` (Guo et al. 2017: after the accuracy has
                           settled, the loss of a network goes on to rise)
-underfitting              at its end the validation loss still fell by `STILL_FALLING` over the
-                          last third with no gap to the training loss; or it hardly fell, and
+underfitting              more than `STILL_FALLING` of all that training and validation loss fell,
+                          they fell in the last third, without a gap; or they hardly fell, and
                           steps moved the weights by less than `SMALL_UPDATE` (1e-3 is usual:
                           Karpathy, CS231n, "Ratio of weights:updates")
 plateau                   over the last `STUCK_FOR` of the rungs nothing gained, and the training
@@ -217,9 +217,9 @@ def _underfitting(curve: _Curve) -> Iterator[Fault]:
     third = -1 - max(2, len(train) // 3)
     if losses and losses[-1] == min(losses) and losses[third] > 0:
         fell = 1 - losses[-1] / losses[third]
-        # Also of the training loss: a single lucky rung is no slope.
-        slope = 1 - train[-1] / train[third] if train[third] > 0 else 0.0
-        if min(fell, slope) > STILL_FALLING and train[-1] > 0.9 * losses[-1]:
+        # Of both: a single lucky rung is no slope.
+        share = min(_share_of_fall(losses, third), _share_of_fall(train, third))
+        if fell > HARDLY and share > STILL_FALLING and train[-1] > 0.9 * losses[-1]:
             yield Fault(
                 "underfitting",
                 None,
@@ -234,6 +234,12 @@ def _underfitting(curve: _Curve) -> Iterator[Fault]:
             f"training loss {train[0]:.3g} at first and {train[-1]:.3g} at the end: a step moves "
             f"the weights by {statistics.median(curve.ratios):.1g} of their norm, 1e-03 is usual",
         )
+
+
+def _share_of_fall(series: Sequence[float], since: int) -> float:
+    """Return how much of all that ``series`` fell it fell from the place ``since`` on."""
+    whole = series[0] - series[-1]
+    return (series[since] - series[-1]) / whole if whole > 0 else 0.0
 
 
 def _plateau(curve: _Curve) -> Iterator[Fault]:

@@ -19,6 +19,7 @@ from typing import Any
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.documents import Place
 from sft_tune.spec.findings import Findings, lookup
+from sft_tune.spec.function_task import is_function
 from sft_tune.spec.wording import near
 
 ROOT_VARIABLE = "SFT_TUNE_ROOT"
@@ -49,6 +50,8 @@ def localize_config(config: TrialConfig, root: str) -> TrialConfig:
 
     Its fingerprint may differ from that of ``config``: compare and store the original.
     """
+    if is_function(config.task):
+        return config.model_copy(update={"task": _localized_after_scheme(config.task, root)})
     data, model = config.data, config.model
     data = data.model_copy(update={"source": _localized_after_scheme(data.source, root)})
     names = {
@@ -89,12 +92,15 @@ def locate(data: dict[str, Any], root: str, findings: Findings) -> None:
     Adds a problem for each file that is missing, and each scheme that is unknown.
     """
     paths = _Paths(root, findings)
+    paths.change(data, ("storage", "url"), paths.database)
+    paths.change(data, ("storage", "artifacts"), paths.artifacts)
+    if is_function(str(data.get("task"))):
+        paths.change(data, ("task",), paths.task)
+        return
     paths.change(data, ("data", "source"), paths.source)
     for key, convert in (("name", paths.model), ("weights", paths.weights)):
         for place in _places_of(data, key):
             paths.change(data, place, convert)
-    paths.change(data, ("storage", "url"), paths.database)
-    paths.change(data, ("storage", "artifacts"), paths.artifacts)
 
 
 def _places_of(data: dict[str, Any], key: str) -> Iterator[Place]:
@@ -165,6 +171,9 @@ class _Paths:
             self.findings.add(place, f"unknown scheme `{scheme}:`; {remedy}")
             return text
         return self._existing(place, text, "file or folder")
+
+    def task(self, place: Place, text: str) -> str:
+        return self._function(place, text, text.partition(":")[2])
 
     def _function(self, place: Place, text: str, rest: str) -> str:
         module, _, function = rest.rpartition(":")

@@ -12,6 +12,7 @@ from sft_tune.spec.checks import setting_rule
 from sft_tune.spec.config import default_params, setting
 from sft_tune.spec.documents import Place
 from sft_tune.spec.findings import Findings
+from sft_tune.spec.function_task import is_function
 from sft_tune.spec.space import Parameter, grid_cells, in_order
 from sft_tune.spec.study import StudySpec
 from sft_tune.spec.wording import did_you_mean, kind, near, options, settings, shown
@@ -23,8 +24,14 @@ MOST_STEPS = 2**40
 def drop_unknown(data: dict[str, Any], findings: Findings) -> None:
     """Report the names in the space of ``data`` that are no settings, and remove them from it."""
     space = data.get("space")
+    free = is_function(str(data.get("task")))
     for name in list(space) if isinstance(space, dict) else ():
-        if name not in settings():
+        if free and name.isidentifier():
+            continue
+        if free:
+            del data["space"][name]
+            findings.add(("space", name), "must be a name like `depth`", None)
+        elif name not in settings():
             del data["space"][name]
             findings.add(("space", name), _unknown_setting(name), None)
             if guess := near(name, settings()):
@@ -34,7 +41,7 @@ def drop_unknown(data: dict[str, Any], findings: Findings) -> None:
 def check_space(spec: StudySpec, findings: Findings) -> StudySpec:
     """Report what is wrong with the space of ``spec``; return ``spec`` with the good part of it."""
     for name, parameter in spec.space.items():
-        if findings.ok(("space", name)):
+        if findings.ok(("space", name)) and not is_function(spec.task):
             _check_values(name, parameter, findings)
     for name, parameter in spec.space.items():
         if findings.ok(("space", name)):
@@ -166,9 +173,12 @@ def _check_defaults(spec: StudySpec, findings: Findings) -> None:
     for name in active:
         section, _, key = name.rpartition(".")
         place = (section or "training", key)
+        if is_function(spec.task):
+            place = ("arguments", name)
         value = setting(spec, name)
         if findings.has(place) and findings.ok(place) and not spec.space[name].contains(value):
-            required = settings()[name].is_required()
+            known = settings().get(name) if place[0] != "arguments" else None
+            required = known is not None and known.is_required()
             rule = (
                 "trial 0 is the default configuration, but this value is outside of the space; "
                 f"choose {describe(spec.space[name])}{'' if required else ', or remove the line'}"

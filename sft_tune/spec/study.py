@@ -6,16 +6,25 @@ descriptions here.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sft_tune.spec.function_task import is_function
 from sft_tune.spec.space import Parameter
-from sft_tune.spec.tasks import METRICS, TASKS, Direction, Metric, Task, resolve_metric
+from sft_tune.spec.tasks import METRICS, SCORE, TASKS, Direction, Metric, Task, resolve_metric
 from sft_tune.spec.training import TrainingSpec
 
 __all__ = ["Metric", "Task"]
 
+# Tasks and metrics of a user's own training function (see `function_task`).
+FunctionTask = Annotated[str, Field(pattern=r"^python:.+")]
+MetricName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.@/-]*$", max_length=64)]
+if TYPE_CHECKING:
+    # What trains the built-in tasks never sees another.
+    AnyTask = Task
+else:
+    AnyTask = Task | FunctionTask
 Scalar = bool | int | float | str | None
 
 
@@ -169,12 +178,15 @@ class ModelSpec(Section):
 class ObjectiveSpec(Section):
     """What is optimized: one metric on the validation split."""
 
-    metric: Metric = Field(
+    metric: Metric | MetricName = Field(
         "auto",
-        description="The metric to optimize, on validation; auto: the first of the task's.",
+        description="The metric to optimize, on validation; auto: the first of the task's. Any "
+        "that a training function of yours reports.",
     )
     direction: Literal["auto", "maximize", "minimize"] = Field(
-        "auto", description="auto: minimize losses and errors, maximize scores."
+        "auto",
+        description="auto: minimize losses and errors, maximize scores; a training function of "
+        "yours needs one of the two others.",
     )
     rungs: int = Field(
         10,
@@ -317,6 +329,12 @@ class ResourcesSpec(Section):
     evaluation_batch_size: int = Field(
         256, ge=1, description="Batch size of evaluation (no effect on the numbers but rounding)."
     )
+    loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        (),
+        description="Trackers that each trial is a run in, besides the database: tensorboard "
+        "(event files in the trial's folder), mlflow and wandb (where their own environment "
+        "variables say).",
+    )
 
 
 class StorageSpec(Section):
@@ -344,7 +362,11 @@ class StudySpec(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Name of the study, unique in its database: letters, digits, '.', '_', '-'.",
     )
-    task: Task = Field(description="What the model learns to do: " + ", ".join(TASKS) + ".")
+    task: AnyTask = Field(
+        description="What the model learns to do: "
+        + ", ".join(TASKS)
+        + ", or a training function of yours: python:module:function or python:file.py:function."
+    )
     seed: int = Field(
         0, ge=0, lt=2**31, description="Seed of the sampler and, with its number, of each trial."
     )
@@ -353,9 +375,15 @@ class StudySpec(Section):
     training: TrainingSpec = Field(
         default_factory=TrainingSpec, description="The settings that are not searched."
     )
+    arguments: dict[str, Scalar] = Field(
+        default_factory=dict,
+        description="Settings of a training function of yours, by any name: fixed, or the defaults "
+        "of those that are searched (else: the first choice, the lowest value).",
+    )
     space: dict[str, Parameter] = Field(
         default_factory=dict,
-        description="The settings that are searched: keys of training, or model.KEY.",
+        description="The settings that are searched: keys of training, or model.KEY; of a "
+        "training function of yours any name.",
     )
     objective: ObjectiveSpec = Field(
         default_factory=ObjectiveSpec, description="What is optimized."
@@ -389,6 +417,8 @@ class StudySpec(Section):
 
 def with_metric(objective: ObjectiveSpec, task: Task) -> ObjectiveSpec:
     """Return ``objective`` of a study of ``task`` with its metric named."""
+    if is_function(task):
+        return objective
     metric = resolve_metric(objective.metric, task)
     return (
         objective.model_copy(update={"metric": metric}) if objective.metric == "auto" else objective
@@ -399,4 +429,5 @@ def resolve_direction(objective: ObjectiveSpec) -> Direction:
     """Return the direction of ``objective``: losses are minimized, scores maximized."""
     if objective.direction != "auto":
         return objective.direction
-    return METRICS[objective.metric].direction
+    # A metric of a training function that has no direction is refused where the file is checked.
+    return METRICS.get(objective.metric, SCORE).direction

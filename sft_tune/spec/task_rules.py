@@ -58,10 +58,12 @@ def _metric(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     named = findings.ok(("task",)) or findings.has(("objective", "metric"))
     if not findings.ok(("objective", "metric")) or not named:
         return
-    if findings.ok(("task",)) and metric not in known:
+    if findings.ok(("task",)) and metric in METRICS and metric not in known:
         guess = near(metric, known)
         remedy = f"did you mean {guess}?" if guess else f"use one of {', '.join(known)}"
         yield ("objective", "metric"), f"does not fit {spec.task}; {remedy}"
+        return
+    if metric not in METRICS:
         return
     facts = METRICS[metric]
     if not findings.ok(("objective", "direction")):

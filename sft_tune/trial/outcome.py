@@ -77,7 +77,8 @@ class Outcome(Message):
         metrics: on the validation split at the best rung.
         best_progress: the best rung, in percent.
         steps: optimizer steps done.
-        horizon: optimizer steps that were planned; 0 when memory ran out before that was known.
+        horizon: optimizer steps that were planned; 0 when memory ran out before that was known,
+            None for a task's own training function, whose ``steps`` are percent.
         seconds: on the device, earlier attempts included.
         peak_memory: bytes, of the device (of the process on the CPU).
         samples_per_second: training examples by the time of this attempt's training steps.
@@ -94,7 +95,7 @@ class Outcome(Message):
     metrics: dict[str, float]
     best_progress: int | None
     steps: int
-    horizon: int
+    horizon: int | None
     seconds: float
     peak_memory: int
     samples_per_second: float

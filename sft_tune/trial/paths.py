@@ -14,6 +14,8 @@ class TrialPaths:
     resume.previous.safetensors the one before, in case the last is torn
     config.json                 the complete configuration
     log.txt                     what the worker printed
+    files                       what a task's own training function keeps
+    reports.json                what that has reported, while the trial is not ended
     ==========================  ======================================================
     """
 
@@ -25,6 +27,8 @@ class TrialPaths:
         self.previous_resume = root / "resume.previous.safetensors"
         self.config = root / "config.json"
         self.log = root / "log.txt"
+        self.function_folder = root / "files"
+        self.reports = root / "reports.json"
 
     def __repr__(self) -> str:
         return f"TrialPaths({str(self.root)!r})"
@@ -43,5 +47,5 @@ class TrialPaths:
 
         What a process left that died while it wrote goes with it.
         """
-        for path in (self.resume, self.previous_resume, *self.root.glob("*.tmp")):
+        for path in (self.resume, self.previous_resume, self.reports, *self.root.glob("*.tmp")):
             path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sft_tune.spec.faults import SHORT, from_flags
+from sft_tune.spec.function_task import is_function
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.view import words
 
@@ -192,9 +193,7 @@ def rungs_table(rows: Sequence[EvaluationRow], metric: str | None) -> Table:
 
 def watched_table(rows: Sequence[EvaluationRow]) -> Table | None:
     """Return what was watched between a trial's rungs, a line each; None where nothing was."""
-    if not any(
-        (row.gradient_norm_max, row.update_ratio, row.memory) != (None,) * 3 for row in rows
-    ):
+    if all(row.gradient_norm_max is None for row in rows):
         return None
     table = plain_table()
     names = ("at", "gradient median", "gradient max", "update / weights", "examples/s", "memory")
@@ -255,4 +254,6 @@ def _searched_table(params: Mapping[str, Any], default: Mapping[str, Any] | None
 def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return model and training settings of a configuration under the names of the space."""
     model = {f"model.{name}": value for name, value in config.get("model", {}).items()}
+    if is_function(config.get("task", "")):
+        return dict(config.get("arguments", {}))
     return {**model, **config.get("training", {})}

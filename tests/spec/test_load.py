@@ -33,7 +33,7 @@ space:
 """
 NAME = "Name of the study, unique in its database: letters, digits, '.', '_', '-'."
 NAMES = ", ".join(get_args(Task))
-TASKS = f"must be one of {NAMES}"
+TASKS = f"must be one of {NAMES}, or python:module:function"
 RANGE = (
     "must be a list of values or a range {low: ..., high: ...}; a fixed value belongs in `training`"
 )
@@ -118,7 +118,7 @@ def test_a_setting_that_breaks_a_rule_is_told_with_place_value_and_remedy(
     ("missing", "rule"),
     [
         ("name", f"is required: {NAME}"),
-        ("task", f"is required: What the model learns to do: {NAMES}."),
+        ("task", f"is required: {StudySpec.model_fields['task'].description}"),
     ],
 )
 def test_a_missing_key_is_told_with_what_it_is(tmp_path: Path, missing: str, rule: str) -> None:

@@ -107,7 +107,7 @@ class Function:
 
     def _import(self) -> Any:
         try:
-            module = _import_module(self._target)
+            module = import_module(self._target)
         except Exception as error:
             raise DataError(
                 f"{self._data.source}: importing {self._target} failed: {type(error).__name__}: "
@@ -161,7 +161,12 @@ def _seen(key: tuple[Any, ...]) -> list[str | None]:
     return []
 
 
-def _import_module(target: str) -> ModuleType:
+def import_module(target: str) -> ModuleType:
+    """Return the module named ``target``, or the one of the file ``target`` (``….py``).
+
+    Raises:
+        Exception: whatever importing it raises.
+    """
     if not target.endswith(".py"):
         # A console script does not have the working directory on its path; `python -m` has.
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
