@@ -32,6 +32,9 @@ from sft_tune.cli import (
     trials,
     worker,
 )
+from sft_tune.cli import (
+    report as report_,
+)
 from sft_tune.errors import SftTuneError
 
 RULES = {
@@ -158,7 +161,7 @@ for _command in (
     *(submit.submit, worker.worker, control.stop, control.pause, control.resume),
     *(enqueue.enqueue, enqueue.retry, prune.prune_checkpoints),
     *(list_.list_, status.status, trials.trials, show.show, best.best),
-    *(confirm.confirm, plot.plot),
+    *(confirm.confirm, report_.report, plot.plot),
     *(dashboard.dashboard, delete.delete, schema.schema),
 ):
     app.command(_command.__name__.rstrip("_").replace("_", "-"))(_command)
