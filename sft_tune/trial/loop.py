@@ -165,7 +165,7 @@ def _evaluate(
     config = trainee.config
     with state.clock.aside(trainee.device):
         metrics = evaluate(
-            task_of(config.task),
+            task_of(config.task, config.data),
             trainee.model,
             trainee.data.validation,
             [config.objective.metric],

@@ -171,7 +171,7 @@ def _gathered(trainee: Trainee, indices: Tensor) -> Batch:
 
 def _backward(trainee: Trainee, batch: Batch, sizes: list[int]) -> Tensor:
     """Add up the batch's gradient over parts of ``sizes``; return its mean loss, detached."""
-    task = task_of(trainee.config.task)
+    task = task_of(trainee.config.task, trainee.config.data)
     total, losses = task.weight(batch), []
     for part in _parts(batch, sizes, trainee.device):
         with autocast(trainee.device, trainee.dtype):
