@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from sft_tune.spec.space import Parameter
 from sft_tune.spec.study import StudySpec
@@ -51,7 +52,7 @@ def _row(name: str, field: FieldInfo) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    if field.default is None:
+    if field.default is None or field.default is PydanticUndefined:
         return ""
     value = list(field.default) if isinstance(field.default, tuple) else field.default
     return f"`{value if isinstance(value, str) else shown(value)}`"

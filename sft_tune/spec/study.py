@@ -69,8 +69,20 @@ class DataSpec(Section):
     )
     subset: str | None = Field(None, description="Configuration name of a hub data set.")
     text_column: str = Field("text", description="Column that holds the text.")
+    text_pair_column: str | None = Field(
+        None, description="Column that holds a second text; the model reads both as a pair."
+    )
     image_column: str = Field("image", description="Column that holds the image.")
     label_column: str = Field("label", description="Column that holds the label.")
+    label_columns: tuple[str, ...] | None = Field(
+        None,
+        description="With multi_label: columns of 0 and 1, one a label, in place of label_column.",
+    )
+    multi_label: bool = Field(
+        False,
+        description="An example has any number of labels: label_column holds lists of them (in "
+        "CSV separated by |), or label_columns one column each.",
+    )
     classes: tuple[str | int, ...] | None = Field(
         None, description="Keep only the examples of these labels. Default: all."
     )

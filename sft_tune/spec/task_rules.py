@@ -8,7 +8,14 @@ from typing import Any
 from sft_tune.spec.findings import Findings
 from sft_tune.spec.space_rules import combinations
 from sft_tune.spec.study import DataSpec, StudySpec
-from sft_tune.spec.tasks import DATA_OF_SOME, METRICS, TASKS, TRAINING_OF_SOME
+from sft_tune.spec.tasks import (
+    CLASS_TECHNIQUES,
+    DATA_OF_SOME,
+    METRICS,
+    MULTI_LABEL,
+    TASKS,
+    TRAINING_OF_SOME,
+)
 from sft_tune.spec.techniques import Finding, Rule, place_of, places_of
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.spec.wording import near, shown
@@ -87,6 +94,25 @@ def _metric(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
         yield ("budget", "target"), f"{metric} {limits}{remedy}"
 
 
+def _multi_label(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    data = spec.data
+    if data.label_columns is not None and not data.multi_label:
+        yield ("data", "label_columns"), "needs data.multi_label: true; add it, or use label_column"
+    elif data.label_columns is not None and len(set(data.label_columns)) < 2:
+        yield ("data", "label_columns"), "names fewer than two columns; use label_column"
+    if not data.multi_label:
+        return
+    if data.classes is not None:
+        yield ("data", "classes"), "has no meaning with multi_label; remove it"
+    metric = spec.objective.metric
+    if metric in TASKS[spec.task].metrics and metric not in MULTI_LABEL:
+        known = ", ".join(MULTI_LABEL)
+        yield ("objective", "metric"), f"does not fit multi_label; use one of {known}"
+    for key in CLASS_TECHNIQUES:
+        if key in spec.space or getattr(spec.training, key) != _default(TrainingSpec, key):
+            yield place_of(spec, key), "has no meaning with multi_label; remove it"
+
+
 def _with_task(rule: Rule) -> Rule:
     """Return ``rule`` for studies whose task is known."""
 
@@ -96,4 +122,4 @@ def _with_task(rule: Rule) -> Rule:
     return applied
 
 
-TASK_RULES: tuple[Rule, ...] = (*map(_with_task, (_data, _training, _model)), _metric)
+TASK_RULES: tuple[Rule, ...] = (*map(_with_task, (_data, _training, _model, _multi_label)), _metric)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Task = Literal["image-classification", "text-classification"]
+Task = Literal["image-classification", "text-classification", "image-regression", "text-regression"]
 Metric = Literal[
     "auto",
     "accuracy",
@@ -19,6 +19,11 @@ Metric = Literal[
     "precision_macro",
     "recall_macro",
     "matthews",
+    "mse",
+    "rmse",
+    "mae",
+    "r2",
+    "spearman",
     "loss",
 ]
 Direction = Literal["maximize", "minimize"]
@@ -46,6 +51,11 @@ METRICS: dict[str, MetricFacts] = {
     "precision_macro": SCORE,
     "recall_macro": SCORE,
     "matthews": CORRELATION,
+    "mse": ERROR,
+    "rmse": ERROR,
+    "mae": ERROR,
+    "r2": MetricFacts(low=None),
+    "spearman": CORRELATION,
     "loss": ERROR,
 }
 
@@ -84,8 +94,11 @@ _CLASSIFICATION = (
     "matthews",
     "loss",
 )
-_CLASS_TECHNIQUES = ("label_smoothing", "class_weights", "focal_gamma", "r_drop")
+CLASS_TECHNIQUES = ("label_smoothing", "class_weights", "focal_gamma", "r_drop")
 _IMAGE_TECHNIQUES = ("augment", "auto_augment", "color_jitter", "erasing", "mix")
+# Of any number of labels an example: metrics of one class each have no meaning.
+MULTI_LABEL = tuple(m for m in _CLASSIFICATION if m not in ("balanced_accuracy", "matthews"))
+_REGRESSION = ("rmse", "mse", "mae", "r2", "spearman", "loss")
 _IMAGE_DATA = ("image_size", "normalize")
 _TEXT_DATA = ("max_length",)
 TASKS: dict[Task, TaskFacts] = {
@@ -94,14 +107,31 @@ TASKS: dict[Task, TaskFacts] = {
         metrics=_CLASSIFICATION,
         columns=("image_column", "label_column"),
         data=("classes", *_IMAGE_DATA),
-        training=(*_IMAGE_TECHNIQUES, *_CLASS_TECHNIQUES),
+        training=(*_IMAGE_TECHNIQUES, *CLASS_TECHNIQUES),
     ),
     "text-classification": TaskFacts(
         input="text",
         metrics=_CLASSIFICATION,
-        columns=("text_column", "label_column"),
-        data=("classes", *_TEXT_DATA),
-        training=("token_masking", *_CLASS_TECHNIQUES),
+        columns=("text_column", "text_pair_column", "label_column", "label_columns"),
+        data=("classes", "multi_label", *_TEXT_DATA),
+        targets=("label_column", "label_columns"),
+        training=("token_masking", *CLASS_TECHNIQUES),
+    ),
+    "image-regression": TaskFacts(
+        input="image",
+        metrics=_REGRESSION,
+        columns=("image_column", "label_column"),
+        data=_IMAGE_DATA,
+        classes=False,
+        training=("loss", *(name for name in _IMAGE_TECHNIQUES if name != "mix")),
+    ),
+    "text-regression": TaskFacts(
+        input="text",
+        metrics=_REGRESSION,
+        columns=("text_column", "text_pair_column", "label_column"),
+        data=_TEXT_DATA,
+        classes=False,
+        training=("token_masking", "loss"),
     ),
 }
 # The settings of `data` and `training` that some tasks have no use for.

@@ -113,6 +113,11 @@ class TrainingSpec(BaseModel):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of the target spread over all classes."
     )
+    loss: Literal["auto", "mse", "mae", "huber"] = Field(
+        "auto",
+        description="Regression: mse (auto), mae, or huber (quadratic up to one standard deviation "
+        "of the targets, linear beyond). Classification: auto, the cross-entropy.",
+    )
     class_weights: Literal["none", "balanced"] = Field(
         "none",
         description="balanced: classes count in the training loss by the inverse of how often "

@@ -60,6 +60,7 @@ def describe(trainee: Trainee) -> dict[str, Any]:
     return {
         "config": trainee.config.model_dump(mode="json"),
         "labels": list(trainee.data.labels),
+        "stats": trainee.data.stats,
         "image_size": list(train.pixels.shape[2:]) if isinstance(train, ImageSplit) else None,
         "normalize": trainee.model.normalize,
         "model_config": trainee.model.config,

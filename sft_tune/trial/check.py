@@ -81,7 +81,7 @@ def _model_facts(
     begin = time.perf_counter()
     trainee = set_up(config, data, where)
     setup_seconds = time.perf_counter() - begin
-    task, some = task_of(config.task), _first(data.validation, batch_size)
+    task, some = task_of(config.task, config.data), _first(data.validation, batch_size)
     try:
         options: dict[str, Any] = {"device": where, "dtype": trainee.dtype}
         predict(task, trainee.model, _first(some, 1), **options, batch_size=1)

@@ -39,7 +39,7 @@ def test_metrics(
         tensors, _ = checkpoint.read(best)
         trainee.model.module.load_state_dict(tensors)
         return evaluate(
-            task_of(config.task),
+            task_of(config.task, config.data),
             trainee.model,
             data.test,
             [config.objective.metric],

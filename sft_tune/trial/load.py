@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,9 @@ def load_checkpoint(path: Path, device: str = "cpu") -> nn.Module:
     Its attribute ``labels`` holds the names of the classes in index order, ``normalize`` mean
     and deviation per channel of its pixels (scaled to 0..1). Image models of torchvision take
     pixels [b, 3, h, w] and return logits [b, classes]; models of transformers are called as
-    their library says. Neither the pretrained weights nor the network is needed.
+    their library says. Of a regression the outputs are in the units of the targets, of several
+    labels they are logits, each to be compared with 0. Neither the pretrained weights nor the
+    network is needed.
 
     Raises:
         ModelError: when the file is missing, damaged, or not such a checkpoint.
@@ -45,7 +48,20 @@ def load_checkpoint(path: Path, device: str = "cpu") -> nn.Module:
     module.labels = tuple(card["labels"])  # type: ignore[assignment]
     mean, std = card["normalize"]
     module.normalize = (tuple(mean), tuple(std))  # type: ignore[assignment]
+    stats = dict(card.get("stats") or {})
+    module.stats = stats  # type: ignore[assignment]
+    if "deviation" in stats:
+        module.register_forward_hook(_in_the_users_units)
     return module.to(where).eval()
+
+
+def _in_the_users_units(module: Any, inputs: Any, output: Any) -> Any:
+    """Undo the standardization of the targets in the outputs of a regression."""
+    mean, deviation = module.stats["mean"], module.stats["deviation"]
+    if isinstance(output, Tensor):
+        return output * deviation + mean
+    output["logits"] = output["logits"] * deviation + mean
+    return output
 
 
 def fetch_checkpoint(url: str, cache: Path) -> Path:

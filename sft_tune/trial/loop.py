@@ -186,7 +186,7 @@ def _evaluate(
     with state.clock.aside(trainee.device):
         seconds = state.clock.lap()
         metrics = evaluate(
-            task_of(config.task),
+            task_of(config.task, config.data),
             trainee.model,
             trainee.data.validation,
             [config.objective.metric],

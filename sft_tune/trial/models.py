@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.study import ModelSpec, NormalizeSpec, Task
+from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.blocks import Blocks, find_blocks
 from sft_tune.trial.heads import in_head
 
@@ -95,9 +96,9 @@ def build_model(
 
         built = build(task, model, labels, image_size=image_size, pad_id=pad_id, seed=seed)
     elif library in ("torchvision", "builtin") and name:
-        if task != "image-classification":
+        if TASKS[task].input != "image":
             raise ModelError(
-                f"model.name: {model.name} classifies images, the task is {task}; "
+                f"model.name: {model.name} reads images, the task is {task}; "
                 "give transformers:ID-or-path"
             )
         from sft_tune.trial.models_torchvision import build as build_image_model

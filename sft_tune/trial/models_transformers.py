@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.study import ModelSpec, Task
+from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.heads import find_output_layer, in_head
 from sft_tune.trial.models import HALF, BuiltModel, Normalize, three
 from sft_tune.trial.weights import Misfit, Stamp, file_stamp, is_path, read_state
@@ -24,6 +25,9 @@ from sft_tune.trial.weights import Misfit, Stamp, file_stamp, is_path, read_stat
 AUTO_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "image-classification": "AutoModelForImageClassification",
+    # A classifier with one output: the loss is not the library's.
+    "text-regression": "AutoModelForSequenceClassification",
+    "image-regression": "AutoModelForImageClassification",
 }
 # What the configurations of transformers call dropout in hidden layers and before the head.
 DROPOUTS = (
@@ -97,7 +101,7 @@ def build(
                 None, config=config, state_dict=state, dtype=torch.float32
             )
     head = (*find_head(module), *poolers)
-    normalize = image_normalization(source) if task == "image-classification" else (HALF, HALF)
+    normalize = image_normalization(source) if TASKS[task].input == "image" else (HALF, HALF)
     return BuiltModel(
         module, head, normalize, config=_as_json(config), extra=_size_arguments(module, image_size)
     )

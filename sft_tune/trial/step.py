@@ -265,7 +265,7 @@ def _backward(trainee: Trainee, batch: Batch, sizes: list[int]) -> Tensor:
 def _totals(trainee: Trainee, batch: Batch) -> list[float | Tensor]:
     """Return what the mean losses of the batch's targets, and of its partners', are divided by."""
     if trainee.loss is None:
-        weight = task_of(trainee.config.task).weight
+        weight = task_of(trainee.config.task, trainee.config.data).weight
         return [weight(side) for side in sides(batch)]
     return [trainee.loss.total(side.targets.to(trainee.device)) for side in sides(batch)]
 
@@ -278,7 +278,8 @@ def _share(trainee: Trainee, outputs: Tensor, part: Batch, total: Any) -> Tensor
     if trainee.loss is not None:
         return trainee.loss.share(outputs, part.targets, total)
     training = trainee.config.training
-    return task_of(trainee.config.task).share_of_loss(outputs, part, total, training)
+    task = task_of(trainee.config.task, trainee.config.data)
+    return task.share_of_loss(outputs, part, total, training)
 
 
 def _loss(trainee: Trainee, part: Batch, totals: Sequence[Any], count: int) -> Tensor:

@@ -45,3 +45,58 @@ def test_a_metric_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(StudyFileError) as caught:
         parse_study(study(objective={"metric": "accurracy"}), root=".")
     assert "did you mean accuracy?" in str(caught.value)
+
+
+TEXT = {"task": "text-classification", "model": {"name": "transformers:some/model"}}
+NUMBERS = {**TEXT, "task": "text-regression"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "path", "rule"),
+    [
+        (
+            {"objective": {"metric": "rmse"}},
+            "objective.metric",
+            "does not fit image-classification",
+        ),
+        (
+            {**NUMBERS, "objective": {"metric": "accuracy"}},
+            "objective.metric",
+            "does not fit text-",
+        ),
+        ({"training": {"loss": "mse"}}, "training.loss", "has no meaning for image-classification"),
+        ({"space": {"loss": ["mse", "mae"]}}, "space.loss", "has no meaning"),
+        (
+            {**NUMBERS, "training": {"label_smoothing": 0.1}},
+            "training.label_smoothing",
+            "no meaning",
+        ),
+        ({**NUMBERS, "data": {"source": ".", "classes": ["a", "b"]}}, "data.classes", "no meaning"),
+        ({"data": {"source": ".", "multi_label": True}}, "data.multi_label", "no meaning"),
+        (
+            {**TEXT, "data": {"source": ".", "label_columns": ["a", "b"]}},
+            "data.label_columns",
+            "needs data.multi_label: true",
+        ),
+        (
+            {
+                **TEXT,
+                "data": {"source": ".", "multi_label": True},
+                "objective": {"metric": "matthews"},
+            },
+            "objective.metric",
+            "does not fit multi_label",
+        ),
+        ({**NUMBERS, "objective": {"direction": "maximize"}}, "objective.direction", "when lower"),
+        (
+            {**NUMBERS, "objective": {"metric": "r2"}, "budget": {"trials": 1, "target": 1.5}},
+            "budget.target",
+            "r2 is not above 1",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_task_is_told(sections: dict[str, Any], path: str, rule: str) -> None:
+    with pytest.raises(StudyFileError) as caught:
+        parse_study(study(**{"data": {"source": "."}, **sections}), root=".")
+    assert [problem.path for problem in caught.value.problems] == [path]
+    assert rule in caught.value.problems[0].rule

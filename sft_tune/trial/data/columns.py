@@ -42,8 +42,13 @@ def columns_of(task: Task, data: DataSpec) -> Columns:
     targets: dict[str, str] = {}
     for key in TASKS[task].columns:
         value = getattr(data, key)
-        if value is not None:
-            (targets if key in TASKS[task].targets else inputs)[key] = value
+        if value is None or (key == "label_column" and data.label_columns is not None):
+            continue
+        found = targets if key in TASKS[task].targets else inputs
+        if isinstance(value, str):
+            found[key] = value
+        else:
+            found |= {f"{key}[{i}]": column for i, column in enumerate(value)}
     return Columns(inputs, targets)
 
 

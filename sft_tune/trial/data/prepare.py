@@ -19,7 +19,8 @@ from sft_tune.trial.data.labels import check_agreement
 from sft_tune.trial.data.parts import Encoder, Part, write_parts
 from sft_tune.trial.data.sources import open_source
 from sft_tune.trial.data.splits import Parts, split_train, take_at_most
-from sft_tune.trial.data.targets import Targets, targets_of
+from sft_tune.trial.data.target_kinds import Targets
+from sft_tune.trial.data.targets import targets_of
 from sft_tune.trial.data.text import check_texts, text_encoder
 
 # Part of every key: raise it when the same source and settings make other arrays.

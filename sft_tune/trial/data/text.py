@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +65,12 @@ class TextEncoder:
             DataError: for a text that is none, or where all are missing.
             ModelError: where the model has no tokenizer that can be loaded.
         """
-        texts, missing = _texts(examples, rows, split)
+        sides = sides_of(examples)
+        texts, missing = _texts(sides[0], rows, split)
+        seconds: list[str] | None = None
+        if len(sides) == 2:
+            seconds, more = _texts(sides[1], rows, split)
+            missing += more
         tokenizer = load_tokenizer(self.folder)
         limit, source = token_limit(self.folder, tokenizer, self.max_length)
         padding = _padding(tokenizer)
@@ -73,7 +78,7 @@ class TextEncoder:
         types: list[NDArray[np.uint8]] = []
         kept: list[int] = []
         lengths: list[int] = []
-        for pieces in _tokenized(tokenizer, texts, limit):
+        for pieces in _tokenized(tokenizer, texts, seconds, limit):
             # A tokenizer without special tokens makes nothing of an empty text.
             filled = [row or [padding["pad_id"]] for row in pieces.ids]
             kept += [len(row) for row in filled]
@@ -144,16 +149,29 @@ def token_limit(folder: Path, tokenizer: Any, max_length: int) -> tuple[int, str
 
 
 def check_texts(examples: Examples, rows: NDArray[np.int64], where: str) -> None:
-    """Check that none of the texts ``rows`` is missing, empty or blank.
+    """Check that none of the texts ``rows`` (of pairs: neither) is missing, empty or blank.
 
     Raises:
         DataError: with the places.
     """
+    for side, column in zip(sides_of(examples), ("text_column", "text_pair_column"), strict=False):
+        _check_side(side, rows, where, column)
+
+
+def sides_of(examples: Examples) -> list[Examples]:
+    """Return ``examples`` of pairs of texts as those of the first and those of the second."""
+    inputs = examples.inputs
+    if not (len(inputs) and isinstance(inputs[0], tuple)):
+        return [examples]
+    return [replace(examples, inputs=list(side)) for side in zip(*inputs, strict=True)]
+
+
+def _check_side(examples: Examples, rows: NDArray[np.int64], where: str, column: str) -> None:
     empty = [i for i in rows.tolist() if _is_blank(examples.inputs[i])]
     if empty:
         remedy = "Fill them in, or remove these examples."
         if len(empty) == len(rows):
-            remedy = "Name the right data.text_column."
+            remedy = f"Name the right data.{column}."
         places = listed((examples.place(i) for i in empty), 5)
         raise DataError(
             f"{where}: {len(empty)} of {len(rows)} texts are empty, at {places}. {remedy}"
@@ -191,20 +209,26 @@ def _texts(examples: Examples, rows: NDArray[np.int64], split: str) -> tuple[lis
     return texts, missing
 
 
-def _tokenized(tokenizer: Any, texts: list[str], limit: int) -> Iterator[Pieces]:
+def _tokenized(
+    tokenizer: Any, texts: list[str], seconds: list[str] | None, limit: int
+) -> Iterator[Pieces]:
     for start in range(0, len(texts), _CHUNK):
         chunk = texts[start : start + _CHUNK]
+        pair = None if seconds is None else seconds[start : start + _CHUNK]
+        # Of a pair the longer text is cut, and what was cut is not given back.
+        overflow = tokenizer.is_fast and pair is None
         # The fast ones give what was cut as further pieces; only so the cut share is exact.
         pieces = tokenizer(
             chunk,
+            pair,
             truncation=True,
             max_length=limit,
             return_attention_mask=False,
-            return_overflowing_tokens=tokenizer.is_fast,
+            return_overflowing_tokens=overflow,
             return_token_type_ids=True,
         )
         ids, types = pieces["input_ids"], pieces["token_type_ids"]
-        if tokenizer.is_fast:
+        if overflow:
             owners = np.array(pieces["overflow_to_sample_mapping"])
             special = tokenizer.num_special_tokens_to_add()
             inner = np.array([len(row) for row in ids]) - special
@@ -212,7 +236,7 @@ def _tokenized(tokenizer: Any, texts: list[str], limit: int) -> Iterator[Pieces]
             first = np.flatnonzero(np.diff(owners, prepend=-1))
             yield Pieces([ids[i] for i in first], [types[i] for i in first], lengths.tolist())
         else:
-            whole = tokenizer(chunk, truncation=False, verbose=False)["input_ids"]
+            whole = tokenizer(chunk, pair, truncation=False, verbose=False)["input_ids"]
             yield Pieces(ids, types, [len(row) for row in whole])
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sft_tune.spec.study import Task
-from sft_tune.trial.tasks import classification
+from sft_tune.spec.study import DataSpec, Task
+from sft_tune.trial.tasks import classification, multi_label, regression
 from sft_tune.trial.tasks.protocol import Outputs, TrialTask
 
 __all__ = ["TASKS", "Outputs", "TrialTask", "task_of"]
@@ -11,9 +11,11 @@ __all__ = ["TASKS", "Outputs", "TrialTask", "task_of"]
 TASKS: dict[Task, TrialTask] = {
     "image-classification": classification,
     "text-classification": classification,
+    "image-regression": regression,
+    "text-regression": regression,
 }
 
 
-def task_of(name: Task) -> TrialTask:
-    """Return the task ``name``."""
-    return TASKS[name]
+def task_of(name: Task, data: DataSpec) -> TrialTask:
+    """Return the task ``name`` for targets as ``data`` has them."""
+    return multi_label if data.multi_label else TASKS[name]

@@ -1,0 +1,134 @@
+"""Losses and metrics of the tasks, against their formulas."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.tasks import MULTI_LABEL
+from sft_tune.spec.tasks import TASKS as FACTS
+from sft_tune.spec.training import TrainingSpec
+from sft_tune.trial.data import Batch, ImageSplit, Prepared
+from sft_tune.trial.tasks import TASKS, TrialTask, multi_label, regression
+
+NUMBERS = torch.tensor([0.5, -1.0, 2.0, 0.0, 3.0])
+MARKS = torch.tensor([[1, 0], [0, 0], [1, 1], [0, 1], [1, 0]], dtype=torch.uint8)
+
+
+def reference(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
+    if name == "marks":
+        return functional.binary_cross_entropy_with_logits(outputs, targets.float())
+    losses = {"mse": "mse_loss", "auto": "mse_loss", "mae": "l1_loss", "huber": "huber_loss"}
+    found: Tensor = getattr(functional, losses[name])(outputs[:, 0], targets)
+    return found
+
+
+@pytest.mark.parametrize("sizes", [[5], [2, 3], [1, 1, 1, 2]])
+@pytest.mark.parametrize("name", ["marks", "auto", "mse", "mae", "huber"])
+def test_shares_add_up_to_the_loss_and_its_gradient(name: str, sizes: list[int]) -> None:
+    marks = name == "marks"
+    task: TrialTask = multi_label if marks else regression
+    training = TrainingSpec() if marks else TrainingSpec(loss=name)  # type: ignore[arg-type]
+    targets = MARKS if marks else NUMBERS
+    outputs = torch.randn(5, 2 if marks else 1, generator=torch.Generator().manual_seed(1))
+    whole, parts = (outputs.clone().requires_grad_() for _ in range(2))
+    expected = reference(name, whole, targets)
+    expected.backward()
+    total = task.weight(Batch({}, targets))
+    found = torch.zeros(())
+    for some, share in zip(parts.split(sizes), targets.split(sizes), strict=True):
+        found = found + task.share_of_loss(some, Batch({}, share), total, training)
+    found.backward()
+    assert torch.allclose(found, expected)
+    assert whole.grad is not None and parts.grad is not None
+    assert torch.allclose(parts.grad, whole.grad)
+
+
+def split_of(targets: Any) -> ImageSplit:
+    return ImageSplit(np.zeros((len(targets), 3, 1, 1), np.uint8), targets)
+
+
+def test_regression_is_measured_in_the_units_of_the_targets() -> None:
+    split = split_of(np.array([-1.0, 0.0, 1.0], np.float32))
+    data = Prepared(("x",), split, split, None, {}, {"mean": 100.0, "deviation": 10.0})
+    kept = {"values": torch.tensor([[-1.0], [0.5], [1.0]])}
+    found = regression.metrics(FACTS["text-regression"].metrics, kept, split, data)
+    assert found == pytest.approx(
+        {
+            "loss": 0.25 / 3,
+            "mse": 25 / 3,
+            "rmse": (25 / 3) ** 0.5,
+            "mae": 5 / 3,
+            "r2": 1 - 25 / 200,
+            "spearman": 1.0,
+        }
+    )
+    kept = {"values": torch.zeros(3, 1)}
+    assert regression.metrics(["spearman"], kept, split, data)["spearman"] == 0
+
+
+def test_sets_of_labels_are_measured_label_by_label() -> None:
+    split = split_of(MARKS.numpy())
+    data = Prepared(("a", "b"), split, split, None, {})
+    logits = torch.where(MARKS > 0, 2.0, -2.0)
+    logits[0, 0] = -2.0  # one of five labels is missed
+    found = multi_label.metrics(MULTI_LABEL, {"logits": logits}, split, data)
+    assert found["accuracy"] == 0.8
+    assert found["f1_micro"] == pytest.approx(8 / 9)
+    assert found["f1_macro"] == pytest.approx((0.8 + 1) / 2)
+    assert set(found) == set(MULTI_LABEL)
+
+
+def test_every_task_of_the_study_file_is_registered() -> None:
+    assert set(TASKS) == set(FACTS)
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "metric"),
+    [
+        ("text-regression", {}, "rmse"),
+        ("text-classification", {"multi_label": True}, "f1_micro"),
+        ("text-classification", {"multi_label": True, "text_pair_column": "other"}, "f1_macro"),
+    ],
+)
+def test_a_stopped_trial_goes_on_bit_for_bit(
+    task: str,
+    data: dict[str, Any],
+    metric: str,
+    sentences: Callable[..., TrialConfig],
+    new_runner: Callable[[str], Any],
+    tmp_path: Path,
+) -> None:
+    rows = []
+    for i in range(56):
+        label: Any = ["a"] * (i % 2) + ["b"] * (i % 3 == 0) if "multi_label" in data else i % 7
+        rows.append(
+            {"text": f"{'good' if i % 2 else 'bad'} film", "other": "a plot", "label": label}
+        )
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = sentences(
+        task=task, data={"source": str(source), **data}, objective={"metric": metric}
+    )
+    whole, broken = new_runner("whole"), new_runner("broken")
+    assert whole.run(config).reason == "completed"
+    left = iter(range(4))
+
+    def stop() -> bool:
+        return next(left, None) is None
+
+    assert broken.run(config, should_stop=stop).reason == "stopped"
+    outcome = broken.run(config)
+    assert outcome.reason == "completed" and outcome.resumed_from == 4
+    assert broken.numbers() == whole.numbers()
+    assert broken.best()[0] == whole.best()[0]
+    assert {metric, "loss"} <= set(outcome.metrics)
