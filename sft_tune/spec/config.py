@@ -19,6 +19,7 @@ from sft_tune.spec.study import (
     StudySpec,
     with_metric,
 )
+from sft_tune.spec.tasks import TASKS
 from sft_tune.spec.training import TrainingSpec
 
 # The settings of version 0.1, all of them part of the fingerprint. Later ones count where they
@@ -67,6 +68,10 @@ class TrialConfig(BaseModel):
         for section, first in _FIRST_SETTINGS.items():
             kept = first | set(changed.get(section, {}))
             record[section] = {k: v for k, v in record[section].items() if k in kept}
+        facts = TASKS.get(self.task)
+        if facts is not None and facts.input == "text":
+            # Before there was this setting batches were random, which is not its default.
+            record["training"]["batching"] = self.training.batching
         if not record["arguments"]:
             del record["arguments"]
         text = json.dumps(record, sort_keys=True)

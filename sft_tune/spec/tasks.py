@@ -115,7 +115,7 @@ TASKS: dict[Task, TaskFacts] = {
         columns=("text_column", "text_pair_column", "label_column", "label_columns"),
         data=("classes", "multi_label", *_TEXT_DATA),
         targets=("label_column", "label_columns"),
-        training=("token_masking", *CLASS_TECHNIQUES),
+        training=("batching", "token_masking", *CLASS_TECHNIQUES),
     ),
     "image-regression": TaskFacts(
         input="image",
@@ -131,7 +131,7 @@ TASKS: dict[Task, TaskFacts] = {
         columns=("text_column", "text_pair_column", "label_column"),
         data=_TEXT_DATA,
         classes=False,
-        training=("token_masking", "loss"),
+        training=("batching", "token_masking", "loss"),
     ),
 }
 # The settings of `data` and `training` that some tasks have no use for.

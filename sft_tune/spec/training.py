@@ -14,6 +14,11 @@ class TrainingSpec(BaseModel):
 
     epochs: int = Field(3, ge=1, le=10_000, description="Passes over the training split.")
     batch_size: int = Field(32, ge=1, description="Examples per optimizer step.")
+    batching: Literal["bucketed", "random"] = Field(
+        "bucketed",
+        description="Texts: batches of similar lengths, other ones each epoch (bucketed: hardly "
+        "any padding, several times faster where lengths differ), or of any (random).",
+    )
     optimizer: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = Field(
         "adamw",
         description="adamw (decoupled weight decay), adam (L2), sgd (momentum, L2), adafactor, "

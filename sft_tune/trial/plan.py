@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from sft_tune.trial.data import epoch_order
+from sft_tune.trial.data import bucketed_order, epoch_order
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Plan:
         epochs: passes over the training split.
         rung_count: evaluations, evenly spaced over the horizon.
         seed: of the order of the examples.
+        lengths: of the examples, [examples], where batches hold similar ones; None: any.
     """
 
     examples: int
@@ -27,6 +30,8 @@ class Plan:
     epochs: int
     rung_count: int
     seed: int
+    lengths: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    _orders: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -60,12 +65,18 @@ class Plan:
     def indices(self, step: int) -> Tensor:
         """Return the indices of the training examples of step ``step``, int64 [batch]."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = _order(self.examples, self.seed, epoch)
+        order = self._order(epoch)
         start = place * self.batch_size
         last = place == self.steps_per_epoch - 1
         return order[start:] if last else order[start : start + self.batch_size]
 
-
-@lru_cache(maxsize=2)
-def _order(examples: int, seed: int, epoch: int) -> Tensor:
-    return epoch_order(examples, seed, epoch)
+    def _order(self, epoch: int) -> Tensor:
+        if epoch not in self._orders:
+            self._orders.clear()  # epochs come one after the other
+            if self.lengths is None:
+                order = epoch_order(self.examples, self.seed, epoch)
+            else:
+                whole = self.steps_per_epoch - (self.examples % self.batch_size != 0)
+                order = bucketed_order(self.lengths, self.batch_size, whole, self.seed, epoch)
+            self._orders[epoch] = order
+        return self._orders[epoch]

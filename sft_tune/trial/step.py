@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 from torch.optim import Optimizer
@@ -118,7 +120,15 @@ def make_plan(config: TrialConfig, data: Prepared) -> Plan:
         epochs=training.epochs,
         rung_count=config.objective.rungs,
         seed=config.seed,
+        lengths=_lengths(config, data.train),
     )
+
+
+def _lengths(config: TrialConfig, split: Split) -> NDArray[np.int64] | None:
+    """Return the lengths that batches are made by; None where they are not."""
+    if isinstance(split, TextSplit) and config.training.batching == "bucketed":
+        return split.lengths
+    return None
 
 
 def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee:

@@ -1,7 +1,13 @@
 """The data side of a trial: sources, splits, prepared arrays, batches."""
 
 from sft_tune.trial.data.arrays import ImageSplit, Prepared, Split, TextSplit
-from sft_tune.trial.data.batches import Batch, epoch_order, evaluation_batches, gather
+from sft_tune.trial.data.batches import (
+    Batch,
+    bucketed_order,
+    epoch_order,
+    evaluation_batches,
+    gather,
+)
 from sft_tune.trial.data.prepare import prepare
 
 __all__ = [
@@ -10,6 +16,7 @@ __all__ = [
     "Prepared",
     "Split",
     "TextSplit",
+    "bucketed_order",
     "epoch_order",
     "evaluation_batches",
     "gather",

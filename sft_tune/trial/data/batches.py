@@ -20,6 +20,11 @@ from sft_tune.trial.data.augment import Augmentation
 Normalize = tuple[Sequence[float], Sequence[float]]
 HALF: Normalize = ((0.5,), (0.5,))
 
+POOL_BATCHES = 50
+"""Batches of a pool that is sorted by length: with more, each epoch would have the same ones."""
+LEAST_POOLS = 4
+"""A small data set has smaller pools, for the same reason."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -48,7 +53,45 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     It depends on its arguments only, never on the global random state, so that a resumed trial
     finds its place again.
     """
-    state = hashlib.sha256(f"{seed}/epoch/{epoch}".encode()).digest()
+    return _permutation(n, f"{seed}/epoch/{epoch}")
+
+
+def bucketed_order(
+    lengths: NDArray[np.int64], batch_size: int, whole_batches: int, seed: int, epoch: int
+) -> Tensor:
+    """Return an order of the examples in which the batches hold texts of similar lengths.
+
+    The examples are shuffled, cut into pools of many batches, sorted by length within each pool,
+    and the batches are shuffled: each epoch has other batches, with little padding. The examples
+    of the last batch, where it is not of the whole size, are drawn from all.
+
+    Args:
+        lengths: of the examples, [n].
+        batch_size: examples per batch.
+        whole_batches: how many batches of that size there are; the rest is one more.
+        seed: of the order.
+        epoch: whose order it is.
+
+    Returns:
+        A permutation, int64 [n]; it depends on the arguments only.
+    """
+    order = epoch_order(len(lengths), seed, epoch).numpy()
+    count = whole_batches * batch_size
+    pool = batch_size * max(1, min(whole_batches // LEAST_POOLS, POOL_BATCHES))
+    sorted_ = [
+        part[np.argsort(-lengths[part], kind="stable")]
+        for part in (order[start : min(start + pool, count)] for start in range(0, count, pool))
+    ]
+    if not sorted_:
+        return torch.from_numpy(order)
+    batches = np.concatenate(sorted_).reshape(whole_batches, batch_size)
+    shuffled = batches[_permutation(whole_batches, f"{seed}/batches/{epoch}").numpy()]
+    return torch.from_numpy(np.concatenate([shuffled.reshape(-1), order[count:]]))
+
+
+def _permutation(n: int, name: str) -> Tensor:
+    """Return the permutation of ``n`` that ``name`` stands for, int64 [n]."""
+    state = hashlib.sha256(name.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(state[:8], "big") >> 1)
     return torch.randperm(n, generator=generator)
 
