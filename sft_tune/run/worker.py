@@ -168,7 +168,7 @@ def _train(channel: Channel, command: Message) -> None:
         loggers.rung(evaluation)
         return go_on
 
-    with _errors_to(paths.log):
+    with _errors_to(paths.log), loggers.closed_on_error():
         if is_function(config.task):
             outcome = run_function(
                 config,

@@ -12,7 +12,8 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,6 +75,15 @@ class Loggers:
                 f"not all was logged: {', '.join(self._names)} took over {PATIENCE_SECONDS:g} s"
             ]
         return [f"not logged to {name}: {what}" for name, what in self._notes.items()]
+
+    @contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """End the runs as crashed when the block raises."""
+        try:
+            yield
+        except BaseException:
+            self.close("crashed")
+            raise
 
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,19 +23,19 @@ def text_of(drawn: Any) -> str:
     return console.export_text()
 
 
-def test_a_trial_s_page_has_the_evidence(tmp_path: Path) -> None:
+def test_a_trial_s_page_has_the_evidence() -> None:
     rung = rung_row(3, 50, 0.5, 1.5)._replace(
         gradient_norm_max=12.5, update_ratio=2.1e-3, samples_per_second=1234.5, memory=2_500_000
     )
-    drawn = draw_trial(study_row(), trial_row(3, flags_json=FLAGS), [rung], None, tmp_path, NOW)
+    drawn = draw_trial(study_row(), trial_row(3, flags_json=FLAGS), [rung], None, None, {}, NOW)
     text = text_of(drawn)
     assert "overfitting since 40 %" in text and FAULT.evidence in text
     for number in ("12.5", "0.0021", "1234", "2.5 MB"):
         assert number in text, number
 
 
-def test_rungs_that_were_not_watched_have_no_table_of_it(tmp_path: Path) -> None:
-    drawn = draw_trial(study_row(), trial_row(3), [rung_row(3, 50, 0.5, 1.5)], None, None, NOW)
+def test_rungs_that_were_not_watched_have_no_table_of_it() -> None:
+    drawn = draw_trial(study_row(), trial_row(3), [rung_row(3, 50, 0.5, 1.5)], None, None, {}, NOW)
     text = text_of(drawn)
     assert "update" not in text and "what went wrong" not in text
 
