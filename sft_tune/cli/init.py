@@ -10,11 +10,18 @@ import typer
 
 from sft_tune.errors import StudyFileError, UserError
 
-Task = Literal["image-classification", "text-classification"]
+# Spelt out, because the command line must start without what the study file's models need.
+Task = Literal[
+    "image-classification",
+    "text-classification",
+    "image-regression",
+    "text-regression",
+    "token-classification",
+]
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"
 TEXT_FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-MODELS = {IMAGES: "torchvision:resnet18", TEXTS: "transformers:google-bert/bert-base-uncased"}
+IMAGE_MODEL, TEXT_MODEL = "torchvision:resnet18", "transformers:google-bert/bert-base-uncased"
 # What needs no file and no network, so that the file runs as it is.
 DIGITS, SMALL_MODEL = "sklearn:digits", "builtin:convnet"
 
@@ -63,9 +70,10 @@ def init(
     if output.exists():
         raise UserError(f"--output: {output} is there already; give another name with -o")
     wanted: Task = task or (TEXTS if data and Path(data).suffix.lower() in TEXT_FILES else IMAGES)
-    if data is None and wanted == TEXTS:
-        raise UserError("--data: texts have no default; give a .csv or .jsonl file, or hub:ID")
-    chosen = model or (SMALL_MODEL if data is None else MODELS[wanted])
+    images = wanted.startswith("image-")
+    if data is None and wanted != IMAGES:
+        raise UserError(f"--data: {wanted} has no default; give a .csv or .jsonl file, or hub:ID")
+    chosen = model or (SMALL_MODEL if data is None else IMAGE_MODEL if images else TEXT_MODEL)
     source = DIGITS if data is None else _from_file(data, output)
     try:
         text = study_template(wanted, _from_model(chosen, output), source, name)

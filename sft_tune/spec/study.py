@@ -74,6 +74,13 @@ class DataSpec(Section):
     )
     image_column: str = Field("image", description="Column that holds the image.")
     label_column: str = Field("label", description="Column that holds the label.")
+    tokens_column: str = Field(
+        "tokens", description="Column that holds a list of words (token-classification)."
+    )
+    tags_column: str = Field(
+        "ner_tags",
+        description="Column that holds a list of tags, one a word: O, B-PER, I-PER, ...",
+    )
     label_columns: tuple[str, ...] | None = Field(
         None,
         description="With multi_label: columns of 0 and 1, one a label, in place of label_column.",

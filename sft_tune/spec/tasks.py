@@ -8,7 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Task = Literal["image-classification", "text-classification", "image-regression", "text-regression"]
+Task = Literal[
+    "image-classification",
+    "text-classification",
+    "image-regression",
+    "text-regression",
+    "token-classification",
+]
 Metric = Literal[
     "auto",
     "accuracy",
@@ -24,10 +30,13 @@ Metric = Literal[
     "mae",
     "r2",
     "spearman",
+    "entity_f1",
+    "entity_precision",
+    "entity_recall",
     "loss",
 ]
 Direction = Literal["maximize", "minimize"]
-Input = Literal["image", "text"]
+Input = Literal["image", "text", "words"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,9 @@ METRICS: dict[str, MetricFacts] = {
     "mae": ERROR,
     "r2": MetricFacts(low=None),
     "spearman": CORRELATION,
+    "entity_f1": SCORE,
+    "entity_precision": SCORE,
+    "entity_recall": SCORE,
     "loss": ERROR,
 }
 
@@ -132,6 +144,15 @@ TASKS: dict[Task, TaskFacts] = {
         data=_TEXT_DATA,
         classes=False,
         training=("batching", "token_masking", "loss"),
+    ),
+    "token-classification": TaskFacts(
+        input="words",
+        metrics=("entity_f1", "entity_precision", "entity_recall", "accuracy", "loss"),
+        columns=("tokens_column", "tags_column"),
+        data=_TEXT_DATA,
+        targets=("tags_column",),
+        classes=False,
+        training=("label_smoothing",),
     ),
 }
 # The settings of `data` and `training` that some tasks have no use for.

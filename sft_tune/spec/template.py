@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sft_tune.errors import UserError
 from sft_tune.spec.study import Task
+from sft_tune.spec.tasks import TASKS
 from sft_tune.spec.yaml12 import yaml_scalar
 
 # torchvision's models of these kinds were trained with AdamW and are fine-tuned with it.
@@ -139,6 +140,14 @@ _TEXT_DATA = """\
   text_column: text
   max_length: 256       # longer texts are cut to so many tokens
 """
+_WORDS_DATA = """\
+  tokens_column: tokens
+  tags_column: ner_tags # O, B-PER, I-PER, ...: one a word
+  max_length: 256       # longer texts are cut to so many tokens
+"""
+_NUMBER_DATA = """\
+  label_column: label   # holds numbers
+"""
 _FILE = """\
 # A study of sft_tune: what to fine-tune, on what, what to search, and for how long.
 # The README lists every key; `sft-tune schema` gives a schema to editors that complete YAML.
@@ -193,7 +202,6 @@ def study_template(task: Task, model: str, source: str, name: str | None = None)
         UserError: the model is of no known kind, or does not fit the task.
     """
     recipe = RECIPES[_family(task, model)]
-    text = task == "text-classification"
     augment = _NO_AUGMENT if _NO_MIRROR.search(source) else _AUGMENT
     builtin = model.startswith("builtin:")
     weights = "  weights: none         # it has no published weights; or give a file of your own\n"
@@ -201,24 +209,39 @@ def study_template(task: Task, model: str, source: str, name: str | None = None)
         name=yaml_scalar(name or _name(source, model)),
         task=task,
         source=yaml_scalar(source),
-        columns=_TEXT_DATA if text else _IMAGE_DATA,
+        columns=_columns(task),
         fraction=0.2,
         model=yaml_scalar(model),
         weights=weights if builtin else "",
         why=recipe.why,
         training=recipe.training.format(augment=augment),
         space=recipe.space,
-        metric="accuracy      # f1_macro where some classes are rare",
+        metric=_metric(task),
     )
+
+
+def _columns(task: Task) -> str:
+    """Return the lines of the section `data` that name what is read."""
+    if TASKS[task].input == "words":
+        return _WORDS_DATA
+    lines = _IMAGE_DATA if TASKS[task].input == "image" else _TEXT_DATA
+    return lines if TASKS[task].classes else f"{lines}{_NUMBER_DATA}"
+
+
+def _metric(task: Task) -> str:
+    if task.endswith("classification") and TASKS[task].classes:
+        return "accuracy      # f1_macro where some classes are rare"
+    first, *others = TASKS[task].metrics
+    return f"{first:<13} # or {', '.join(others)}"
 
 
 def _family(task: Task, model: str) -> str:
     scheme, _, rest = model.partition(":")
-    if task == "text-classification":
+    if TASKS[task].input != "image":
         if scheme == "transformers" and rest:
             return "encoder"
         raise UserError(
-            f"a model for text-classification is transformers:ID-or-path, not {model!r}; "
+            f"a model for {task} is transformers:ID-or-path, not {model!r}; "
             "for example transformers:google-bert/bert-base-uncased"
         )
     if model == "builtin:convnet":
@@ -228,7 +251,7 @@ def _family(task: Task, model: str) -> str:
     if scheme == "transformers" and rest:
         return "transformer"
     raise UserError(
-        "a model for image-classification is torchvision:NAME, transformers:ID-or-path or "
+        f"a model for {task} is torchvision:NAME, transformers:ID-or-path or "
         f"builtin:convnet, not {model!r}; for example torchvision:resnet18"
     )
 

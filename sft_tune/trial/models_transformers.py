@@ -25,6 +25,7 @@ from sft_tune.trial.weights import Misfit, Stamp, file_stamp, is_path, read_stat
 AUTO_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "image-classification": "AutoModelForImageClassification",
+    "token-classification": "AutoModelForTokenClassification",
     # A classifier with one output: the loss is not the library's.
     "text-regression": "AutoModelForSequenceClassification",
     "image-regression": "AutoModelForImageClassification",

@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 import pytest
 
+from sft_tune.cli import init
 from sft_tune.errors import StudyFileError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.load import parse_study
@@ -20,6 +21,10 @@ def study(**sections: Any) -> dict[str, Any]:
         "budget": {"trials": 1},
         **sections,
     }
+
+
+def test_init_offers_every_task() -> None:
+    assert get_args(init.Task) == get_args(Task)
 
 
 def test_the_tables_know_every_task_and_metric() -> None:

@@ -21,6 +21,9 @@ KINDS: list[tuple[Task, str, str]] = [
     (IMAGES, "torchvision:convnext_tiny", "transformer"),
     (IMAGES, "transformers:google/vit-base-patch16-224", "transformer"),
     (TEXTS, "transformers:google-bert/bert-base-uncased", "encoder"),
+    ("image-regression", "torchvision:resnet18", "cnn"),
+    ("text-regression", "transformers:google-bert/bert-base-uncased", "encoder"),
+    ("token-classification", "transformers:google-bert/bert-base-uncased", "encoder"),
 ]
 
 

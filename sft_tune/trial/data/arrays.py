@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# The target of tokens that do not count: what torch's cross-entropy leaves out.
+UNTAGGED = -100
+
 
 @dataclass(frozen=True)
 class ImageSplit:
@@ -38,6 +41,7 @@ class TextSplit:
         token_types: token type ids, uint8 [total]; None where all are zero.
         pad_type: token type id to pad with.
         pad_left: whether the model wants its padding before the text.
+        tags: index of each token's tag or `UNTAGGED`, int32 [total]; None where texts have none.
     """
 
     tokens: NDArray[np.int32]
@@ -47,6 +51,7 @@ class TextSplit:
     token_types: NDArray[np.uint8] | None = None
     pad_type: int = 0
     pad_left: bool = False
+    tags: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -100,7 +105,7 @@ def load_split(folder: Path, split: str, meta: dict[str, Any]) -> Split:
     targets = _mapped(array_path(folder, split, "targets"))
     if meta["kind"] == "image":
         return ImageSplit(_mapped(array_path(folder, split, "pixels")), targets)
-    types = array_path(folder, split, "types")
+    types, tags = array_path(folder, split, "types"), array_path(folder, split, "tags")
     return TextSplit(
         tokens=_mapped(array_path(folder, split, "tokens")),
         offsets=_mapped(array_path(folder, split, "offsets")),
@@ -109,6 +114,7 @@ def load_split(folder: Path, split: str, meta: dict[str, Any]) -> Split:
         token_types=_mapped(types) if types.exists() else None,
         pad_type=meta["pad_type"],
         pad_left=meta["pad_left"],
+        tags=_mapped(tags) if tags.exists() else None,
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sft_tune.trial.data.arrays import Split, TextSplit
+from sft_tune.trial.data.arrays import UNTAGGED, Split, TextSplit
 from sft_tune.trial.data.augment import Augmentation
 
 Normalize = tuple[Sequence[float], Sequence[float]]
@@ -135,7 +135,8 @@ def gather(
     device = torch.device(device)
     targets = _moved(split.targets[rows], device)
     if isinstance(split, TextSplit):
-        inputs = _padded(split, rows, device)
+        inputs, tags = _padded(split, rows, device)
+        targets = targets if tags is None else tags
         return Batch(inputs if beyond is None else beyond.tokens(inputs), targets)
     pixels = augmented(_moved(np.take(split.pixels, rows, axis=0), device), augment)
     if beyond is not None:
@@ -196,8 +197,10 @@ def _scale_and_shift(
     return (1 / (255 * s)).to(device, torch.float32), (-m / s).to(device, torch.float32)
 
 
-def _padded(split: TextSplit, rows: NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:
-    """Return the texts ``rows``, padded to the longest of them."""
+def _padded(
+    split: TextSplit, rows: NDArray[np.int64], device: torch.device
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Return the texts ``rows`` and their tags, padded to the longest of them."""
     starts = split.offsets[rows]
     lengths = split.offsets[rows + 1] - starts
     longest = int(lengths.max(initial=0))
@@ -217,7 +220,7 @@ def _padded(split: TextSplit, rows: NDArray[np.int64], device: torch.device) -> 
     }
     if split.token_types is not None:
         inputs["token_type_ids"] = filled(split.token_types, split.pad_type)
-    return inputs
+    return inputs, None if split.tags is None else filled(split.tags, UNTAGGED)
 
 
 def _moved(array: NDArray[Any], device: torch.device) -> Tensor:

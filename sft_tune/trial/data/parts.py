@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,20 @@ from numpy.typing import NDArray
 from sft_tune.trial.data.arrays import array_path
 from sft_tune.trial.data.cache import save
 from sft_tune.trial.data.examples import Examples
-from sft_tune.trial.data.images import ImageEncoder, UnreadableImageError, unreadable
-from sft_tune.trial.data.text import TextEncoder
+from sft_tune.trial.data.images import UnreadableImageError, unreadable
 
-Encoder = ImageEncoder | TextEncoder
+
+class Encoder(Protocol):
+    """Writes the inputs of examples as arrays."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the arrays, besides the inputs."""
+
+    def write(
+        self, examples: Examples, rows: NDArray[np.int64], folder: Path, split: str
+    ) -> dict[str, Any]:
+        """Write the inputs of ``rows`` as arrays of ``split``; return facts."""
 
 
 class Part(NamedTuple):

@@ -19,6 +19,7 @@ from sft_tune.trial.data.labels import check_agreement
 from sft_tune.trial.data.parts import Encoder, Part, write_parts
 from sft_tune.trial.data.sources import open_source
 from sft_tune.trial.data.splits import Parts, split_train, take_at_most
+from sft_tune.trial.data.tags import tag_encoder
 from sft_tune.trial.data.target_kinds import Targets
 from sft_tune.trial.data.targets import targets_of
 from sft_tune.trial.data.text import check_texts, text_encoder
@@ -105,7 +106,8 @@ def _search_entry(request: _Request) -> tuple[Entry, Encoder]:
     """Return the entry of train and validation, and the encoder that it was made with."""
     data = request.data
     if not reads_images(request.task):
-        encoder: Encoder = text_encoder(data, request.model)
+        words = TASKS[request.task].input == "words"
+        encoder: Encoder = (tag_encoder if words else text_encoder)(data, request.model)
         entry = _built_search(request, encoder)
     else:
         side = data.image_size

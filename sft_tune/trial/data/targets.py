@@ -21,6 +21,7 @@ from sft_tune.trial.data.labels import (
 )
 from sft_tune.trial.data.numbers import NumberTargets
 from sft_tune.trial.data.parts import Part
+from sft_tune.trial.data.tags import TagTargets
 from sft_tune.trial.data.target_kinds import Found, Labels, Stats, Targets
 
 _REMEDY = "Mend the source, data.label_column or data.classes."
@@ -75,4 +76,5 @@ TARGETS: dict[Task, Targets] = {
     "text-classification": ClassTargets(),
     "image-regression": NumberTargets(),
     "text-regression": NumberTargets(),
+    "token-classification": TagTargets(),
 }

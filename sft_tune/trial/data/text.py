@@ -73,7 +73,7 @@ class TextEncoder:
             missing += more
         tokenizer = load_tokenizer(self.folder)
         limit, source = token_limit(self.folder, tokenizer, self.max_length)
-        padding = _padding(tokenizer)
+        padding = padding_of(tokenizer)
         ids: list[NDArray[np.int32]] = []
         types: list[NDArray[np.uint8]] = []
         kept: list[int] = []
@@ -92,7 +92,7 @@ class TextEncoder:
         all_types = np.concatenate(types)
         if all_types.any() and "token_type_ids" in tokenizer.model_input_names:
             save(array_path(folder, split, "types"), all_types)
-        facts = _length_facts(np.array(lengths), limit)
+        facts = length_facts(np.array(lengths), limit)
         return {
             "kind": "text",
             **padding,
@@ -240,7 +240,7 @@ def _tokenized(
             yield Pieces(ids, types, [len(row) for row in whole])
 
 
-def _padding(tokenizer: Any) -> dict[str, Any]:
+def padding_of(tokenizer: Any) -> dict[str, Any]:
     """Return how the model wants texts padded; its end of text stands in for a missing pad."""
     ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return {
@@ -250,7 +250,7 @@ def _padding(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _length_facts(lengths: NDArray[np.int64], limit: int) -> dict[str, Any]:
+def length_facts(lengths: NDArray[np.int64], limit: int) -> dict[str, Any]:
     """Return the facts about lengths in tokens, before the cut."""
     return {
         "median": float(np.median(lengths)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sft_tune.spec.study import DataSpec, Task
-from sft_tune.trial.tasks import classification, multi_label, regression
+from sft_tune.trial.tasks import classification, multi_label, regression, tagging
 from sft_tune.trial.tasks.protocol import Outputs, TrialTask
 
 __all__ = ["TASKS", "Outputs", "TrialTask", "task_of"]
@@ -13,6 +13,7 @@ TASKS: dict[Task, TrialTask] = {
     "text-classification": classification,
     "image-regression": regression,
     "text-regression": regression,
+    "token-classification": tagging,
 }
 
 

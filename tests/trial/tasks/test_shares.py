@@ -17,8 +17,9 @@ from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.tasks import MULTI_LABEL
 from sft_tune.spec.tasks import TASKS as FACTS
 from sft_tune.spec.training import TrainingSpec
-from sft_tune.trial.data import Batch, ImageSplit, Prepared
-from sft_tune.trial.tasks import TASKS, TrialTask, multi_label, regression
+from sft_tune.trial.data import Batch, ImageSplit, Prepared, TextSplit
+from sft_tune.trial.losses import IGNORED
+from sft_tune.trial.tasks import TASKS, TrialTask, multi_label, regression, tagging
 
 NUMBERS = torch.tensor([0.5, -1.0, 2.0, 0.0, 3.0])
 MARKS = torch.tensor([[1, 0], [0, 0], [1, 1], [0, 1], [1, 0]], dtype=torch.uint8)
@@ -97,6 +98,7 @@ def test_every_task_of_the_study_file_is_registered() -> None:
     [
         ("text-regression", {}, "rmse"),
         ("text-classification", {"multi_label": True}, "f1_micro"),
+        ("token-classification", {}, "entity_f1"),
         ("text-classification", {"multi_label": True, "text_pair_column": "other"}, "f1_macro"),
     ],
 )
@@ -114,6 +116,12 @@ def test_a_stopped_trial_goes_on_bit_for_bit(
         rows.append(
             {"text": f"{'good' if i % 2 else 'bad'} film", "other": "a plot", "label": label}
         )
+    if task == "token-classification":
+        tags = (["B-PER", "O"], ["O", "B-LOC"])
+        rows = [
+            {"tokens": ["good", "film"][: 1 + i % 2], "ner_tags": tags[i % 3 % 2][: 1 + i % 2]}
+            for i in range(56)
+        ]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = sentences(
@@ -132,3 +140,53 @@ def test_a_stopped_trial_goes_on_bit_for_bit(
     assert broken.numbers() == whole.numbers()
     assert broken.best()[0] == whole.best()[0]
     assert {metric, "loss"} <= set(outcome.metrics)
+
+
+def tagged(labels: tuple[str, ...], true: list[list[str]]) -> tuple[TextSplit, Prepared]:
+    """Return a split whose words are all one piece, between two special tokens."""
+    flat, offsets = [], [0]
+    for row in true:
+        flat += [IGNORED, *(labels.index(tag) for tag in row), IGNORED]
+        offsets.append(len(flat))
+    split = TextSplit(
+        tokens=np.zeros(len(flat), np.int32),
+        offsets=np.array(offsets),
+        targets=np.array([len(row) for row in true]),
+        pad_id=0,
+        tags=np.array(flat, np.int32),
+    )
+    return split, Prepared(labels, split, split, None, {})
+
+
+def test_entities_are_counted_whole_as_conlleval_does() -> None:
+    # The example of seqeval's documentation: one of two entities is found whole.
+    labels = ("O", "B-MISC", "B-PER", "I-MISC", "I-PER")
+    true = [["O", "O", "O", "B-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
+    guess = [["O", "O", "B-MISC", "I-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
+    split, data = tagged(labels, true)
+    logits = torch.zeros(2, 9, 5)
+    targets = torch.full((2, 9), IGNORED)
+    for i, (row, found) in enumerate(zip(true, guess, strict=True)):
+        for j, (tag, answer) in enumerate(zip(row, found, strict=True), start=1):
+            targets[i, j] = labels.index(tag)
+            logits[i, j, labels.index(answer)] = 5.0
+    kept = tagging.keep(logits, Batch({}, targets))
+    found = tagging.metrics(FACTS["token-classification"].metrics, kept, split, data)
+    assert (found["entity_f1"], found["entity_precision"], found["entity_recall"]) == (0.5,) * 3
+    assert found["accuracy"] == 0.9 - 0.1
+    expected = functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED)
+    assert found["loss"] == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("sizes", [[3], [1, 2], [1, 1, 1]])
+def test_token_losses_are_shared_out_by_counted_tokens(sizes: list[int]) -> None:
+    targets = torch.tensor([[1, IGNORED, IGNORED], [0, 1, 2], [2, 2, IGNORED]])
+    outputs = torch.randn(3, 3, 4, generator=torch.Generator().manual_seed(0))
+    total = tagging.weight(Batch({}, targets))
+    assert total == 6
+    found = sum(
+        tagging.share_of_loss(some, Batch({}, part), total, TrainingSpec())
+        for some, part in zip(outputs.split(sizes), targets.split(sizes), strict=True)
+    )
+    expected = functional.cross_entropy(outputs.transpose(1, 2), targets, ignore_index=IGNORED)
+    assert torch.allclose(torch.as_tensor(found), expected)
