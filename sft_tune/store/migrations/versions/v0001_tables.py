@@ -6,6 +6,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
+from sft_tune.store.migrations.results import results_view
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -38,9 +40,6 @@ _SETTINGS = (
 )
 _MODEL_SETTINGS = (("name", "text"), ("weights", "text"), ("dropout", "float"))
 
-# Words that PostgreSQL (freeze) or MySQL (precision) would want quoted in every query.
-_LABELS = {"freeze": "frozen", "precision": "float_type"}
-
 
 def upgrade() -> None:
     """Make the tables and the view.
@@ -53,7 +52,7 @@ def upgrade() -> None:
     _make_evaluations()
     _make_finalists()
     op.execute("DROP VIEW IF EXISTS sft_results")
-    op.execute(_view(op.get_bind().dialect.name))
+    op.execute(results_view(op.get_bind().dialect.name, _SETTINGS, _MODEL_SETTINGS))
 
 
 def downgrade() -> None:
@@ -197,64 +196,3 @@ def _make_index(name: str, table: str, columns: list[str]) -> None:
     there = {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}
     if name not in there:
         op.create_index(name, table, columns)
-
-
-def _view(backend: str) -> str:
-    """Return the statement that makes `sft_results`, one flat row a trial.
-
-    It reads our tables only: a view on Optuna's would keep Optuna from changing its own.
-    """
-    columns = [
-        "s.name AS study",
-        "t.number AS number",
-        "COALESCE(t.final_state, 'RUNNING') AS state",
-        "t.reason AS reason",
-        "t.value AS value",
-        "s.metric AS metric",
-        *(
-            f"{_extract(backend, 'training', name, kind)} AS {_LABELS.get(name, name)}"
-            for name, kind in _SETTINGS
-        ),
-        *(
-            f"{_extract(backend, 'model', name, kind)} AS model_{name}"
-            for name, kind in _MODEL_SETTINGS
-        ),
-        *(
-            f"t.{name} AS {name}"
-            for name in ("seed", "best_progress", "seconds", "peak_memory", "samples_per_second")
-        ),
-        *(f"t.{name} AS {name}" for name in ("attempts", "host", "device", "checkpoint")),
-        "t.duplicate_of AS duplicate_of",
-        "t.started_at AS started",
-        "t.ended_at AS ended",
-    ]
-    return (
-        f"CREATE VIEW sft_results AS SELECT {', '.join(columns)} FROM {_source(backend)} "
-        "JOIN sft_studies s ON s.id = t.study_id WHERE t.number IS NOT NULL"
-    )
-
-
-def _source(backend: str) -> str:
-    if backend != "postgresql":
-        return "sft_trials t"
-    types = {"int": "integer", "float": "double precision", "text": "text"}
-    joins = ["sft_trials t"]
-    # One parse a section instead of one a column.
-    for section, settings in (("training", _SETTINGS), ("model", _MODEL_SETTINGS)):
-        named = ", ".join(f'"{name}" {types[kind]}' for name, kind in settings)
-        joins.append(
-            f"LEFT JOIN LATERAL json_to_record(t.config_json::json -> '{section}') "
-            f"AS {section}({named}) ON TRUE"
-        )
-    return " ".join(joins)
-
-
-def _extract(backend: str, section: str, name: str, kind: str) -> str:
-    if backend == "postgresql":
-        return f'{section}."{name}"'
-    path = f"'$.{section}.{name}'"
-    if backend == "sqlite":
-        return f"json_extract(t.config_json, {path})"
-    value = f"JSON_VALUE(t.config_json, {path})"
-    types = {"int": "SIGNED", "float": "DOUBLE"}
-    return f"CAST({value} AS {types[kind]})" if kind in types else value
