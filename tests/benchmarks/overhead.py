@@ -2,9 +2,10 @@
 
 Of the seconds that two slots had (wall seconds times slots), how many were not spent inside a
 trial's training and evaluation. What counts as inside is what a trial's rows say (`seconds`: from
-the model's making to the trial's end, with evaluation and checkpoints). Each slot's clock runs
-from the end of its first trial to the end of its last, so that neither the start of the
-processes nor a slot that finds nothing left to do is counted; the start is reported apart.
+the model's making to the trial's end, with evaluation and checkpoints), less the time in which
+the dispatcher handles the trial's rungs: its worker waits for the verdict meanwhile. Each slot's
+clock runs from the end of its first trial to the end of its last, so that neither the start of
+the processes nor a slot that finds nothing left to do is counted; the start is reported apart.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
 
+from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.events import Event, TrialEnded, TrialStarted
 from sft_tune.run.study import start_study
 from sft_tune.spec.load import load_study
@@ -42,6 +46,8 @@ class Record:
     ended_at: list[float] = field(default_factory=list)
     statements_at: list[int] = field(default_factory=list)
     statements: int = 0
+    waited: dict[int, float] = field(default_factory=dict)
+    """Seconds that each trial waited for verdicts."""
 
     def notify(self, happened: Event) -> None:
         if isinstance(happened, TrialStarted):
@@ -146,7 +152,10 @@ def cost_of(record: Record) -> Cost:
     own: list[float] = []
     for mine in slots.values():
         given += record.ended_at[mine[-1]] - record.ended_at[mine[0]]
-        own += [record.ended[index].seconds for index in mine[1:]]
+        own += [
+            record.ended[index].seconds - record.waited.get(record.ended[index].number, 0.0)
+            for index in mine[1:]
+        ]
     inside = sum(own)
     first = max(mine[0] for mine in slots.values())
     counted = len(record.ended) - 1 - first
@@ -176,12 +185,36 @@ def _study(folder: Path, epochs: int, trials: int) -> Record:
     record = Record(time.monotonic())
     db = Database.open(f"sqlite:///{folder}/overhead.db", create=True)
     try:
-        for engine in (db.engine, open_optuna_storage(db).engine):
-            event.listen(engine, "before_cursor_execute", record.tick)
-        start_study(load_study(path), db, notify=record.notify)
+        with _timed_rungs(record):
+            _start(path, db, record)
     finally:
         db.dispose()
     return record
+
+
+def _start(path: Path, db: Database, record: Record) -> None:
+    for engine in (db.engine, open_optuna_storage(db).engine):
+        event.listen(engine, "before_cursor_execute", record.tick)
+    start_study(load_study(path), db, notify=record.notify)
+
+
+@contextmanager
+def _timed_rungs(record: Record) -> Iterator[None]:
+    """Note how long the dispatcher takes over each rung."""
+    plain = Dispatcher._rung
+
+    def timed(self: Dispatcher, worker: Any, running: Any, message: Any) -> None:
+        begun = time.monotonic()
+        plain(self, worker, running, message)
+        number = running.placement.number
+        spent = time.monotonic() - begun
+        record.waited[number] = record.waited.get(number, 0.0) + spent
+
+    Dispatcher._rung = timed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Dispatcher._rung = plain  # type: ignore[method-assign]
 
 
 def _content(epochs: int, trials: int) -> dict[str, Any]:
