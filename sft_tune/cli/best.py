@@ -64,11 +64,20 @@ def best(
             }
         )
         return
-    from sft_tune.view.finalists import confirmed_in_words
     from sft_tune.view.trial import draw_best
 
-    told = confirmed_in_words(confirmation, study) if found.managed else None
+    told = _confirmed(confirmation, study) if found.managed else None
     console().print(draw_best(found, row, default, told))
+
+
+def _confirmed(confirmation: Standings | None, study: str) -> str:
+    """Return whether the best trial is confirmed, in words."""
+    if confirmation is None:
+        return f"no; `sft-tune confirm {study}` trains it again over fresh seeds"
+    # Statistics import numpy, which a study without finalists need not wait for.
+    from sft_tune.view.finalists import confirmed_in_words
+
+    return confirmed_in_words(confirmation, study)
 
 
 def _standings(db: Database, study: str) -> Standings | None:

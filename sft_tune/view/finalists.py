@@ -291,10 +291,8 @@ def in_words(found: Standings) -> list[str]:
     return lines
 
 
-def confirmed_in_words(found: Standings | None, study: str) -> str:
+def confirmed_in_words(found: Standings, study: str) -> str:
     """Return whether the winner of the search is confirmed, and by what; else how to find out."""
-    if found is None:
-        return f"no; `sft-tune confirm {study}` trains it again over fresh seeds"
     won = found.searched
     if won is None:
         return f"no: the best trial is not among the finalists; `sft-tune confirm {study}` adds it"

@@ -15,7 +15,8 @@ from tests.cli.conftest import PROGRAM, Run, Tiny
 COMMANDS = (
     *("init", "check", "start", "train"),
     *("submit", "worker", "stop", "pause", "resume", "enqueue", "retry", "prune-checkpoints"),
-    *("list", "status", "trials", "show", "best", "dashboard", "delete", "schema"),
+    *("list", "status", "trials", "show", "best", "confirm", "report", "plot"),
+    *("dashboard", "delete", "schema"),
 )
 
 
