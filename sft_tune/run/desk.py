@@ -31,6 +31,9 @@ class Book(Protocol):
     def exhausted(self) -> str | None:
         """Return why nothing new may start, in a word; None when the count decides."""
 
+    def spent(self, placement: Placement, most: int) -> bool:
+        """Tell whether ``placement``, whose worker or runner died, has had its attempts."""
+
     def begin(self, placement: Placement, device: str) -> Placement:
         """Note that an attempt begins."""
 
@@ -98,8 +101,8 @@ class Desk:
                 return None
             self.placed += 1
             most = self.spec.resources.max_attempts
-            if placement.claim.taken_from and placement.attempt >= most:
-                note = f"its runner died; it has had its {most} attempts"
+            if placement.claim.taken_from and self.ledger.spent(placement, most):
+                note = f"its runner died, {most} times without that it got any further"
                 self.end(placement, {"reason": "crashed", "note": note, "seconds": 0.0}, slot=None)
                 continue
             if placement.claim.stop_requested:

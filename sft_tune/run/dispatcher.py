@@ -283,8 +283,8 @@ class Dispatcher:
         if self._stopping or desk.wants_end(placement):
             outcome = {"steps": 0, "seconds": 0.0, "note": note}
             self._in_desk(desk, desk.left, placement, outcome, worker)
-        elif placement.attempt < most:
-            again = f"attempt {placement.attempt + 1} of {most} begins"
+        elif not desk.ledger.spent(placement, most):
+            again = f"attempt {placement.attempt + 1} begins"
             desk.notify(Notice(f"trial {placement.number}: {note}; {again}"))
             self._start(self._engine.spawn(worker.slot, self._inbox), desk, placement)
         else:

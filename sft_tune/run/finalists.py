@@ -86,6 +86,10 @@ class FinalistLedger:
         """Return None: the runs that were asked for are all there are."""
         return None
 
+    def spent(self, placement: Placement, most: int) -> bool:
+        """Tell whether the run, which died, has had ``most`` attempts."""
+        return placement.attempt >= most
+
     def begin(self, placement: Placement, device: str) -> Placement:
         """Note that the run is on ``device`` now, in one more attempt."""
         claim = finalists.begin(

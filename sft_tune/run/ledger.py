@@ -182,6 +182,11 @@ class Ledger:
         }
         return self.end(begun, outcome, duplicate_of=twin.number)
 
+    def spent(self, placement: Placement, most: int) -> bool:
+        """Tell whether the trial, which died, has had ``most`` attempts that got no further."""
+        claim = placement.claim
+        return claim.stuck >= most and not claims.has_advanced(self._db, claim)
+
     def begin(self, placement: Placement, device: str) -> Placement:
         """Note that ``placement`` runs on ``device`` now, in one more attempt."""
         claim = claims.begin(

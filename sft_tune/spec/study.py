@@ -340,7 +340,10 @@ class ResourcesSpec(Section):
         "the last save; 0: at every rung.",
     )
     max_attempts: int = Field(
-        3, ge=1, description="A trial whose worker or runner dies is started so many times."
+        3,
+        ge=1,
+        description="A trial whose worker or runner dies is started so many times from the same "
+        "rung; one that got further in between goes on being started.",
     )
     keep_checkpoints: int = Field(
         5, ge=1, description="Best checkpoints that stay on disk, one a trial."

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 from uuid import uuid4
 
 from sqlalchemy import ColumnElement, Connection, case, func, insert, or_, select, true, update
@@ -57,6 +58,7 @@ __all__ = [
     "claim_new",
     "end",
     "find_duplicate",
+    "has_advanced",
     "link",
     "live_owners",
     "mark_told",
@@ -116,6 +118,7 @@ def claim_new(
             "lease_expires": now + lease_seconds,
             "lease_token": token,
             "attempts": 0,
+            "stuck": 0,
             "told": False,
         }
         connection.execute(insert(trials).values(ticket))
@@ -207,16 +210,23 @@ def begin(
     Raises:
         LeaseLostError: another runner has the trial now.
     """
+    # Counted here, not in SQL: done again it must not count twice.
     attempts = claim.attempts + 1
 
-    def write(connection: Connection) -> None:
+    def write(connection: Connection) -> int:
+        before = _progress_of(connection, claim)
+        if before is not None and before.attempts == attempts:
+            return before.stuck  # An earlier try's commit succeeded.
+        advanced = before is not None and before.advanced
+        stuck = 1 if advanced or before is None else before.stuck + 1
         write_if_ours(
             connection,
             claim,
             {
                 "state": RUNNING,
-                # Counted here, not in SQL: done again it must not count twice.
                 "attempts": attempts,
+                "stuck": stuck,
+                "begun_progress": trials.c.last_progress,
                 "config_json": config.model_dump_json(),
                 "params_json": dumps(dict(params)),
                 "fingerprint": config.fingerprint(),
@@ -226,9 +236,38 @@ def begin(
                 "started_at": func.coalesce(trials.c.started_at, utc(now)),
             },
         )
+        return stuck
 
-    db.write(write)
-    return replace(claim, attempts=attempts, config=config, params=dict(params), begun=True)
+    stuck = db.write(write)
+    return replace(
+        claim, attempts=attempts, stuck=stuck, config=config, params=dict(params), begun=True
+    )
+
+
+def has_advanced(db: Database, claim: Claim) -> bool:
+    """Tell whether the trial's last attempt got further than where it had begun."""
+    with db.reading() as connection:
+        found = _progress_of(connection, claim)
+    return found is not None and found.advanced
+
+
+class _Progress(NamedTuple):
+    attempts: int
+    stuck: int
+    advanced: bool
+
+
+def _progress_of(connection: Connection, claim: Claim) -> _Progress | None:
+    """Return how far the trial is since its last attempt began; None when it is not ours."""
+    row = connection.execute(
+        select(
+            trials.c.attempts, trials.c.stuck, trials.c.last_progress, trials.c.begun_progress
+        ).where(trials.c.id == claim.id, trials.c.lease_token == claim.token)
+    ).one_or_none()
+    if row is None:
+        return None
+    advanced = (row.last_progress or 0) > (row.begun_progress or 0)
+    return _Progress(row.attempts, row.stuck, advanced)
 
 
 def add_active_time(db: Database, study_id: int, now: float, at_most: float) -> float:

@@ -244,6 +244,7 @@ def _claim_with(connection: Connection, study_id: int, token: str) -> Claim | No
         optuna_trial_id=None,
         number=row.number,
         attempts=row.attempts,
+        stuck=row.attempts,
         config=config.model_copy(update={"seed": row.seed}),
         params=loads(row.params_json),
         asked=None,

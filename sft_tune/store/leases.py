@@ -46,6 +46,7 @@ class Claim:
         optuna_trial_id: Optuna's trial; None until `link`.
         number: the trial's number, Optuna's; None until `link`.
         attempts: how often it has begun, this time included; those that `release` ended are not.
+        stuck: how many of these, the last ones, began where the one before had begun.
         config: its configuration; None until `begin`.
         params: its point of the space; None until `begin`.
         asked: its point of the space where it was asked for from outside (`control.enqueue`).
@@ -65,6 +66,7 @@ class Claim:
     optuna_trial_id: int | None
     number: int | None
     attempts: int
+    stuck: int
     config: TrialConfig | None
     params: dict[str, Value] | None
     asked: dict[str, Value] | None
@@ -107,6 +109,7 @@ def claim_with(connection: Connection, token: str) -> Claim | None:
             trials.c.optuna_trial_id,
             trials.c.number,
             trials.c.attempts,
+            trials.c.stuck,
             trials.c.config_json,
             trials.c.params_json,
             trials.c.stop_requested,
@@ -131,6 +134,7 @@ def claim_with(connection: Connection, token: str) -> Claim | None:
         optuna_trial_id=row.optuna_trial_id,
         number=row.number,
         attempts=row.attempts,
+        stuck=row.stuck,
         config=None if config is None else TrialConfig.model_validate_json(config),
         params=loads(row.params_json),
         asked=loads(row.asked_json),
@@ -222,7 +226,7 @@ def release(db: Database, claim: Claim) -> bool:
 
     The attempt does not count: it ended in order, with all that it did kept.
     """
-    free = {
+    free: dict[str, Any] = {
         "state": INTERRUPTED,
         "attempts": claim.attempts - claim.begun,
         "lease_owner": None,
@@ -230,6 +234,8 @@ def release(db: Database, claim: Claim) -> bool:
         # A new token: writes that are still on their way from this holding are void.
         "lease_token": uuid4().hex,
     }
+    if claim.table is trials:
+        free["stuck"] = max(0, claim.stuck - claim.begun)
     try:
         db.write(lambda connection: write_if_ours(connection, claim, free))
     except LeaseLostError:

@@ -114,6 +114,8 @@ class _Trials(TypedColumns):
     duplicate_of: Named[int | None] = Column(Integer)
     queue_id: Named[int | None] = Column(Integer)
     stop_requested: Named[bool | None] = Column(Boolean)
+    stuck: Named[int] = Column(Integer, server_default="0")
+    begun_progress: Named[int | None] = Column(Integer)
 
 
 class _Evaluations(TypedColumns):

@@ -160,7 +160,19 @@ def test_a_claim_grows_into_a_trial(db: Database, study: StudyRecord) -> None:
     claims.release(db, begun)
     again = take_abandoned(db, study)
     assert again is not None
-    assert replace(again, owner="me", token=begun.token, begun=True, attempts=1) == begun
+    assert replace(again, owner="me", token=begun.token, begun=True, attempts=1, stuck=1) == begun
+
+
+def test_an_attempt_that_got_further_begins_the_count_anew(db: Database, study: StudyRecord) -> None:
+    claim = claims.link(db, take(db, study), 123, 7)
+    stuck = []
+    for progress in (None, 20, 20, 20, 60):
+        claim = begin(db, study, claim, {"learning_rate": 0.1, "optimizer": "adamw"})
+        stuck.append(claim.stuck)
+        if progress is not None:
+            claims.record_evaluation(db, claim, rung(progress))
+        assert claims.has_advanced(db, claim) == (progress not in (None, 20) or len(stuck) == 2)
+    assert (stuck, claim.attempts) == ([1, 2, 1, 2, 3], 5)
 
 
 def test_only_trials_that_nobody_runs_are_taken_over(db: Database, study: StudyRecord) -> None:

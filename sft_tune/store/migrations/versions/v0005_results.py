@@ -1,7 +1,8 @@
-"""The view `sft_results` with a column for every setting of this revision."""
+"""What tells a trial that does not get further; the view with a column for every setting."""
 
 from __future__ import annotations
 
+import sqlalchemy as sa
 from alembic import op
 
 from sft_tune.store.migrations.results import results_view
@@ -81,11 +82,25 @@ _MODEL_SETTINGS = (
 
 
 def upgrade() -> None:
-    """Make the view again."""
+    """Add the columns and make the view again; every statement bears being done again (MySQL)."""
+    there = {found["name"] for found in sa.inspect(op.get_bind()).get_columns("sft_trials")}
+    for column in _columns():
+        if column.name not in there:
+            op.add_column("sft_trials", column)
     op.execute("DROP VIEW IF EXISTS sft_results")
     op.execute(results_view(op.get_bind().dialect.name, _SETTINGS, _MODEL_SETTINGS))
 
 
 def downgrade() -> None:
-    """Remove it: the one of the first revision lacks only columns, and nothing else reads it."""
+    """Remove them; the view of the first revision lacked only columns, and nothing needs it."""
     op.execute("DROP VIEW IF EXISTS sft_results")
+    with op.batch_alter_table("sft_trials") as batch:
+        for column in reversed(_columns()):
+            batch.drop_column(column.name)
+
+
+def _columns() -> list[sa.Column[object]]:
+    return [
+        sa.Column("stuck", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("begun_progress", sa.Integer),
+    ]
