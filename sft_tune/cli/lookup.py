@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from sft_tune.errors import StudyNotFoundError
@@ -72,3 +73,15 @@ def default_point(db: Database, study: StudyRow) -> dict[str, Value] | None:
     from sft_tune.store.records import find_study
 
     return default_params(find_study(db, study.name).spec)
+
+
+def options_of(db: Database) -> str:
+    """Return what a command needs to find ``db`` again: nothing where it is the usual one."""
+    from sft_tune.store.urls import redact, resolve_url
+    from sft_tune.view import words
+
+    if db.url == resolve_url(None):
+        return ""
+    file = db.url.removeprefix("sqlite:///")
+    is_file = file != db.url and file.endswith(".db")
+    return f" --storage {words.short_path(file) if is_file else shlex.quote(redact(db.url))}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sft_tune.cli.lookup import options_of
 from sft_tune.cli.options import FileStorage, StudyFile
 from sft_tune.cli.output import console
 from sft_tune.cli.stopping import EXIT_CODE, Stopping, say_at_once
@@ -134,27 +135,15 @@ def _run(
         raise typer.Exit(stopping.exit_code or EXIT_CODE) from None
 
 
-def _options(db: Database) -> str:
-    """Return what a command needs to find ``db`` again: nothing where it is the usual one."""
-    from sft_tune.store.urls import redact, resolve_url
-    from sft_tune.view import words
-
-    if db.url == resolve_url(None):
-        return ""
-    file = db.url.removeprefix("sqlite:///")
-    is_file = file != db.url and file.endswith(".db")
-    return f" --storage {words.short_path(file) if is_file else redact(db.url)}"
-
-
 def _say_stopped(loaded: LoadedStudy, db: Database, file: Path) -> None:
     from sft_tune.store.reads import study_row
     from sft_tune.view.tables import done_of
 
     row = study_row(db, loaded.spec.name)
     of = f" of {row.max_trials}" if row.max_trials else ""
-    best = f", `sft-tune best {row.name}{_options(db)}` has the best so far"
+    best = f", `sft-tune best {row.name}{options_of(db)}` has the best so far"
     print(
-        f"stopped after {done_of(row)}{of} trials; `sft-tune start {file}{_options(db)}` goes on"
+        f"stopped after {done_of(row)}{of} trials; `sft-tune start {file}{options_of(db)}` goes on"
         + ("" if row.best is None else best)
     )
 
@@ -177,16 +166,16 @@ def _say_ended(loaded: LoadedStudy, db: Database, ended: Ended, file: Path) -> N
     if ended.why == "elsewhere":
         print(
             f"every trial that study {name} has left is being run by others; "
-            f"`sft-tune status {name}{_options(db)}` shows them"
+            f"`sft-tune status {name}{options_of(db)}` shows them"
         )
         return
     if running := row.states.get("RUNNING", 0):
         print(f"{words.plural(running, 'trial')} of it still run under another `start`")
     why = row.ended if ended.why == "finished" else ended.why
     if ended.why == "finished" or why != "trials":
-        what = RAISE.get(why or "trials", RAISE["trials"]).format(file=f"{file}{_options(db)}")
+        what = RAISE.get(why or "trials", RAISE["trials"]).format(file=f"{file}{options_of(db)}")
         print(f"study {name} is finished: {what}\n")
     examples = find_study(db, name).facts.get("examples", {}).get("validation")
     rows, seconds = trial_rows(db, name), row.active_seconds or 0.0
     summary = summarize(loaded.spec, rows, seconds, examples)
-    console().print(draw_summary(summary, _options(db)))
+    console().print(draw_summary(summary, options_of(db)))

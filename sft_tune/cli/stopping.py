@@ -10,6 +10,7 @@ from typing import Any, Self
 
 EXIT_CODE = 130
 HINT = "stopping: the trial is saved first; Ctrl-C again ends at once, at its last checkpoint"
+TERMINATED = "stopping: trials are saved and handed back, within resources.grace_seconds"
 
 
 def say_at_once(text: str) -> None:
@@ -71,7 +72,7 @@ class Stopping:
         if self.count > 1:
             self._abort()
             return
-        self._say(HINT)
+        self._say(TERMINATED if number == signal.SIGTERM else HINT)
         if number == signal.SIGTERM and self._terminate is not None:
             self._terminate()
         else:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sft_tune.cli.lookup import options_of
 from sft_tune.cli.options import FileStorage, StudyFile
 from sft_tune.session import open_database, quiet_optuna, with_budget
 
@@ -55,8 +56,8 @@ def submit(
             check=not no_check,
             priority=priority,
         )
-        where = redact(db.url)
+        where, options = redact(db.url), options_of(db)
     name = loaded.spec.name
     print(f"study {name} {'goes on' if continued else 'is registered'} in {where}")
-    print(f"next  sft-tune worker --storage {where}   on any machine that reaches it")
-    print(f"      sft-tune status {name} --storage {where}")
+    print(f"next  sft-tune worker{options}   on any machine that reaches it")
+    print(f"      sft-tune status {name}{options}")

@@ -187,8 +187,8 @@ def _stopped(outcome: Mapping[str, Any]) -> dict[str, Any]:
 class Roster(Protocol):
     """The studies that a dispatcher serves."""
 
-    def refresh(self) -> None:
-        """Look again which there are."""
+    def refresh(self, *, busy: bool) -> None:
+        """Look again which there are; ``busy``: whether a trial runs here."""
 
     def desks(self, running: Mapping[Desk, int]) -> Sequence[Desk]:
         """Return them, the one that is to get the next free slot first.
@@ -214,7 +214,7 @@ class OneStudy:
         """Serve ``desk``."""
         self._desk = desk
 
-    def refresh(self) -> None:
+    def refresh(self, *, busy: bool) -> None:
         """Nothing changes here but wishes, which the dispatcher reads."""
 
     def desks(self, running: Mapping[Desk, int]) -> Sequence[Desk]:

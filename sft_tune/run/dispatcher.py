@@ -310,7 +310,7 @@ class Dispatcher:
         if now < self._next_wishes:
             return
         self._next_wishes = now + WISH_SECONDS
-        self._roster.refresh()
+        self._roster.refresh(busy=bool(self._busy))
         for desk in {running.desk for running in self._busy.values()}:
             desk.refresh()
         for worker, running in list(self._busy.items()):

@@ -59,8 +59,10 @@ class OpenStudies:
         self._refused: set[str] = set()
         self._idle_since = clock()
 
-    def refresh(self) -> None:
+    def refresh(self, *, busy: bool = False) -> None:
         """Take up studies that were opened, and leave those that have ended."""
+        if busy:
+            self._idle_since = self._clock()
         found = retrying(lambda: control.open_studies(self._db))
         self._priorities = {
             name: priority
@@ -82,8 +84,6 @@ class OpenStudies:
         Of equals the one that was served longest ago comes first, so that with one slot they
         take turns.
         """
-        if running:
-            self._idle_since = self._clock()
 
         def urgency(desk: Desk) -> tuple[int, int, int]:
             name = desk.spec.name

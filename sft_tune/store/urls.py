@@ -47,6 +47,10 @@ def resolve_url(explicit: str | None = None) -> str:
     """
     text = (explicit or os.environ.get(ENVIRONMENT) or DEFAULT).strip()
     if "://" not in text:
+        if scheme := next((name for name in _DRIVERS if re.match(rf"{name}:?/", text)), None):
+            raise StorageError(
+                f"storage {redact(text)!r} is no URL; write {scheme}:// at its beginning: {FORMS}"
+            )
         return _of_file(text)
     scheme, _, rest = text.partition("://")
     if rest.count("@") > 1:

@@ -7,6 +7,7 @@ name it is whole or absent. The checksum finds what the disk damaged later.
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import re
@@ -44,6 +45,8 @@ def write(
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         save_file(own, temporary, metadata=metadata)
+        # The library makes it for its owner alone; others may be meant to go on with the trial.
+        temporary.chmod(0o666 & ~_umask())
         _sync(temporary)
         if previous is not None and path.exists():
             os.replace(path, previous)
@@ -57,6 +60,14 @@ def write(
     except OSError:
         _remove(temporary)
         raise
+
+
+@functools.cache
+def _umask() -> int:
+    """Return what the user keeps from others in new files; asking sets it for a moment."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def read(path: Path) -> Found:

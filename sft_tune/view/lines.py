@@ -97,10 +97,11 @@ class PlainLines:
     ) -> None:
         """Write how a trial ended, and what of the budget is left."""
         self._say_continued()
+        ran_here = number in self.progress.running
         past = self.progress.finish(number, reason, value, seconds, params, note, faults)
         goal = self.progress.goal
         text = f"trial {number} {words.REASONS.get(reason, reason)}"
-        if reason not in words.GOOD:
+        if reason not in words.GOOD and ran_here:
             text += f" at {past.progress} %"
         if value is not None:
             text += f" with {goal.metric} {words.score(value)}"

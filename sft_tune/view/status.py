@@ -142,6 +142,8 @@ def _state(study: StudyRow, rows: Sequence[TrialRow], now: float) -> Text:
         return Text.assemble(("running", "green"), f" on {', '.join(owners)}")
     if study.ended:
         return Text(f"finished: {_WHY.get(study.ended, study.ended)}")
+    if study.managed and study.wanted is None and not rows:
+        return Text("registered; waiting for `sft-tune worker`, or `sft-tune start` with its file")
     return Text(f"{state}; `sft-tune start` with its file goes on" if study.managed else state)
 
 

@@ -163,7 +163,9 @@ def test_a_claim_grows_into_a_trial(db: Database, study: StudyRecord) -> None:
     assert replace(again, owner="me", token=begun.token, begun=True, attempts=1, stuck=1) == begun
 
 
-def test_an_attempt_that_got_further_begins_the_count_anew(db: Database, study: StudyRecord) -> None:
+def test_an_attempt_that_got_further_begins_the_count_anew(
+    db: Database, study: StudyRecord
+) -> None:
     claim = claims.link(db, take(db, study), 123, 7)
     stuck = []
     for progress in (None, 20, 20, 20, 60):

@@ -58,6 +58,7 @@ def test_any_file_name_survives_the_url(name: str, tmp_path: Path) -> None:
         ("sqlite:///:memory:", "needs a database file"),
         ("sqlite:///file:x?mode=memory&uri=true", "needs a database file"),
         ("user:secret@host/db", "neither a .db file nor a URL"),
+        ("postgresql//me:secret@host/db", "write postgresql:// at its beginning"),
     ],
 )
 def test_what_is_no_url_of_a_database_is_refused_without_its_password(

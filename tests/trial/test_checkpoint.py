@@ -34,6 +34,13 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
 
 
+def test_whom_the_user_lets_read_files_may_read_it(tmp_path: Path) -> None:
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    checkpoint.write(tmp_path / "c.safetensors", {"a": torch.ones(2)}, {})
+    assert (tmp_path / "c.safetensors").stat().st_mode == ordinary.stat().st_mode
+
+
 def test_tied_and_transposed_tensors_are_written(tmp_path: Path) -> None:
     base = torch.arange(6.0).view(2, 3)
     path = tmp_path / "x.safetensors"
