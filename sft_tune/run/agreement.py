@@ -18,6 +18,9 @@ LOGITS = 1e-4
 ONNX_LOGITS = 1e-3
 """The same where another runtime computes, with kernels of its own."""
 
+TINY = 1e-9
+"""What the subtraction of two decimal fractions may be off."""
+
 
 def disagreements(
     measured: Mapping[str, float],
@@ -45,6 +48,6 @@ def disagreements(
         else:
             allowed = max(2 / max(examples, 1), LOSS_REDUCED if reduced else 0.0)
         # Written so that a nan on either side is a difference.
-        if not abs(got - wanted) <= allowed:
+        if not abs(got - wanted) <= allowed + TINY:
             found.append(f"{name} {got:.6g}, recorded {wanted:.6g}")
     return found

@@ -79,7 +79,8 @@ def cook(
     best = state.measure(sums)
     metric = first.config.objective.metric
     maximize = resolve_direction(first.config.objective) == "maximize"
-    ingredients, tried = [first.number], []
+    ingredients = [first.number]
+    tried: list[dict[str, Any]] = []
     for candidate in candidates[1:]:
         tensors, other = state.read(candidate)
         misfit = _misfit(first, header, sums, candidate, other, tensors)

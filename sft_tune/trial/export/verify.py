@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -117,7 +118,7 @@ def _check_processor(processor: Any, data: Prepared, normalize: Any) -> None:
     split = data.validation
     if not isinstance(split, ImageSplit):
         return
-    image = split.pixels[0].transpose(1, 2, 0)
+    image = np.array(split.pixels[0].transpose(1, 2, 0))  # a copy: prepared arrays are read-only
     made = processor(images=[image], return_tensors="pt")["pixel_values"]
     wanted = example_of(split, normalize, torch.device("cpu"))["pixel_values"][:1]
     if made.shape != wanted.shape or not torch.allclose(made, wanted, atol=1e-5):
