@@ -25,6 +25,7 @@ from sft_tune.run.slots import Slot, find_slots
 from sft_tune.run.staging import staged
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.dump import dump_study
+from sft_tune.spec.function_task import is_function
 from sft_tune.spec.paths import localize_config
 from sft_tune.store.records import StudyRecord
 from sft_tune.store.rows import TrialRow
@@ -124,6 +125,11 @@ def export_trial(
     if row.config is None:
         raise UserError(f"trial {row.number} of study {record.name!r} has no configuration of ours")
     config = TrialConfig.model_validate(row.config)
+    if is_function(config.task):
+        raise UserError(
+            f"the task of study {record.name!r} is a function of yours ({config.task}), which "
+            "keeps its own weights; there is nothing here to export"
+        )
     target = Path(folder).expanduser().absolute()
     with (
         staged(target, marker=MARKER, force=force) as staging,
@@ -239,8 +245,10 @@ class _Work:
         # training examples.
         training = self._here.training.model_copy(update={"patience": None})
         config = self._here.model_copy(update={"training": training})
+        # It is no trial, and none of the experiment's loggers are to count it.
+        resources = self._resources.model_copy(update={"loggers": ()})
         command = messages.train(
-            *(config, self._scratch / "refit", self._slot, self._resources), refit_to=goal
+            *(config, self._scratch / "refit", self._slot, resources), refit_to=goal
         )
 
         def on_rung(evaluation: Message) -> bool:

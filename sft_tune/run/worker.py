@@ -219,7 +219,9 @@ def _soup(channel: Channel, command: Message) -> None:
     from sft_tune.trial.export.soup import Candidate, cook
 
     candidates = [
-        Candidate(one["number"], Path(one["path"]), TrialConfig.model_validate(one["config"]))
+        Candidate(
+            one["number"], _fetched(one["path"], command), TrialConfig.model_validate(one["config"])
+        )
         for one in command["candidates"]
     ]
     cooked = cook(
@@ -232,12 +234,20 @@ def _soup(channel: Channel, command: Message) -> None:
     channel.send("cooked", **cooked)
 
 
+def _fetched(place: str, command: Message) -> Path:
+    """Return the checkpoint at ``place``, a path or a URL, on this machine."""
+    from sft_tune.spec.paths import is_url
+    from sft_tune.trial.load import fetch_checkpoint
+
+    return fetch_checkpoint(place, Path(command["cache"])) if is_url(place) else Path(place)
+
+
 def _export(channel: Channel, command: Message) -> None:
     from sft_tune.trial.export.write import export
 
     facts = export(
         TrialConfig.model_validate(command["config"]),
-        Path(command["best"]),
+        _fetched(command["best"], command),
         Path(command["folder"]),
         reference=Path(command["reference"]),
         onnx=command["onnx"],

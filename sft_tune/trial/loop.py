@@ -100,9 +100,7 @@ def run_trial(
         StorageError: when they cannot be copied by ``mirror``.
     """
     where = open_device(device)
-    hooks = Hooks(
-        report, should_stop, checkpoint_seconds, evaluation_batch_size, mirror, refit_to
-    )
+    hooks = Hooks(report, should_stop, checkpoint_seconds, evaluation_batch_size, mirror, refit_to)
     state = TrialState()
     _create(paths)
     with memory_of_its_own(where):

@@ -189,14 +189,15 @@ def card_markdown(card: ModelCard) -> str:
     labels = exported["labels"]
     model = words.setting(exported["config"]["model"]["name"])
     lead = (
-        f"{model} ({words.amount(exported['parameters'])} parameters), fine-tuned for "
-        f"{card.task} with {words.plural(len(labels), 'label')}: {', '.join(labels[:20])}"
-        f"{', ...' if labels[20:] else ''}."
+        f"{model} ({words.amount(exported['parameters'])} parameters), fine-tuned for {card.task}"
     )
+    if exported["outputs"] != "number":
+        shown = ", ".join(labels[:20]) + (", ..." if labels[20:] else "")
+        lead += f" with {words.plural(len(labels), 'label')}: {shown}"
     parts = [
         _front_matter(card),
         title,
-        lead,
+        f"{lead}.",
         "## Use",
         *usage.snippets(exported, card.task),
         "## Results",

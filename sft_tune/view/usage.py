@@ -15,7 +15,7 @@ model = AutoModelForSequenceClassification.from_pretrained(".").eval()
 inputs = tokenizer(["a text"], truncation=True, padding=True, return_tensors="pt")
 with torch.inference_mode():
     logits = model(**inputs{call}).logits
-print(model.config.id2label[int(logits.argmax())])
+{result}
 ```"""
 
 IMAGES = """\
@@ -29,7 +29,7 @@ model = AutoModelForImageClassification.from_pretrained(".").eval()
 inputs = processor(Image.open("photo.jpg"), return_tensors="pt")
 with torch.inference_mode():
     logits = model(**inputs{call}).logits
-print(model.config.id2label[int(logits.argmax())])
+{result}
 ```"""
 
 SCRIPT = """\
@@ -46,7 +46,7 @@ from PIL import Image
 model = load_model()
 with torch.inference_mode():
     logits = model(preprocess(Image.open("photo.jpg"), model.settings)[None])
-print(model.labels[int(logits.argmax())])
+{result}
 ```"""
 
 ONNX = """\
@@ -59,11 +59,22 @@ logits = session.run(["logits"], {name: array for name, array in arrays.items()}
 ```"""
 
 
+RESULTS = {
+    "classes": "print({labels}[int(logits.argmax())])",
+    "labels": "print([{labels}[i] for i, logit in enumerate(logits[0]) if logit > 0])",
+    "number": "print(float(logits[0, 0]))",
+}
+"""What is done with the outputs, by what they are."""
+
+
 def snippets(exported: Mapping[str, Any], task: str) -> list[str]:
     """Return blocks of Markdown that load the files in the working directory, and use them."""
     if exported["library"] == "transformers":
         call = "".join(f", {name}={value}" for name, value in exported["call"].items())
-        found = [(TEXT if task.startswith("text") else IMAGES).replace("{call}", call)]
+        text = (TEXT if task.startswith("text") else IMAGES).replace("{call}", call)
+        found, labels = [text], "model.config.id2label"
     else:
-        found = [SCRIPT, PROGRAM]
+        found, labels = [SCRIPT, PROGRAM], "model.labels"
+    result = RESULTS[exported["outputs"]].replace("{labels}", labels)
+    found = [text.replace("{result}", result) for text in found]
     return [*found, ONNX] if exported["onnx"] else found

@@ -58,6 +58,7 @@ def exported(**changes: Any) -> dict[str, Any]:
         "onnx": False,
         "config": config,
         "library": "torchvision",
+        "outputs": "classes",
         "labels": ["cat", "dog"],
         "parameters": 11_200_000,
         "image_size": [32, 24],
@@ -171,6 +172,12 @@ def test_the_card_is_a_page_that_says_it_all() -> None:
             "model(**inputs, interpolate_pos_encoding=True)",
         ),
         ({"onnx": True}, "image-classification", "onnxruntime.InferenceSession"),
+        ({"outputs": "number"}, "image-regression", "print(float(logits[0, 0]))"),
+        (
+            {"outputs": "labels", "library": "transformers"},
+            "text-classification",
+            "[model.config.id2label[i] for i, logit in enumerate(logits[0]) if logit > 0]",
+        ),
     ],
 )
 def test_the_card_shows_the_code_that_uses_the_files(

@@ -1,6 +1,6 @@
-"""Load the image classifier of this folder. It needs torch and torchvision, and nothing else.
+"""Load the image model of this folder. It needs torch and torchvision, and nothing else.
 
-From the shell, the labels of pictures and their probabilities::
+From the shell, the labels of pictures and their probabilities (of a regression, its number)::
 
     python load_model.py photo.jpg
 
@@ -45,9 +45,9 @@ DTYPES = {
 def load_model(folder: str | Path = HERE) -> nn.Module:
     """Return the fine-tuned module in evaluation mode.
 
-    It maps pixels [b, 3, h, w], as `preprocess` makes them, to logits [b, classes]. Its
-    attribute ``labels`` holds the names of the classes in the order of the logits, ``settings``
-    what is in ``model.json``.
+    It maps pixels [b, 3, h, w], as `preprocess` makes them, to logits [b, classes]; the one
+    output of a regression is in the units of its targets. Its attribute ``labels`` holds the
+    names of the classes in the order of the logits, ``settings`` what is in ``model.json``.
     """
     folder = Path(folder)
     settings: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf8"))
@@ -138,7 +138,7 @@ def _own_network(folder: Path) -> Any:
 
 
 def main(paths: list[str]) -> None:
-    """Print for each picture of ``paths`` the three likeliest labels."""
+    """Print for each picture of ``paths`` the three likeliest labels, or the number."""
     from PIL import Image
 
     model = load_model()
@@ -146,7 +146,11 @@ def main(paths: list[str]) -> None:
     settings: Any = model.settings
     for path in paths:
         with Image.open(path) as image, torch.inference_mode():
-            shares = model(preprocess(image, settings)[None])[0].softmax(0)
+            logits = model(preprocess(image, settings)[None])[0]
+        if settings["outputs"] == "number":
+            print(path, f"{logits.item():.6g}")
+            continue
+        shares = logits.softmax(0)
         best = shares.topk(min(3, len(labels)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         print(path, ", ".join(f"{labels[index]} {share:.3f}" for index, share in pairs))

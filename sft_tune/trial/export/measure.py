@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from sft_tune.trial.data.batches import Normalize
 from sft_tune.trial.device import resolve_precision
 from sft_tune.trial.evaluate import evaluate
 from sft_tune.trial.models import BuiltModel
+from sft_tune.trial.tasks import task_of
 
 EXAMPLES = 32
 
@@ -40,13 +42,32 @@ def validation_metrics(
     device: torch.device,
     batch_size: int,
 ) -> dict[str, float]:
-    """Return the metrics of ``model`` on the validation split, as the trial measured them."""
+    """Return the metrics of ``model`` on the validation split, as the trial measured them.
+
+    The outputs of a regression are in the units of the targets.
+    """
     model.to(device)
+    if "deviation" in data.stats:
+        parts = (model.module, model.head, model.normalize, model.config, model.extra)
+        model = _Standardized(*parts, data.stats["mean"], data.stats["deviation"])
     return evaluate(
+        task_of(config.task, config.data),
         model,
         data.validation,
         [config.objective.metric],
+        data,
         device=device,
         dtype=resolve_precision(config.training.precision, device),
         batch_size=batch_size,
     )
+
+
+@dataclass
+class _Standardized(BuiltModel):
+    """A regression whose outputs are as those that training sees."""
+
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        return (super().logits(inputs).float() - self.mean) / self.deviation

@@ -25,7 +25,7 @@ from sft_tune.trial.load import load_checkpoint
 from sft_tune.trial.models_transformers import size_arguments
 
 # What of a checkpoint's card must be equal for an average of its weights to have a meaning.
-SAME = ("labels", "image_size", "normalize")
+SAME = ("labels", "stats", "image_size", "normalize")
 
 Weights = Mapping[str, Tensor]
 
@@ -164,7 +164,7 @@ def _misfit(
     if ours.weights == "none":
         # Trained from different random weights, they lie in different valleys.
         return "trained from scratch"
-    if any(header["card"][key] != other_header["card"][key] for key in SAME):
+    if any(header["card"].get(key) != other_header["card"].get(key) for key in SAME):
         return "other labels or images"
     if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in others.items()}:
         return "another architecture"

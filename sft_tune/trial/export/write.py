@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -19,12 +20,19 @@ from sft_tune.trial.export import loader
 from sft_tune.trial.export.measure import example_of, logits_of
 from sft_tune.trial.heads import find_output_layer
 from sft_tune.trial.load import load_checkpoint
+from sft_tune.trial.lora import exported, wrapped_layers
 from sft_tune.trial.models import BuiltModel, parameter_count
 from sft_tune.trial.models_torchvision import library_arguments
-from sft_tune.trial.models_transformers import size_arguments
+from sft_tune.trial.models_transformers import size_arguments, skeleton
 
 SETTINGS = "model.json"
 WEIGHTS = "model.safetensors"
+# By which pipelines of transformers choose between softmax, sigmoid and neither.
+PROBLEM_TYPES = {
+    "classes": "single_label_classification",
+    "labels": "multi_label_classification",
+    "number": "regression",
+}
 
 
 def export(
@@ -49,9 +57,9 @@ def export(
         cache: folder of prepared data.
 
     Returns:
-        Plain values: ``library``, ``labels``, ``parameters``, ``image_size`` [h, w] or None,
-        ``max_length`` in tokens or None, ``call`` (arguments that each forward pass needs), and
-        ``data`` (the facts of `Prepared`).
+        Plain values: ``library``, ``outputs`` (see `outputs_of`), ``labels``, ``parameters``,
+        ``image_size`` [h, w] or None, ``max_length`` in tokens or None, ``call`` (arguments that
+        each forward pass needs), and ``data`` (the facts of `Prepared`).
 
     Raises:
         DataError: when the data is not what the configuration says.
@@ -62,24 +70,25 @@ def export(
     module = load_checkpoint(best, device)
     _, header = checkpoint.read(best)
     card = header["card"]
-    library = config.model.name.partition(":")[0]
+    call = {} if card["model_config"] is None else size_arguments(module, _side(card))
+    built = built_model(module, card["normalize"], card["model_config"], call)
+    example = example_of(data.validation, built.normalize, where)
+    save_file({"logits": logits_of(built, example).cpu()}, reference)
+    built.module = module = plain(module, config, card)
     facts: dict[str, Any] = {
-        "library": library,
+        "library": config.model.name.partition(":")[0],
+        "outputs": outputs_of(config),
         "labels": list(card["labels"]),
         "parameters": parameter_count(module),
         "image_size": card["image_size"],
         "max_length": None,
-        "call": {},
+        "call": call,
         "data": data.facts,
     }
     if card["model_config"] is not None:
-        facts["call"] = size_arguments(module, _side(card))
         facts["max_length"] = _write_transformers(module, config, card, data, folder)
     else:
         _write_torchvision(module, config, card, folder)
-    built = built_model(module, card["normalize"], card["model_config"], facts["call"])
-    example = example_of(data.validation, built.normalize, where)
-    save_file({"logits": logits_of(built, example).cpu()}, reference)
     if onnx:
         from sft_tune.trial.export.onnx_format import write_onnx
 
@@ -105,6 +114,45 @@ def built_model(
     return BuiltModel(module, (), (tuple(mean), tuple(std)), config=config, extra=extra)
 
 
+def outputs_of(config: TrialConfig) -> str:
+    """Return what the outputs are: ``classes``, ``labels`` (each yes or no) or ``number``."""
+    if config.task.endswith("regression"):
+        return "number"
+    return "labels" if config.data.multi_label else "classes"
+
+
+def plain(module: nn.Module, config: TrialConfig, card: dict[str, Any]) -> nn.Module:
+    """Return ``module``, of `load_checkpoint`, as its library knows it.
+
+    The updates of LoRA are merged into the weights, and the units of a regression's targets into
+    the output layer.
+
+    Raises:
+        ModelError: when the output layer has no bias for that.
+    """
+    if wrapped_layers(module.state_dict()):
+        merged = exported(module, config.model.model_copy(update={"lora_merge": True}))
+        hooks = module._forward_hooks
+        device = next(module.parameters()).device
+        module = skeleton(config.task, card["model_config"])
+        module.load_state_dict(merged)
+        module.to(device).eval()._forward_hooks = hooks
+    stats = card.get("stats") or {}
+    if "deviation" in stats:
+        name = find_output_layer(module)
+        layer: Any = module.get_submodule(name)
+        if layer.bias is None:
+            raise ModelError(
+                f"{config.model.name}: its output layer {name} has no bias to take the units of "
+                "the targets; load its best.safetensors by `study.best.load_model()`"
+            )
+        with torch.no_grad():
+            layer.weight.mul_(stats["deviation"])
+            layer.bias.mul_(stats["deviation"]).add_(stats["mean"])
+        module._forward_hooks.clear()
+    return module
+
+
 def _side(card: dict[str, Any]) -> int | None:
     """Return the side of the images where they are square."""
     size = card["image_size"]
@@ -119,6 +167,7 @@ def _write_transformers(
     Returns:
         How many tokens the tokenizer cuts texts to; None for images.
     """
+    module.config.problem_type = PROBLEM_TYPES[outputs_of(config)]
     module.to("cpu").save_pretrained(folder)
     if isinstance(data.train, TextSplit):
         limit = int(data.facts["tokens"]["train"]["limit"])
@@ -174,6 +223,7 @@ def _write_torchvision(
         "head": head if wrapped else output,
         "dropout_before_head": wrapped,
         "labels": list(card["labels"]),
+        "outputs": outputs_of(config),
         "image_size": list(card["image_size"]),
         "mean": list(mean),
         "std": list(std),
