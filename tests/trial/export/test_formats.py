@@ -253,3 +253,106 @@ def test_a_checkpoint_that_is_gone_is_an_error(
     runner.paths.best.unlink()
     with pytest.raises(ModelError, match="no checkpoint"):
         trip.export()
+
+
+def small_texts(folder: Path, **fields: list[Any]) -> str:
+    """Write a JSON lines file with a text a row and other ``fields``; return its path."""
+    source = folder / "own.jsonl"
+    words = ("good", "bad", "film", "plot", "dull")
+    with source.open("w") as file:
+        for i in range(56):
+            row = {name: values[i % len(values)] for name, values in fields.items()}
+            file.write(json.dumps({"text": f"{words[i % 5]} {words[i % 3]}", **row}) + "\n")
+    return str(source)
+
+
+@pytest.mark.parametrize("onnx", [True, False])
+def test_lora_is_merged_into_plain_weights(
+    runner: Runner, sentences: Configure, onnx: bool
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    config = sentences(model={"lora_rank": 4}, training={"learning_rate": 0.02})
+    trip = Trip(runner, config)
+    facts = trip.export(onnx)
+    found = trip.verify(facts["call"], onnx)
+    assert found["metrics"] == pytest.approx(trip.outcome.metrics, abs=1e-5)
+    assert found["difference"] < 1e-5
+    module = AutoModelForSequenceClassification.from_pretrained(trip.folder)
+    assert not any("lora" in name for name in module.state_dict())
+
+
+def test_a_regression_of_texts_answers_in_the_units_of_its_targets(
+    runner: Runner, sentences: Configure, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    source = small_texts(tmp_path, label=[100.0, 140.0, 120.0, 90.0, 160.0])
+    config = sentences(
+        task="text-regression",
+        data={"source": source},
+        objective={"metric": "rmse"},
+        training={"learning_rate": 0.01},
+    )
+    trip = Trip(runner, config)
+    facts = trip.export(onnx=True)
+    assert facts["outputs"] == "number"
+    found = trip.verify(facts["call"], onnx=True)
+    for metrics in (found["metrics"], found["onnx_metrics"]):
+        assert metrics == pytest.approx(trip.outcome.metrics, abs=1e-3)
+    assert found["difference"] < 1e-5
+    module = AutoModelForSequenceClassification.from_pretrained(trip.folder).eval()
+    assert module.config.problem_type == "regression"
+    with torch.inference_mode():
+        logits = module(input_ids=torch.tensor([[2, 5, 6, 3]])).logits
+    assert 80 < logits.item() < 170
+
+
+def test_several_labels_an_example_are_no_softmax(
+    runner: Runner, sentences: Configure, tmp_path: Path
+) -> None:
+    source = small_texts(tmp_path, label=[["a"], ["a", "b"], ["b"], []])
+    config = sentences(data={"source": source, "multi_label": True})
+    trip = Trip(runner, config)
+    facts = trip.export()
+    assert facts["outputs"] == "labels"
+    assert trip.verify(facts["call"])["metrics"] == trip.outcome.metrics
+    settings = json.loads((trip.folder / "config.json").read_text())
+    assert settings["problem_type"] == "multi_label_classification"
+
+
+def test_a_regression_of_images_answers_in_the_units_of_its_targets(
+    runner: Runner, tmp_path: Path
+) -> None:
+    source = tmp_path / "levels.py"
+    source.write_text(
+        "import numpy as np\n"
+        "def load(split):\n"
+        "    if split != 'train': return None\n"
+        "    rng = np.random.default_rng(0)\n"
+        "    levels = rng.integers(0, 255, 60)\n"
+        "    return [(np.full((8, 8, 3), level, np.uint8), float(level)) for level in levels]\n"
+    )
+    config = TrialConfig.model_validate(
+        {
+            "task": "image-regression",
+            "data": {"source": f"python:{source}:load"},
+            "model": {"name": "builtin:convnet", "weights": "none"},
+            "training": {"epochs": 8, "batch_size": 8, "learning_rate": 0.01},
+            "objective": {"rungs": 1, "metric": "mae"},
+            "seed": 0,
+        }
+    )
+    trip = Trip(runner, config)
+    facts = trip.export()
+    assert trip.verify(facts["call"])["metrics"] == pytest.approx(trip.outcome.metrics, rel=1e-4)
+    loader = loader_of(trip.folder)
+    module = loader.load_model()
+    from PIL import Image
+
+    answers = []
+    for level in (40, 220):
+        image = Image.new("RGB", (8, 8), (level,) * 3)
+        with torch.inference_mode():
+            answers.append(module(loader.preprocess(image, module.settings)[None]).item())
+    assert answers[1] > answers[0] + 60
