@@ -20,7 +20,12 @@ LOGITS = 1e-4
 ONNX_LOGITS = 1e-3
 """The same where another runtime computes, with kernels of its own."""
 
-COUNTED = {name for name in TASKS["image-classification"].metrics if name != "loss"}
+COUNTED = {
+    name
+    for task in (TASKS["image-classification"], TASKS["token-classification"])
+    for name in task.metrics
+    if name != "loss"
+}
 """Scores that are made of counts of right answers."""
 
 TINY = 1e-9

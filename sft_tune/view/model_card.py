@@ -143,10 +143,10 @@ def _splits(
         measured = exported["validation"]
         shown = {name: words.score(value) for name, value in measured.items()}
         note = "measured with these files"
-        if exported["weights"] == "soup" and len(exported["ingredients"]) > 1:
+        if _averaged(exported):
             note += "; it chose what went into the average too"
         running = "mean over the steps before the best rung"
-        if exported["weights"] == "soup":
+        if _averaged(exported):
             loss = {}
         told = [
             SplitRow("train", sizes["train"], _shown(loss), running if loss else ""),
@@ -220,8 +220,12 @@ def card_markdown(card: ModelCard) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _averaged(exported: Mapping[str, Any]) -> bool:
+    return len(exported["ingredients"]) > 1
+
+
 def _what(exported: Mapping[str, Any]) -> str:
-    if exported["weights"] == "soup" and len(exported["ingredients"]) > 1:
+    if _averaged(exported):
         return f"the average of {len(exported['ingredients'])} trials"
     refit = ", trained on train and validation" if exported["weights"] == "refit" else ""
     return f"trial {exported['trial']}{refit}"
@@ -268,7 +272,7 @@ def _found(card: ModelCard) -> list[str]:
     own = exported["validation"].get(card.metric)
     if summary.number is not None:
         rows.append([f"best of the search (trial {summary.number})", words.score(summary.best)])
-    if own is not None and (exported["weights"] == "soup" or exported["trial"] != summary.number):
+    if own is not None and (_averaged(exported) or exported["trial"] != summary.number):
         rows.append([f"this one ({_what(exported)})", words.score(own)])
     parts.append(_table(["", f"{card.metric} on validation"], rows))
     parts.append(f"Confirmed: {card.confirmed}.")
@@ -281,11 +285,13 @@ def _soup(card: ModelCard) -> str:
     """Return what was averaged, and what was not."""
     exported = card.exported
     into = ", ".join(map(str, exported["ingredients"]))
-    told = f"Greedy soup (Wortsman et al. 2022): trials {into} went in."
+    told = "Greedy soup (Wortsman et al. 2022)."
+    if _averaged(exported):
+        told = f"Greedy soup (Wortsman et al. 2022) of trials {into}."
     for one in exported["tried"]:
         value = "" if one["value"] is None else f" ({card.metric} {words.score(one['value'])})"
         told += f" Trial {one['number']}{value}: {one['why'] or 'added'}."
-    if len(exported["ingredients"]) == 1:
+    if not _averaged(exported):
         told += " No average was better on validation, so these are the weights of one trial."
     return told
 
@@ -321,7 +327,7 @@ def _again(card: ModelCard) -> str:
     told = "With the same versions, on the same CPU and number of threads, bit for bit."
     if card.exported["weights"] == "refit":
         told += " That trains on train alone; these weights were trained on validation too."
-    elif card.exported["weights"] == "soup":
+    elif _averaged(card.exported):
         told += " That trains the first ingredient."
     return told
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sft_tune.spec.tasks import TASKS
+
 TEXT = """\
 ```python
 import torch
@@ -13,6 +15,20 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(".")
 model = AutoModelForSequenceClassification.from_pretrained(".").eval()
 inputs = tokenizer(["a text"], truncation=True, padding=True, return_tensors="pt")
+with torch.inference_mode():
+    logits = model(**inputs{call}).logits
+{result}
+```"""
+
+WORDS = """\
+```python
+import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForTokenClassification.from_pretrained(".").eval()
+words = ["a", "list", "of", "words"]
+inputs = tokenizer([words], is_split_into_words=True, truncation=True, return_tensors="pt")
 with torch.inference_mode():
     logits = model(**inputs{call}).logits
 {result}
@@ -62,6 +78,10 @@ logits = session.run(["logits"], {name: array for name, array in arrays.items()}
 RESULTS = {
     "classes": "print({labels}[int(logits.argmax())])",
     "labels": "print([{labels}[i] for i, logit in enumerate(logits[0]) if logit > 0])",
+    # The tag of a word is that of its first token.
+    "tags": "places = inputs.word_ids(0)\n"
+    "for index, word in enumerate(words):\n"
+    "    print(word, {labels}[int(logits[0, places.index(index)].argmax())])",
     "number": "print(float(logits[0, 0]))",
 }
 """What is done with the outputs, by what they are."""
@@ -71,7 +91,8 @@ def snippets(exported: Mapping[str, Any], task: str) -> list[str]:
     """Return blocks of Markdown that load the files in the working directory, and use them."""
     if exported["library"] == "transformers":
         call = "".join(f", {name}={value}" for name, value in exported["call"].items())
-        text = (TEXT if task.startswith("text") else IMAGES).replace("{call}", call)
+        kind = next(facts.input for name, facts in TASKS.items() if name == task)
+        text = {"text": TEXT, "words": WORDS, "image": IMAGES}[kind].replace("{call}", call)
         found, labels = [text], "model.config.id2label"
     else:
         found, labels = [SCRIPT, PROGRAM], "model.labels"

@@ -129,7 +129,7 @@ def test_a_soup_says_what_went_in_and_what_did_not() -> None:
     found = card(weights="soup", ingredients=[1, 0], tried=tried, validation=scores)
     text = card_markdown(found)
     assert "# s: the average of 2 trials" in text
-    assert "trials 1, 0 went in. Trial 0 (accuracy 0.9100): added." in text
+    assert "(Wortsman et al. 2022) of trials 1, 0. Trial 0 (accuracy 0.9100): added." in text
     assert "Trial 4 (accuracy 0.7000): validation does not gain." in text
     assert "Trial 5: another pretrained model." in text
     assert "it chose what went into the average too" in text
@@ -172,6 +172,11 @@ def test_the_card_is_a_page_that_says_it_all() -> None:
             "model(**inputs, interpolate_pos_encoding=True)",
         ),
         ({"onnx": True}, "image-classification", "onnxruntime.InferenceSession"),
+        (
+            {"outputs": "tags", "library": "transformers"},
+            "token-classification",
+            "print(word, model.config.id2label[",
+        ),
         ({"outputs": "number"}, "image-regression", "print(float(logits[0, 0]))"),
         (
             {"outputs": "labels", "library": "transformers"},

@@ -39,10 +39,14 @@ def joined(first: Split, second: Split) -> Split:
                 for part in (first, second)
             ]
         )
+    tags = None
+    if first.tags is not None and second.tags is not None:
+        tags = np.concatenate([first.tags, second.tags])
     return replace(
         first,
         tokens=np.concatenate([first.tokens, second.tokens]),
         offsets=np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),
         targets=targets,
         token_types=types,
+        tags=tags,
     )

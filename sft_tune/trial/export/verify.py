@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.data import ImageSplit, Prepared, TextSplit, prepare
 from sft_tune.trial.device import open_device, resolve_precision
 from sft_tune.trial.export.measure import example_of, logits_of, validation_metrics
@@ -101,7 +102,7 @@ def _loaded_transformers(
         if info[kind]:
             raise ModelError(f"{folder} has {kind.replace('_', ' ')}: {sorted(info[kind])[:3]}")
     model = config.model
-    if config.task.startswith("text"):
+    if TASKS[config.task].input != "image":
         # The exported tokenizer in place of the pretrained model's.
         model = model.model_copy(update={"name": f"transformers:{folder}"})
     data = prepare(config.task, config.data, model, cache=cache)

@@ -115,9 +115,14 @@ def built_model(
 
 
 def outputs_of(config: TrialConfig) -> str:
-    """Return what the outputs are: ``classes``, ``labels`` (each yes or no) or ``number``."""
+    """Return what the outputs are.
+
+    ``classes``, ``labels`` (each yes or no), ``tags`` (of tokens) or ``number``.
+    """
     if config.task.endswith("regression"):
         return "number"
+    if config.task == "token-classification":
+        return "tags"
     return "labels" if config.data.multi_label else "classes"
 
 
@@ -167,7 +172,7 @@ def _write_transformers(
     Returns:
         How many tokens the tokenizer cuts texts to; None for images.
     """
-    module.config.problem_type = PROBLEM_TYPES[outputs_of(config)]
+    module.config.problem_type = PROBLEM_TYPES.get(outputs_of(config))
     module.to("cpu").save_pretrained(folder)
     if isinstance(data.train, TextSplit):
         limit = int(data.facts["tokens"]["train"]["limit"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,16 @@ def test_texts_keep_their_tokens(typed: tuple[bool, bool]) -> None:
     if any(typed):
         types = batch.inputs["token_type_ids"][:, 0].tolist()
         assert types == [int(typed[0])] * 2 + [int(typed[1])] * 2
+
+
+def test_tags_stay_with_their_tokens() -> None:
+    first, second = (
+        replace(texts([1, 2], [3]), tags=np.array(tags, np.int32))
+        for tags in ([0, 1, 2], [3, 4, 5])
+    )
+    both = joined(first, second)
+    assert isinstance(both, TextSplit) and both.tags is not None
+    assert both.tags.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_images_and_texts_do_not_join() -> None:

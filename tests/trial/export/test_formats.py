@@ -321,6 +321,25 @@ def test_several_labels_an_example_are_no_softmax(
     assert settings["problem_type"] == "multi_label_classification"
 
 
+def test_tags_of_words_come_from_the_exported_tokenizer_too(
+    runner: Runner, sentences: Configure, tmp_path: Path
+) -> None:
+    source = small_texts(
+        tmp_path,
+        tokens=[["good", "film"], ["bad", "plot", "dull"], ["the", "end"]],
+        label=[["B-X", "O"], ["O", "B-X", "I-X"], ["O", "B-X"]],
+    )
+    data = {"source": source, "tags_column": "label"}
+    config = sentences(task="token-classification", data=data, objective={"metric": "entity_f1"})
+    trip = Trip(runner, config)
+    facts = trip.export(onnx=True)
+    assert facts["outputs"] == "tags"
+    found = trip.verify(facts["call"], onnx=True)
+    assert found["metrics"] == trip.outcome.metrics
+    assert found["onnx_metrics"] == pytest.approx(trip.outcome.metrics, abs=1e-5)
+    assert found["onnx_difference"] < 1e-5
+
+
 def test_a_regression_of_images_answers_in_the_units_of_its_targets(
     runner: Runner, tmp_path: Path
 ) -> None:
