@@ -238,18 +238,62 @@ def test_ctrl_c_leaves_nothing(tiny: Tiny, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
 
 
-def test_a_program_exports_its_best_over_an_earlier_export(tiny: Tiny, exported: Once) -> None:
+def test_a_program_exports_over_an_earlier_export(tiny: Tiny, exported: Once) -> None:
+    """A soup here: of trials from scratch, which are not averaged."""
     shutil.copytree(exported.folder, "earlier")
     Path("earlier/old.txt").touch()
     study = sft_tune.open_study("tiny", tiny.storage)
     with pytest.raises(UserError, match="holds an earlier export"):
-        study.export("earlier")
-    folder = study.best.export("earlier", force=True)
+        study.best.export("earlier")
+    folder = study.export("earlier", soup=True, force=True)
     assert folder == Path("earlier").absolute()
-    assert json.loads((folder / "export.json").read_text())["trial"] == study.best.number
+    record = json.loads((folder / "export.json").read_text())
+    assert (record["trial"], record["ingredients"]) == (study.best.number, [study.best.number])
+    assert record["tried"] == [{"number": 0, "value": None, "why": "trained from scratch"}]
+    assert record["validation"] == pytest.approx(dict(study.best.metrics))
     assert not Path("earlier/old.txt").exists()
     assert not Path("earlier/model.onnx").exists()
     assert [path.name for path in Path().iterdir() if path.name.startswith(".")] == []
+
+
+SOUP = """\
+name: soup
+task: image-classification
+data: {{source: "sklearn:digits", classes: [5, 6, 7, 8, 9], image_size: 16, train_limit: 50}}
+model: {{name: "builtin:convnet", weights: "{weights}"}}
+training: {{epochs: 6, batch_size: 16, learning_rate: 0.003}}
+space: {{learning_rate: [0.003, 0.004]}}
+objective: {{rungs: 1}}
+sampler: {{name: grid}}
+pruner: {{name: none}}
+resources: {{devices: cpu, trials_per_device: 1, threads_per_trial: 1}}
+"""
+
+
+@pytest.mark.slow
+def test_a_soup_that_gains_is_what_is_exported(run: Run, tmp_path: Path) -> None:
+    """Two trials whose weights lie on both sides of good ones."""
+    backbone = Path(__file__).resolve().parents[2] / "studies" / "quickstart_backbone.safetensors"
+    (tmp_path / "soup.yaml").write_text(SOUP.format(weights=backbone))
+    run("start", "soup.yaml")
+    paths = [Path(f"sft_tune_runs/soup/trial-0000{number}/best.safetensors") for number in (0, 1)]
+    good, header = checkpoint.read(paths[0])
+    noise = {
+        name: 0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
+        for name, tensor in good.items()
+        if tensor.is_floating_point() and "running" not in name
+    }
+    for path, sign in zip(paths, (1, -1), strict=True):
+        moved = {k: v + sign * noise[k] if k in noise else v for k, v in good.items()}
+        checkpoint.write(path, moved, header)
+    record = json.loads(run("export", "soup", "out", "--soup", "--json").stdout)
+    assert sorted(record["ingredients"]) == [0, 1]
+    assert record["tried"][0]["why"] is None
+    assert record["validation"]["accuracy"] == record["tried"][0]["value"]
+    averaged = load_file("out/model.safetensors")
+    for name, tensor in good.items():
+        torch.testing.assert_close(averaged[name], tensor, atol=1e-5, rtol=1e-4)
+    assert "# soup: the average of 2 trials" in Path("out/README.md").read_text()
 
 
 def test_wishes_that_exclude_each_other_are_refused() -> None:
