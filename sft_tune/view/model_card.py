@@ -114,10 +114,20 @@ def make_card(
         ),
         fixed=fixed,
         search=_search(record, rows),
-        confirmed=confirmed_in_words(found, record.name),
+        confirmed=_confirmed(found, record.name, number),
         seed=config["seed"],
         versions=record.versions,
     )
+
+
+def _confirmed(found: Standings | None, study: str, number: int) -> str:
+    """Return whether fresh seeds confirm trial ``number``, in words."""
+    if found is None:
+        return f"no; `sft-tune confirm {study}` trains it again over fresh seeds"
+    told = confirmed_in_words(found, study)
+    if found.winner == number:
+        return told
+    return f"no; of trial {found.winner}, which won the search, it is known: {told}"
 
 
 def _default_of(name: str, value: Any, default: Mapping[str, Any]) -> str | None:

@@ -108,6 +108,15 @@ def test_a_confirmed_trial_shows_its_test_score_over_fresh_seeds() -> None:
     assert "Confirmed: yes: 0.8900 ± " in card_markdown(found)
 
 
+def test_only_the_winner_of_the_search_is_confirmed() -> None:
+    runs = [run_of(1, seed, 0.88 + seed / 100, 0.86) for seed in range(3)]
+    runs += [run_of(0, seed, 0.70 + seed / 100, 0.71 + seed / 100) for seed in range(3)]
+    config = assemble(SPEC, DEFAULT, 0).model_dump(mode="json")
+    found = card(runs, trial=0, config=config, validation={"loss": 0.5, "accuracy": 0.8})
+    assert found.confirmed.startswith("no; of trial 1, which won the search, it is known: yes: ")
+    assert found.splits[2].metrics["accuracy"].startswith("0.7200 ± ")
+
+
 def test_a_refit_has_no_validation_score() -> None:
     found = card(weights="refit", validation={})
     assert [(row.split, row.examples, row.metrics) for row in found.splits[:1]] == [
