@@ -56,9 +56,10 @@ def export(
     """
     how = way_of_export(trial, refit=refit, soup=soup)
     out = console(stderr=as_json)
+    stopping = Stopping()
     with open_database(storage) as db:
         try:
-            with Stopping():
+            with stopping:
                 exported = export_study(
                     *(db, study, folder),
                     trial=trial,
@@ -69,7 +70,7 @@ def export(
                 )
         except KeyboardInterrupt:
             say_at_once("interrupted: nothing was exported")
-            raise typer.Exit(EXIT_CODE) from None
+            raise typer.Exit(stopping.exit_code or EXIT_CODE) from None
         if as_json:
             print_json({"folder": exported.folder, **exported.to_json()})
             return

@@ -37,7 +37,7 @@ def staged(folder: Path, *, marker: str, force: bool) -> Iterator[Path]:
                 f"the folder cannot be made (got {folder}: {error.strerror}); give another"
             ) from None
         yield staging
-        _put_in_place(staging, folder)
+        _put_in_place(staging, folder, marker)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -52,6 +52,8 @@ def check_free(folder: Path, *, marker: str, force: bool) -> None:
         raise UserError(
             f"the folder must be empty, or hold an earlier export (got {folder}); give another"
         )
+    if folder == Path.cwd():
+        raise UserError(f"the working directory cannot be replaced (got {folder}); leave it first")
     if not force:
         raise UserError(
             f"the folder holds an earlier export (got {folder}); --force replaces it, or give "
@@ -59,10 +61,15 @@ def check_free(folder: Path, *, marker: str, force: bool) -> None:
         )
 
 
-def _put_in_place(staging: Path, folder: Path) -> None:
+def _put_in_place(staging: Path, folder: Path, marker: str) -> None:
     """Rename ``staging`` to ``folder``; what was there goes afterwards."""
     if not folder.exists():
         staging.rename(folder)
+        return
+    if not any(folder.iterdir()):
+        # It stays the same folder, in which a shell may stand; the marker comes last.
+        for path in sorted(staging.iterdir(), key=lambda path: path.name == marker):
+            path.rename(folder / path.name)
         return
     old = folder.with_name(f".{folder.name}.{os.getpid()}.replaced")
     folder.rename(old)

@@ -22,10 +22,16 @@ def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert (folder / "mark").is_file()
 
 
-def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+def test_an_empty_folder_is_filled_and_stays_the_same_for_who_stands_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
     fill(tmp_path / "empty", "x")
-    assert (tmp_path / "empty" / "mark").read_text() == "x"
+    assert Path("mark").read_text() == "x"
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    with pytest.raises(UserError, match="the working directory cannot be replaced"):
+        fill(tmp_path / "empty", "y", force=True)
 
 
 def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:
