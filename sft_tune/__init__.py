@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft_tune.errors import (
     DataError,
+    ExportError,
     ModelError,
     Problem,
     SftTuneError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Best",
     "DataError",
+    "ExportError",
     "ModelError",
     "Problem",
     "SftTuneError",

@@ -138,6 +138,7 @@ class Best:
     metrics: Mapping[str, float]
     checkpoint: Path | str | None
     confirmed: bool = False
+    _study: Study | None = field(default=None, repr=False, compare=False)
 
     def load_model(self, device: str = "cpu") -> torch.nn.Module:
         """Return the fine-tuned model, in evaluation mode; its ``labels`` are the classes' names.
@@ -158,6 +159,12 @@ class Best:
         if isinstance(path, str):
             path = fetch_checkpoint(path, cache_folder())
         return load_checkpoint(path, device)
+
+    def export(self, folder: str | Path, *, onnx: bool = False, force: bool = False) -> Path:
+        """Write these weights to ``folder`` in their library's own format; see `Study.export`."""
+        if self._study is None:
+            raise ModelError(f"trial {self.number} is of no study; use Study.export")
+        return self._study.export(folder, trial=self.number, onnx=onnx, force=force)
 
 
 @dataclass(frozen=True, repr=False)
@@ -201,6 +208,7 @@ class Study:
             metrics=row.metrics,
             checkpoint=_path_or_url(row.checkpoint),
             confirmed=found is not None and found.confirmed,
+            _study=self,
         )
 
     def _standings(self) -> Standings | None:
@@ -247,6 +255,44 @@ class Study:
             records = run_records(finalist_rows(db, self.name))
         columns = list(records[0]) if records else list(FinalistRow._fields)
         return pd.DataFrame.from_records(records, columns=columns)
+
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        trial: int | None = None,
+        refit: bool = False,
+        soup: bool = False,
+        onnx: bool = False,
+        force: bool = False,
+    ) -> Path:
+        """Write the fine-tuned model to ``folder`` in its library's own format, and return that.
+
+        With a model card, and a study file that trains it again. The files are loaded in a fresh
+        process and evaluated on validation again before the folder appears::
+
+            study.export("model")
+            AutoModelForSequenceClassification.from_pretrained("model")
+
+        Args:
+            folder: a new or empty folder.
+            trial: number of the trial; None: the best.
+            refit: train its configuration on train and validation together first.
+            soup: average the weights of the best trials greedily, as far as validation gains.
+            onnx: write ``model.onnx`` too (``pip install 'sft_tune[onnx]'``).
+            force: replace an earlier export.
+
+        Raises:
+            ExportError: the exported files do not give the trial's numbers.
+            UserError: the folder may not be used, or the weights were not kept.
+        """
+        from sft_tune.session import export_study, way_of_export
+
+        how = way_of_export(trial, refit=refit, soup=soup)
+        with open_database(self._url) as db:
+            return export_study(
+                *(db, self.name, Path(folder)), trial=trial, how=how, onnx=onnx, force=force
+            ).folder
 
     def trials(self) -> pd.DataFrame:
         """Return a row a trial, its number as the index.

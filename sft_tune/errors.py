@@ -11,6 +11,7 @@
     │   ├── StudyNotFoundError        no study (or trial) of this name in the database
     │   └── StudyExistsError          a different study of this name is in the database
     ├── TrialError                    a trial failed; the message holds the worker's error
+    ├── ExportError                   exported files are not the weights that were kept
     └── WorkerError                   a worker process died or does not answer
 
 A message says the rule that was broken, the offending value, where it stands and the remedy,
@@ -90,6 +91,10 @@ class StudyExistsError(UserError):
 
 class TrialError(SftTuneError):
     """A trial failed; the message is the worker's."""
+
+
+class ExportError(SftTuneError):
+    """What was exported does not give the trial's numbers, or could not be written."""
 
 
 class WorkerError(SftTuneError):

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 from sft_tune.errors import StudyNotFoundError, UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from sft_tune.run.events import Event, Notify
+    from sft_tune.run.export import Exported, How
     from sft_tune.spec.load import LoadedStudy
     from sft_tune.spec.study import StudySpec
     from sft_tune.store.database import Database
@@ -157,3 +161,77 @@ def _standing(spec: StudySpec, db: Database) -> tuple[Goal, list[TrialRow]]:
         seconds_before=before,
     )
     return goal, rows
+
+
+def way_of_export(trial: int | None, *, refit: bool, soup: bool) -> How:
+    """Return where the weights of an export come from.
+
+    Raises:
+        UserError: for wishes that exclude each other.
+    """
+    if soup and (refit or trial is not None):
+        other = "a refit trains one configuration" if refit else "a soup begins with the best trial"
+        raise UserError(f"a soup cannot be combined with that: {other}; leave one out")
+    return "refit" if refit else "soup" if soup else "trial"
+
+
+def export_study(
+    db: Database,
+    name: str,
+    folder: Path,
+    *,
+    trial: int | None = None,
+    how: How = "trial",
+    onnx: bool = False,
+    force: bool = False,
+    notify: Callable[[str], None] = lambda text: None,
+) -> Exported:
+    """Export the best trial of the study ``name`` (or ``trial``) to ``folder``, with its card.
+
+    See `sft_tune.run.export.export_trial`.
+
+    Raises:
+        StudyNotFoundError: there is no such study or trial, or none has completed.
+    """
+    from sft_tune.run.export import export_trial
+    from sft_tune.spec.study import resolve_direction
+    from sft_tune.store.finalists import finalist_rows
+    from sft_tune.store.reads import best_row, evaluation_rows, trial_rows
+    from sft_tune.store.records import find_study
+    from sft_tune.view.model_card import card_markdown, make_card
+
+    record = find_study(db, name)
+    rows = trial_rows(db, name)
+    best = best_row(db, name)
+    number = trial if trial is not None else None if best is None else best.number
+    row = next((one for one in rows if one.number == number), None)
+    if row is None:
+        what = "completed trial yet" if trial is None else f"trial {trial}"
+        raise StudyNotFoundError(
+            f"study {name!r} has no {what}; `sft-tune trials {name}` lists those there are"
+        )
+    sign = -1 if resolve_direction(record.spec.objective) == "maximize" else 1
+    others = [
+        one
+        for one in rows
+        if one.state == "COMPLETE"
+        and one.value is not None
+        and one.checkpoint is not None
+        and one.duplicate_of is None
+        and one.number != row.number
+    ]
+    others.sort(key=lambda one: (sign * (one.value or 0.0), one.number))
+
+    def describe(exported: Exported) -> str:
+        rungs = evaluation_rows(db, name, exported.number)
+        runs = finalist_rows(db, name)
+        return card_markdown(make_card(record, rows, rungs, runs, exported.to_json()))
+
+    return export_trial(
+        *(record, row, others, folder),
+        how=how,
+        onnx=onnx,
+        force=force,
+        describe=describe,
+        notify=notify,
+    )

@@ -19,6 +19,7 @@ from sft_tune.cli import (
     dashboard,
     delete,
     enqueue,
+    export,
     init,
     list_,
     plot,
@@ -161,7 +162,7 @@ for _command in (
     *(submit.submit, worker.worker, control.stop, control.pause, control.resume),
     *(enqueue.enqueue, enqueue.retry, prune.prune_checkpoints),
     *(list_.list_, status.status, trials.trials, show.show, best.best),
-    *(confirm.confirm, report_.report, plot.plot),
+    *(confirm.confirm, report_.report, plot.plot, export.export),
     *(dashboard.dashboard, delete.delete, schema.schema),
 ):
     app.command(_command.__name__.rstrip("_").replace("_", "-"))(_command)

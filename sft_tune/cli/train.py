@@ -40,6 +40,16 @@ def train(
             metavar="N", min=0, show_default=False, help="Configuration of a trial in the database."
         ),
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="S",
+            min=0,
+            max=2**31 - 1,
+            show_default=False,
+            help="Seed of the training. Default: that of the trial (of trial 0).",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -65,6 +75,8 @@ def train(
 
     spec = load_study(file).spec
     config = changed(_base(spec, storage or spec.storage.url, trial), settings or [])
+    if seed is not None:
+        config = config.model_copy(update={"seed": seed})
     folder = output or _folder(spec, config)
     out = console(stderr=as_json)
     result = _finished(folder, config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +56,13 @@ def train(
     *,
     with_test: bool = False,
     url: str | None = None,
+    refit_to: int | None = None,
 ) -> Message:
     """Train ``config`` in ``folder`` on ``slot``, on from its checkpoint where it has one.
 
     ``with_test`` has the best weights evaluated on the test split afterwards. With ``url`` the
-    trial's files belong there, and ``folder`` is of this machine alone.
+    trial's files belong there, and ``folder`` is of this machine alone. ``refit_to`` trains on
+    validation too (see `run_trial`).
     """
     return {
         "do": "train",
@@ -75,6 +77,71 @@ def train(
         "evaluation_batch_size": resources.evaluation_batch_size,
         "with_test": with_test,
         "loggers": list(resources.loggers),
+        "refit_to": refit_to,
+    }
+
+
+def soup(
+    candidates: Sequence[tuple[int, str, TrialConfig]],
+    target: Path,
+    slot: Slot,
+    resources: ResourcesSpec,
+) -> Message:
+    """Average the checkpoints of ``candidates`` (number, path, configuration) into ``target``."""
+    return {
+        "do": "soup",
+        "candidates": [
+            {"number": number, "path": path, "config": config.model_dump(mode="json")}
+            for number, path, config in candidates
+        ],
+        "target": str(target),
+        **_evaluation(slot, resources),
+    }
+
+
+def export(
+    config: TrialConfig, best: str, folder: Path, reference: Path, *, onnx: bool, slot: Slot
+) -> Message:
+    """Write the checkpoint ``best`` to ``folder`` in its library's format."""
+    return {
+        "do": "export",
+        "config": config.model_dump(mode="json"),
+        "best": best,
+        "folder": str(folder),
+        "reference": str(reference),
+        "onnx": onnx,
+        "device": slot.device,
+        "cache": str(cache_folder()),
+    }
+
+
+def verify(
+    config: TrialConfig,
+    folder: Path,
+    reference: Path,
+    call: Mapping[str, Any],
+    *,
+    onnx: bool,
+    slot: Slot,
+    resources: ResourcesSpec,
+) -> Message:
+    """Load what `export` has written, and evaluate the validation split with it."""
+    return {
+        "do": "verify",
+        "config": config.model_dump(mode="json"),
+        "folder": str(folder),
+        "reference": str(reference),
+        "call": dict(call),
+        "onnx": onnx,
+        **_evaluation(slot, resources),
+    }
+
+
+def _evaluation(slot: Slot, resources: ResourcesSpec) -> Message:
+    return {
+        "device": slot.device,
+        "cache": str(cache_folder()),
+        "batch_size": resources.evaluation_batch_size,
     }
 
 

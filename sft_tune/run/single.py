@@ -27,7 +27,7 @@ def probe_config(
         WorkerError: when the worker dies of it.
     """
     worker.send(messages.probe(config, batch_sizes, worker.slot.device))
-    facts: dict[str, Any] = _await(inbox, "probed")["facts"]
+    facts: dict[str, Any] = await_event(inbox, "probed")["facts"]
     return facts
 
 
@@ -61,14 +61,20 @@ def train_one(
             worker.send(messages.verdict(True))
             on_rung(evaluation)
 
-        return _await(inbox, "outcome", rung)
+        return await_event(inbox, "outcome", rung)
     finally:
         worker.close()
 
 
-def _await(
+def await_event(
     inbox: Inbox, wanted: str, on_rung: Callable[[Message], None] = lambda evaluation: None
 ) -> Message:
+    """Return the next event ``wanted`` of the one worker of ``inbox``.
+
+    Raises:
+        SftTuneError: of whatever kind the worker raised.
+        WorkerError: when it dies.
+    """
     while True:
         _, message = inbox.get()
         event = message["event"]

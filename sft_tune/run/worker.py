@@ -94,7 +94,14 @@ def main() -> None:
     channel = Channel()
     _warm_up()
     channel.send("ready", pid=os.getpid())
-    handlers = {"probe": _probe, "train": _train, "measure": _measure}
+    handlers = {
+        "probe": _probe,
+        "train": _train,
+        "measure": _measure,
+        "soup": _soup,
+        "export": _export,
+        "verify": _verify,
+    }
     while True:
         command = channel.next_command()
         try:
@@ -188,6 +195,7 @@ def _train(channel: Channel, command: Message) -> None:
                 checkpoint_seconds=command["checkpoint_seconds"],
                 evaluation_batch_size=command["evaluation_batch_size"],
                 mirror=mirror,
+                refit_to=command["refit_to"],
             )
         notes = [note for note in (outcome.note, *loggers.close(outcome.reason)) if note]
         held_out = None
@@ -205,6 +213,64 @@ def _train(channel: Channel, command: Message) -> None:
         mirror.close(ended=outcome.reason != "stopped")
     kept = _kept_bytes(command["device"])
     channel.send("outcome", **asdict(outcome), test_metrics=held_out, kept_bytes=kept)
+
+
+def _soup(channel: Channel, command: Message) -> None:
+    from sft_tune.trial.export.soup import Candidate, cook
+
+    candidates = [
+        Candidate(
+            one["number"], _fetched(one["path"], command), TrialConfig.model_validate(one["config"])
+        )
+        for one in command["candidates"]
+    ]
+    cooked = cook(
+        candidates,
+        Path(command["target"]),
+        device=command["device"],
+        cache=Path(command["cache"]),
+        batch_size=command["batch_size"],
+    )
+    channel.send("cooked", **cooked)
+
+
+def _fetched(place: str, command: Message) -> Path:
+    """Return the checkpoint at ``place``, a path or a URL, on this machine."""
+    from sft_tune.spec.paths import is_url
+    from sft_tune.trial.load import fetch_checkpoint
+
+    return fetch_checkpoint(place, Path(command["cache"])) if is_url(place) else Path(place)
+
+
+def _export(channel: Channel, command: Message) -> None:
+    from sft_tune.trial.export.write import export
+
+    facts = export(
+        TrialConfig.model_validate(command["config"]),
+        _fetched(command["best"], command),
+        Path(command["folder"]),
+        reference=Path(command["reference"]),
+        onnx=command["onnx"],
+        device=command["device"],
+        cache=Path(command["cache"]),
+    )
+    channel.send("exported", facts=facts)
+
+
+def _verify(channel: Channel, command: Message) -> None:
+    from sft_tune.trial.export.verify import verify
+
+    found = verify(
+        TrialConfig.model_validate(command["config"]),
+        Path(command["folder"]),
+        reference=Path(command["reference"]),
+        call=command["call"],
+        onnx=command["onnx"],
+        device=command["device"],
+        cache=Path(command["cache"]),
+        batch_size=command["batch_size"],
+    )
+    channel.send("verified", found=found)
 
 
 def _confine(command: Message) -> None:

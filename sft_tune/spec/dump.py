@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.function_task import is_function
+from sft_tune.spec.study import ResourcesSpec
 from sft_tune.spec.yaml12 import to_yaml
 
 
@@ -22,3 +25,30 @@ def dump_training(config: TrialConfig) -> str:
             "training": config.training.model_dump(mode="json"),
         }
     )
+
+
+LONGEST_NAME = 120
+
+
+def dump_study(config: TrialConfig, name: str, resources: ResourcesSpec) -> str:
+    """Return a study file of one trial, whose default configuration is ``config``, as YAML.
+
+    `sft-tune train` trains it; with ``--seed`` and the seed of ``config`` it gives the same
+    numbers. Paths are those of ``config``, absolute.
+
+    Args:
+        config: the complete configuration.
+        name: of the study; cut where it is longer than a name may be.
+        resources: what of them is not the default is part of the file.
+    """
+    sections: dict[str, Any] = {
+        "name": name[:LONGEST_NAME],
+        "task": config.task,
+        "data": config.data.model_dump(mode="json", exclude_defaults=True),
+        "model": config.model.model_dump(mode="json"),
+        "training": config.training.model_dump(mode="json"),
+        "objective": config.objective.model_dump(mode="json", exclude_defaults=True),
+        "budget": {"trials": 1},
+        "resources": resources.model_dump(mode="json", exclude_defaults=True),
+    }
+    return to_yaml({key: value for key, value in sections.items() if value != {}})

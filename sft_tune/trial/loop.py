@@ -17,6 +17,7 @@ from sft_tune.spec.study import resolve_direction
 from sft_tune.trial import resume
 from sft_tune.trial.best import Best, write_best
 from sft_tune.trial.data import prepare
+from sft_tune.trial.data.joined import with_validation
 from sft_tune.trial.device import (
     is_out_of_memory,
     memory_of_its_own,
@@ -48,6 +49,7 @@ class Hooks:
     checkpoint_seconds: float
     evaluation_batch_size: int
     mirror: Mirror | None
+    refit_to: int | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def run_trial(
     checkpoint_seconds: float,
     evaluation_batch_size: int,
     mirror: Mirror | None = None,
+    refit_to: int | None = None,
 ) -> Outcome:
     """Fine-tune ``config``, or go on with it where ``paths`` hold a checkpoint of it.
 
@@ -87,6 +90,8 @@ def run_trial(
         checkpoint_seconds: save what a resume needs at the rungs, when so much time has passed.
         evaluation_batch_size: examples per batch of the validation split.
         mirror: copies what must outlive this machine to another place; None: nothing must.
+        refit_to: train on train and validation together, and keep the weights of the rung at
+            this percent: validation, which is then trained on, says no longer which is the best.
 
     Raises:
         DataError: when the data is not what the configuration says.
@@ -95,7 +100,7 @@ def run_trial(
         StorageError: when they cannot be copied by ``mirror``.
     """
     where = open_device(device)
-    hooks = Hooks(report, should_stop, checkpoint_seconds, evaluation_batch_size, mirror)
+    hooks = Hooks(report, should_stop, checkpoint_seconds, evaluation_batch_size, mirror, refit_to)
     state = TrialState()
     _create(paths)
     with memory_of_its_own(where):
@@ -120,6 +125,8 @@ def _attempt(
 ) -> Ending:
     """Train to the horizon, or to where the trial is stopped, pruned or diverges."""
     data = prepare(config.task, config.data, config.model, cache=cache)
+    if hooks.refit_to is not None:
+        data = with_validation(data)
     state.clock.start()
     with state.clock.aside(where):
         trainee = set_up(config, data, where)
@@ -161,7 +168,8 @@ def _attempt(
             if not math.isfinite(evaluation.metrics["loss"]):
                 note = f"validation loss became {evaluation.metrics['loss']} at step {state.step}"
                 return Ending("diverged", f"{note} of {plan.horizon}")
-            _keep_if_best(trainee, state, evaluation)
+            if hooks.refit_to in (None, progress):
+                _keep_if_best(trainee, state, evaluation)
         trainee.set_training_mode()
         impatient = _impatient(trainee, state, evaluation)
         go_on = hooks.report(evaluation)

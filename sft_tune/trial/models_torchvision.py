@@ -138,12 +138,7 @@ def _skeleton(full_name: str, image_size: int | None, named: bool) -> nn.Module:
     import torchvision
 
     _check_name(name)
-    arguments: dict[str, Any] = {}
-    if name in WITH_AUXILIARY_HEADS:
-        arguments = {"aux_logits": False, "init_weights": not named, "transform_input": named}
-    key = SIZE_ARGUMENT.get(name.partition("_")[0])
-    if key is not None and image_size is not None:
-        arguments[key] = image_size if key == "image_size" else (image_size, image_size)
+    arguments = _arguments(name, image_size, named)
     try:
         module: nn.Module = torchvision.models.get_model(name, weights=None, **arguments)
     except (ValueError, AssertionError) as error:
@@ -152,6 +147,25 @@ def _skeleton(full_name: str, image_size: int | None, named: bool) -> nn.Module:
             "set data.image_size to a size it takes (224)"
         ) from error
     return module
+
+
+def library_arguments(model: ModelSpec, image_size: int | None) -> dict[str, Any]:
+    """Return what the library's own builder of ``model`` was called with, besides its name."""
+    library, _, name = model.name.partition(":")
+    if library == "builtin":
+        return {}
+    weights = resolve_weights(model)
+    return _arguments(name, image_size, weights != "none" and not is_path(weights))
+
+
+def _arguments(name: str, image_size: int | None, named: bool) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    if name in WITH_AUXILIARY_HEADS:
+        arguments = {"aux_logits": False, "init_weights": not named, "transform_input": named}
+    key = SIZE_ARGUMENT.get(name.partition("_")[0])
+    if key is not None and image_size is not None:
+        arguments[key] = image_size if key == "image_size" else (image_size, image_size)
+    return arguments
 
 
 def _check_name(name: str) -> None:

@@ -104,7 +104,7 @@ def build(
     head = (*find_head(module), *poolers)
     normalize = image_normalization(source) if TASKS[task].input == "image" else (HALF, HALF)
     return BuiltModel(
-        module, head, normalize, config=_as_json(config), extra=_size_arguments(module, image_size)
+        module, head, normalize, config=_as_json(config), extra=size_arguments(module, image_size)
     )
 
 
@@ -237,7 +237,7 @@ def _weights_path(model: ModelSpec) -> Path | None:
     return Path(model.weights)
 
 
-def _size_arguments(module: Any, image_size: int | None) -> dict[str, Any]:
+def size_arguments(module: Any, image_size: int | None) -> dict[str, Any]:
     """Return what the forward pass needs for images of another size than the model's own."""
     own = getattr(module.config, "image_size", None)
     if image_size is None or own is None or own in (image_size, [image_size] * 2):

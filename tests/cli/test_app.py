@@ -16,7 +16,7 @@ COMMANDS = (
     *("init", "check", "start", "train"),
     *("submit", "worker", "stop", "pause", "resume", "enqueue", "retry", "prune-checkpoints"),
     *("list", "status", "trials", "show", "best", "confirm", "report", "plot"),
-    *("dashboard", "delete", "schema"),
+    *("export", "dashboard", "delete", "schema"),
 )
 
 

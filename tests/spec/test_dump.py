@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from sft_tune.errors import StudyFileError
-from sft_tune.spec.config import TrialConfig, assemble
+from sft_tune.spec.config import TrialConfig, assemble, default_params
 from sft_tune.spec.documents import parse_text
-from sft_tune.spec.dump import dump_training
+from sft_tune.spec.dump import dump_study, dump_training
 from sft_tune.spec.load import parse_study
-from sft_tune.spec.study import DataSpec, ModelSpec, ObjectiveSpec
+from sft_tune.spec.study import DataSpec, ModelSpec, ObjectiveSpec, ResourcesSpec
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.spec.wording import kind, options
 from sft_tune.spec.wording import settings as settings_of_a_space
@@ -75,3 +75,20 @@ def test_a_dumped_configuration_is_the_same_in_a_study_file(
     assert spec.training == config.training
     assert spec.model == config.model
     assert assemble(spec, {}, 0).fingerprint() == config.fingerprint()
+
+
+def test_a_dumped_study_is_one_whose_default_is_the_configuration(tmp_path: Path) -> None:
+    config = TrialConfig(
+        task="image-classification",
+        data=DataSpec(source="sklearn:digits", classes=(1, 2), train_limit=9),
+        model=ModelSpec(name="builtin:convnet", weights="none", dropout=0.1),
+        training=TrainingSpec(learning_rate=3e-4, schedule="cosine"),
+        objective=ObjectiveSpec(metric="f1_macro", rungs=3),
+        seed=7,
+    )
+    resources = ResourcesSpec(devices="cpu", threads_per_trial=1)
+    text = dump_study(config, "n" * 130, resources)
+    spec = parse_study(parse_text(text, ".yaml", "s").data, root=tmp_path)
+    again = assemble(spec, default_params(spec), 0)
+    assert again.model_copy(update={"seed": 7}) == config
+    assert (len(spec.name), spec.resources, spec.budget.trials) == (120, resources, 1)

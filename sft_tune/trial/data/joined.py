@@ -1,0 +1,52 @@
+"""Train and validation as one training split: for the last fit, when nothing is chosen any more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from sft_tune.trial.data.arrays import ImageSplit, Prepared, Split, TextSplit
+
+
+def with_validation(data: Prepared) -> Prepared:
+    """Return ``data`` with the examples of validation behind those of train, in the training split.
+
+    The validation split stays: what is measured on it then says nothing about new examples.
+    """
+    return replace(data, train=joined(data.train, data.validation))
+
+
+def joined(first: Split, second: Split) -> Split:
+    """Return the examples of ``first``, then those of ``second``, in memory.
+
+    Raises:
+        TypeError: when one holds images and the other texts.
+    """
+    targets = np.concatenate([first.targets, second.targets])
+    if isinstance(first, ImageSplit) and isinstance(second, ImageSplit):
+        return replace(first, pixels=np.concatenate([first.pixels, second.pixels]), targets=targets)
+    if not isinstance(first, TextSplit) or not isinstance(second, TextSplit):
+        raise TypeError("images and texts cannot be joined")
+    types = None
+    if first.token_types is not None or second.token_types is not None:
+        # Absent where all are zero.
+        types = np.concatenate(
+            [
+                np.zeros(len(part.tokens), np.uint8)
+                if part.token_types is None
+                else part.token_types
+                for part in (first, second)
+            ]
+        )
+    tags = None
+    if first.tags is not None and second.tags is not None:
+        tags = np.concatenate([first.tags, second.tags])
+    return replace(
+        first,
+        tokens=np.concatenate([first.tokens, second.tokens]),
+        offsets=np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),
+        targets=targets,
+        token_types=types,
+        tags=tags,
+    )

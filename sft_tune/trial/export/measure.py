@@ -1,0 +1,73 @@
+"""What two forms of one model are compared by: logits of a few examples, metrics of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sft_tune.spec.config import TrialConfig
+from sft_tune.trial.data import Prepared, Split, gather
+from sft_tune.trial.data.batches import Normalize
+from sft_tune.trial.device import resolve_precision
+from sft_tune.trial.evaluate import evaluate
+from sft_tune.trial.models import BuiltModel
+from sft_tune.trial.tasks import task_of
+
+EXAMPLES = 32
+
+Example = Mapping[str, Tensor]
+"""The inputs of a few examples, as a model takes them."""
+
+
+def example_of(split: Split, normalize: Normalize, device: torch.device) -> Example:
+    """Return the first examples of ``split``, at most `EXAMPLES`, as inputs of a model."""
+    rows = torch.arange(min(EXAMPLES, len(split)))
+    return gather(split, rows, device, normalize=normalize).inputs
+
+
+@torch.inference_mode()
+def logits_of(model: BuiltModel, example: Example) -> Tensor:
+    """Return the logits of ``example`` in single precision; the module is set to evaluation."""
+    model.module.to(next(iter(example.values())).device).eval()
+    return model.logits(dict(example)).float()
+
+
+def validation_metrics(
+    model: BuiltModel,
+    config: TrialConfig,
+    data: Prepared,
+    device: torch.device,
+    batch_size: int,
+) -> dict[str, float]:
+    """Return the metrics of ``model`` on the validation split, as the trial measured them.
+
+    The outputs of a regression are in the units of the targets.
+    """
+    model.to(device)
+    if "deviation" in data.stats:
+        parts = (model.module, model.head, model.normalize, model.config, model.extra)
+        model = _Standardized(*parts, data.stats["mean"], data.stats["deviation"])
+    return evaluate(
+        task_of(config.task, config.data),
+        model,
+        data.validation,
+        [config.objective.metric],
+        data,
+        device=device,
+        dtype=resolve_precision(config.training.precision, device),
+        batch_size=batch_size,
+    )
+
+
+@dataclass
+class _Standardized(BuiltModel):
+    """A regression whose outputs are as those that training sees."""
+
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        return (super().logits(inputs).float() - self.mean) / self.deviation

@@ -1,0 +1,101 @@
+"""The lines of code that use exported files, for their model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sft_tune.spec.tasks import TASKS
+
+TEXT = """\
+```python
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForSequenceClassification.from_pretrained(".").eval()
+inputs = tokenizer(["a text"], truncation=True, padding=True, return_tensors="pt")
+with torch.inference_mode():
+    logits = model(**inputs{call}).logits
+{result}
+```"""
+
+WORDS = """\
+```python
+import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForTokenClassification.from_pretrained(".").eval()
+words = ["a", "list", "of", "words"]
+inputs = tokenizer([words], is_split_into_words=True, truncation=True, return_tensors="pt")
+with torch.inference_mode():
+    logits = model(**inputs{call}).logits
+{result}
+```"""
+
+IMAGES = """\
+```python
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+processor = AutoImageProcessor.from_pretrained(".")
+model = AutoModelForImageClassification.from_pretrained(".").eval()
+inputs = processor(Image.open("photo.jpg"), return_tensors="pt")
+with torch.inference_mode():
+    logits = model(**inputs{call}).logits
+{result}
+```"""
+
+SCRIPT = """\
+```sh
+python load_model.py photo.jpg
+```"""
+
+PROGRAM = """\
+```python
+import torch
+from load_model import load_model, preprocess
+from PIL import Image
+
+model = load_model()
+with torch.inference_mode():
+    logits = model(preprocess(Image.open("photo.jpg"), model.settings)[None])
+{result}
+```"""
+
+ONNX = """\
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+# The inputs as above, as NumPy arrays.
+logits = session.run(["logits"], {name: array for name, array in arrays.items()})[0]
+```"""
+
+
+RESULTS = {
+    "classes": "print({labels}[int(logits.argmax())])",
+    "labels": "print([{labels}[i] for i, logit in enumerate(logits[0]) if logit > 0])",
+    # The tag of a word is that of its first token.
+    "tags": "places = inputs.word_ids(0)\n"
+    "for index, word in enumerate(words):\n"
+    "    print(word, {labels}[int(logits[0, places.index(index)].argmax())])",
+    "number": "print(float(logits[0, 0]))",
+}
+"""What is done with the outputs, by what they are."""
+
+
+def snippets(exported: Mapping[str, Any], task: str) -> list[str]:
+    """Return blocks of Markdown that load the files in the working directory, and use them."""
+    if exported["library"] == "transformers":
+        call = "".join(f", {name}={value}" for name, value in exported["call"].items())
+        kind = next(facts.input for name, facts in TASKS.items() if name == task)
+        text = {"text": TEXT, "words": WORDS, "image": IMAGES}[kind].replace("{call}", call)
+        found, labels = [text], "model.config.id2label"
+    else:
+        found, labels = [SCRIPT, PROGRAM], "model.labels"
+    result = RESULTS[exported["outputs"]].replace("{labels}", labels)
+    found = [text.replace("{result}", result) for text in found]
+    return [*found, ONNX] if exported["onnx"] else found
