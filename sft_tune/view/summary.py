@@ -292,6 +292,6 @@ def _next(summary: Summary, options: str) -> Table:
     table.add_row("next", f"sft-tune trials {name}", "every trial in a table")
     if summary.number is not None:
         table.add_row("", f"sft-tune best {name} --yaml", "settings for a study file")
-        table.add_row("", f"sft-tune confirm {name}", "is the winner real? fresh seeds, then test")
+        table.add_row("", f"sft-tune confirm {name}", "is the winner real?")
     table.add_row("", f"sft-tune dashboard{options}", "Optuna Dashboard in the browser")
     return table

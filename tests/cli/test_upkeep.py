@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import signal
@@ -7,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -216,6 +218,29 @@ def test_the_dashboard_answers_over_http_until_ctrl_c(tiny: Tiny, tmp_path: Path
     assert (program.returncode, errors) == (130, "")
 
 
-def test_the_dashboard_listens_to_this_machine_only(run: Run, tiny: Tiny) -> None:
-    result = run("dashboard", "--host", "0.0.0.0", "--storage", tiny.storage, code=2)
-    assert "no authentication" in result.stderr
+def test_a_dashboard_that_others_reach_asks_for_the_password_it_prints(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    program = subprocess.Popen(
+        [PROGRAM, "dashboard", "--host", "0.0.0.0", "--port", "0", "--storage", tiny.storage],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=program_environment(tmp_path / "cache"),
+    )
+    try:
+        assert program.stdout is not None
+        port = program.stdout.readline().rpartition(":")[2].split("/")[0]
+        password = program.stdout.readline().split()[-1]
+        address = f"http://127.0.0.1:{port}/api/studies"
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(address)
+        account = base64.b64encode(f"me:{password}".encode()).decode()
+        request = urllib.request.Request(address, headers={"Authorization": f"Basic {account}"})
+        with urllib.request.urlopen(request) as answer:
+            (study,) = json.load(answer)["study_summaries"]
+        assert study["study_name"] == "tiny"
+        program.send_signal(signal.SIGINT)
+        program.communicate(timeout=60)
+    finally:
+        program.kill()

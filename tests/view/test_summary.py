@@ -104,7 +104,7 @@ def test_the_drawn_summary_leads_from_the_gain_to_the_next_commands(draw_text: D
         "",
         "next  sft-tune trials s       every trial in a table",
         "      sft-tune best s --yaml  settings for a study file",
-        "      sft-tune confirm s      is the winner real? fresh seeds, then test",
+        "      sft-tune confirm s      is the winner real?",
         "      sft-tune dashboard      Optuna Dashboard in the browser",
     ]
 
