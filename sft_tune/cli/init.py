@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sft_tune.errors import StudyFileError, UserError
+
+if TYPE_CHECKING:
+    from sft_tune.spec.guess import Guess
 
 # Spelt out, because the command line must start without what the study file's models need.
 Task = Literal[
@@ -20,7 +23,6 @@ Task = Literal[
 ]
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"
-TEXT_FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 IMAGE_MODEL, TEXT_MODEL = "torchvision:resnet18", "transformers:google-bert/bert-base-uncased"
 # What needs no file and no network, so that the file runs as it is.
 DIGITS, SMALL_MODEL = "sklearn:digits", "builtin:convnet"
@@ -65,26 +67,59 @@ def init(
 
     Example: sft-tune init --data photos --model torchvision:resnet18 -o photos.yaml
     """
+    from sft_tune.cli.init_data import TABLES
     from sft_tune.spec.template import study_template
 
     if output.exists():
         raise UserError(f"--output: {output} is there already; give another name with -o")
-    wanted: Task = task or (TEXTS if data and Path(data).suffix.lower() in TEXT_FILES else IMAGES)
+    found = _look_into(data, task)
+    usual = TEXTS if data and Path(data).suffix.lower() in TABLES else IMAGES
+    wanted: Task = task or found.task or usual
     images = wanted.startswith("image-")
     if data is None and wanted != IMAGES:
         raise UserError(f"--data: {wanted} has no default; give a .csv or .jsonl file, or hub:ID")
     chosen = model or (SMALL_MODEL if data is None else IMAGE_MODEL if images else TEXT_MODEL)
     source = DIGITS if data is None else _from_file(data, output)
     try:
-        text = study_template(wanted, _from_model(chosen, output), source, name)
+        text = study_template(wanted, _from_model(chosen, output), source, name, found)
     except UserError as error:
         raise UserError("\n".join([str(error), *_missing(data)])) from None
+    if model:
+        _check_torchvision(model)
     try:
         with output.open("x", encoding="utf8") as file:
             file.write(text)
     except OSError as error:
         raise UserError(f"--output: cannot write {output}: {error.strerror}") from None
     _say_what_next(output)
+
+
+def _look_into(data: str | None, task: Task | None) -> Guess:
+    """Return what the first rows of ``data`` tell, where it is a local table or a folder of it."""
+    from sft_tune.cli.init_data import first_rows, table_of
+    from sft_tune.spec.guess import Guess, guess
+
+    table = table_of(data) if data else None
+    columns = first_rows(table) if table else {}
+    if columns:
+        return guess(columns, task)
+    return Guess(TEXTS if table and not task else None)
+
+
+def _check_torchvision(model: str) -> None:
+    """Refuse a name that torchvision does not have, before a file is written with it."""
+    scheme, _, name = model.partition(":")
+    if scheme != "torchvision":
+        return
+    import torchvision
+
+    from sft_tune.spec.wording import near
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        guessed = near(name, known)
+        remedy = f"did you mean torchvision:{guessed}?" if guessed else "see its documentation"
+        raise UserError(f"--model: torchvision has no classification model {name!r}; {remedy}")
 
 
 def _say_what_next(output: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass
+from typing import Any
 
 from sft_tune.errors import UserError
+from sft_tune.spec.guess import Guess
 from sft_tune.spec.study import Task
 from sft_tune.spec.tasks import TASKS
 from sft_tune.spec.yaml12 import yaml_scalar
@@ -137,16 +140,13 @@ _IMAGE_DATA = """\
   # image_size: 224     # default: the images' own size, or the model's where they differ
 """
 _TEXT_DATA = """\
-  text_column: text
+  text_column: {text_column}
   max_length: 256       # longer texts are cut to so many tokens
 """
 _WORDS_DATA = """\
-  tokens_column: tokens
-  tags_column: ner_tags # O, B-PER, I-PER, ...: one a word
+  tokens_column: {tokens_column}
+  tags_column: {tags_column} # O, B-PER, I-PER, ...: one a word
   max_length: 256       # longer texts are cut to so many tokens
-"""
-_NUMBER_DATA = """\
-  label_column: label   # holds numbers
 """
 _FILE = """\
 # A study of sft_tune: what to fine-tune, on what, what to search, and for how long.
@@ -188,7 +188,9 @@ budget:
 """
 
 
-def study_template(task: Task, model: str, source: str, name: str | None = None) -> str:
+def study_template(
+    task: Task, model: str, source: str, name: str | None = None, found: Guess | None = None
+) -> str:
     """Return a commented study file that fine-tunes ``model`` on ``source``.
 
     Args:
@@ -197,6 +199,7 @@ def study_template(task: Task, model: str, source: str, name: str | None = None)
             ``builtin:convnet``; it decides the recommended space.
         source: as in the file; a relative path is relative to where the file will be saved.
         name: name of the study. Default: made of the source's and the model's.
+        found: the settings of its columns, and what to say of them. Default: the usual ones.
 
     Raises:
         UserError: the model is of no known kind, or does not fit the task.
@@ -209,7 +212,7 @@ def study_template(task: Task, model: str, source: str, name: str | None = None)
         name=yaml_scalar(name or _name(source, model)),
         task=task,
         source=yaml_scalar(source),
-        columns=_columns(task),
+        columns=_columns(task, found or Guess()),
         fraction=0.2,
         model=yaml_scalar(model),
         weights=weights if builtin else "",
@@ -220,12 +223,40 @@ def study_template(task: Task, model: str, source: str, name: str | None = None)
     )
 
 
-def _columns(task: Task) -> str:
+def _columns(task: Task, found: Guess) -> str:
     """Return the lines of the section `data` that name what is read."""
+    settings = {key: yaml_scalar(value) for key, value in found.settings.items() if _text(value)}
+    notes = "".join(_comment(note) for note in found.notes)
     if TASKS[task].input == "words":
-        return _WORDS_DATA
-    lines = _IMAGE_DATA if TASKS[task].input == "image" else _TEXT_DATA
-    return lines if TASKS[task].classes else f"{lines}{_NUMBER_DATA}"
+        tokens, tags = (settings.get(k) for k in ("tokens_column", "tags_column"))
+        words = _WORDS_DATA.format(tokens_column=tokens or "tokens", tags_column=tags or "ner_tags")
+        return notes + words
+    if TASKS[task].input == "image":
+        column = settings.get("image_column")
+        lines = (f"  image_column: {column}\n" if column else "") + _IMAGE_DATA
+    else:
+        lines = _TEXT_DATA.format(text_column=settings.get("text_column", "text"))
+    if "label_column" in settings or not TASKS[task].classes:
+        label = settings.get("label_column", "label")
+        lines += f"  label_column: {label}" + (
+            "\n" if TASKS[task].classes else "   # holds numbers\n"
+        )
+    if found.settings.get("multi_label"):
+        lines += "  multi_label: true     # an example has any number of labels\n"
+    if marks := found.settings.get("label_columns"):
+        names = "".join(f"    - {yaml_scalar(mark)}\n" for mark in marks)
+        lines += f"  label_columns:\n{names}"
+    return notes + lines
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _comment(note: str) -> str:
+    """Return ``note`` as lines of a comment; a column's name may hold a line's end."""
+    lines = textwrap.wrap(" ".join(note.split()), 94)
+    return "".join(f"  # {line}\n" for line in lines)
 
 
 def _metric(task: Task) -> str:
@@ -257,6 +288,13 @@ def _family(task: Task, model: str) -> str:
 
 
 def _name(source: str, model: str) -> str:
-    parts = [re.split(r"[/\\:]", text.rstrip("/\\"))[-1] for text in (source, model)]
+    parts = [re.split(r"[/\\:]", text)[-1] for text in (_stem(source), model.rstrip("/\\"))]
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(part.lower() for part in parts))
     return slug.strip("-._")[:120].strip("-._") or "study"
+
+
+def _stem(source: str) -> str:
+    """Return ``source`` without a table's suffix; a file that is called train, by its folder."""
+    path = re.sub(r"\.(csv|tsv|jsonl?|parquet)$", "", source.rstrip("/\\"), flags=re.IGNORECASE)
+    folder = re.fullmatch(r"(.*[^./\\])[/\\]+train", path, re.IGNORECASE)
+    return folder[1] if folder else path

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -45,6 +46,98 @@ def test_init_takes_the_task_from_the_data_and_the_paths_from_the_file(run: Run)
     assert written["task"] == "text-classification"
     assert written["data"]["source"] == "../reviews.csv"
     assert written["model"]["name"].startswith("transformers:")
+
+
+TEXT = ["a good film", "not worth the time", "I would see it again", "dull from the start"]
+TOKENS, TAGS = [["Ann", "sleeps"], ["no", "one", "else"]], [["B-PER", "O"], ["O", "O", "O"]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "task", "settings"),
+    [
+        (
+            {"review": TEXT, "stars": [5, 1, 5, 1]},
+            "text-classification",
+            {"text_column": "review", "label_column": "stars"},
+        ),
+        ({"text": TEXT, "label": [1, 0, 1, 0]}, "text-classification", {"text_column": "text"}),
+        (
+            {"id": [1, 2, 3, 4], "a b: #": TEXT, "kind": [*"xyxy"]},
+            "text-classification",
+            {"text_column": "a b: #", "label_column": "kind"},
+        ),
+        (
+            {"text": TEXT, "score": [4.5, 0.5, 3.0, 1.2]},
+            "text-regression",
+            {"text_column": "text", "label_column": "score"},
+        ),
+        (
+            {"text": TEXT, "tags": [["a"], [], ["a", "b"], ["b"]]},
+            "text-classification",
+            {"label_column": "tags", "multi_label": True},
+        ),
+        (
+            {"text": TEXT, "rude": [0, 1, 0, 1], "spam, ham": [0, 0, 1, 1]},
+            "text-classification",
+            {"multi_label": True, "label_columns": ["rude", "spam, ham"]},
+        ),
+        (
+            {"words": TOKENS, "tags": TAGS},
+            "token-classification",
+            {"tokens_column": "words", "tags_column": "tags"},
+        ),
+        (
+            {"file": ["a/1.png", "b/2.jpg"], "kind": ["x", "y"]},
+            "image-classification",
+            {"image_column": "file", "label_column": "kind"},
+        ),
+    ],
+)
+def test_init_finds_task_and_columns_in_the_rows(
+    run: Run, columns: dict[str, list[object]], task: str, settings: dict[str, object]
+) -> None:
+    frame = pd.DataFrame(columns)
+    folder = Path("mail")
+    folder.mkdir()
+    frame.to_json(folder / "train.jsonl", orient="records", lines=True)
+    frame.to_json(folder / "test.jsonl", orient="records", lines=True)
+    frame.to_parquet("mail.parquet")
+    for source in ("mail", "mail.parquet"):
+        file = f"{source}.yaml"
+        assert "needs a change" not in run("init", "--data", source, "-o", file).stdout
+        written = yaml.safe_load(Path(file).read_text())
+        assert written["task"] == task
+        assert written["name"].startswith("mail-")
+        assert written["data"].items() >= settings.items()
+        assert load_study(file).spec.task == task
+
+
+def test_init_says_what_it_chose_and_lists_the_columns_where_it_is_not_clear(run: Run) -> None:
+    pd.DataFrame({"review": TEXT, "stars": [5, 1, 5, 1]}).to_csv("reviews.csv", index=False)
+    run("init", "--data", "reviews.csv", "-o", "a.yaml")
+    assert "# text_column: `review` is the one that holds texts" in Path("a.yaml").read_text()
+    unclear = {"one": TEXT, "two": TEXT[::-1], "p": [1, 1, 2, 2], "q": [3, 3, 4, 4]}
+    pd.DataFrame(unclear).to_csv("unclear.csv", index=False)
+    run("init", "--data", "unclear.csv", "-o", "b.yaml")
+    text = Path("b.yaml").read_text()
+    assert "# Set data.text_column: it is not clear from the columns" in text
+    assert "# Set data.label_column: it is not clear" in text
+    assert "`one`, `two`, `p`, `q`" in text
+    assert yaml.safe_load(text)["data"]["text_column"] == "text"
+
+
+@pytest.mark.parametrize("text", ["", "{not json\n", "[1]\n", "\xff"])
+def test_init_leaves_it_to_check_to_say_what_is_wrong_with_a_file(run: Run, text: str) -> None:
+    Path("data.jsonl").write_bytes(text.encode("latin-1"))
+    run("init", "--data", "data.jsonl")
+    written = yaml.safe_load(Path("study.yaml").read_text())
+    assert (written["task"], written["data"]["text_column"]) == ("text-classification", "text")
+
+
+def test_init_refuses_a_model_that_torchvision_does_not_have(run: Run) -> None:
+    stderr = run("init", "--model", "torchvision:resnet999", code=2).stderr
+    assert "torchvision has no classification model 'resnet999'; did you mean torchvision" in stderr
+    assert not list(Path().iterdir())
 
 
 def test_init_says_what_the_file_still_needs(run: Run) -> None:

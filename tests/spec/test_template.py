@@ -67,7 +67,9 @@ def test_names_and_paths_that_yaml_would_misread_are_quoted(tmp_path: Path) -> N
     [
         ("../data/My Photos/", "torchvision:resnet18", "my-photos-resnet18"),
         ("hub:stanfordnlp/imdb", "transformers:a/MiniLM", "imdb-minilm"),
-        ("reviews.csv", "transformers:./encoder", "reviews.csv-encoder"),
+        ("reviews.csv", "transformers:./encoder", "reviews-encoder"),
+        ("../mail/train.jsonl", "transformers:./encoder", "mail-encoder"),
+        ("train.csv", "transformers:a/MiniLM-L6", "train-minilm-l6"),
         ("..", "torchvision:x" + "y" * 200, "x" + "y" * 119),
         ("日本", "builtin:日", "study"),
     ],
