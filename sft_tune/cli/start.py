@@ -150,6 +150,8 @@ def _say_stopped(loaded: LoadedStudy, db: Database, file: Path) -> None:
 
 RAISE = {
     "trials": "its trials are used; `sft-tune start {file} --trials N` with a larger total goes on",
+    "fewer": "{asked} is fewer than the {has} trials it has; "
+    "`sft-tune start {file} --trials N` with a larger total goes on",
     "hours": "its hours are used; `sft-tune start {file} --hours H` with a larger total goes on",
     "target": "its target is reached; a higher budget.target in {file} lets it go on",
 }
@@ -173,7 +175,12 @@ def _say_ended(loaded: LoadedStudy, db: Database, ended: Ended, file: Path) -> N
         print(f"{words.plural(running, 'trial')} of it still run under another `start`")
     why = row.ended if ended.why == "finished" else ended.why
     if ended.why == "finished" or why != "trials":
-        what = RAISE.get(why or "trials", RAISE["trials"]).format(file=f"{file}{options_of(db)}")
+        asked = loaded.spec.budget.trials
+        fewer = asked is not None and asked < row.trials and why != "target"
+        reason = "fewer" if fewer else why if why in RAISE else "trials"
+        what = RAISE[reason or "trials"].format(
+            file=f"{file}{options_of(db)}", asked=asked, has=row.trials
+        )
         print(f"study {name} is finished: {what}\n")
     examples = find_study(db, name).facts.get("examples", {}).get("validation")
     rows, seconds = trial_rows(db, name), row.active_seconds or 0.0

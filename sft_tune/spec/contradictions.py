@@ -170,6 +170,15 @@ def _pruner(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
             )
 
 
+def _devices(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    devices = spec.resources.devices
+    if isinstance(devices, tuple) and len(set(devices)) < len(devices):
+        yield (
+            ("resources", "devices"),
+            "names a GPU twice; remove one, or set trials_per_device for more trials on each",
+        )
+
+
 def _queue_fits(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     trials, queued = spec.budget.trials, len(spec.sampler.enqueue)
     if trials is not None and queued and trials < queued + 1:
@@ -191,6 +200,7 @@ _RULES: tuple[Rule, ...] = (
     _splits,
     _data_details,
     _pruner,
+    _devices,
     _queue_fits,
 )
-_RULES_OF_FUNCTIONS: tuple[Rule, ...] = (_function_task, _pruner, _queue_fits)
+_RULES_OF_FUNCTIONS: tuple[Rule, ...] = (_function_task, _pruner, _devices, _queue_fits)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,12 @@ def test_a_budget_that_no_file_may_have_is_refused(
 ) -> None:
     result = run("start", tiny.file, "--storage", tiny.storage, option, value, code=2)
     assert result.stderr == f"error: {said}\n"
+
+
+def test_a_budget_below_what_a_study_has_is_called_so(run: Run, tiny: Tiny) -> None:
+    shutil.copy(tiny.storage, "copy.db")
+    text = run("start", tiny.file, "--storage", "copy.db", "--trials", "2").stdout
+    assert "study tiny is finished: 2 is fewer than the 3 trials it has; `sft-tune start" in text
 
 
 def test_the_storage_of_the_file_is_used_unless_another_is_given(run: Run, tiny: Tiny) -> None:

@@ -71,6 +71,7 @@ TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"space": {"cycles": [1, 2]}}, "space.cycles", "has an effect only with schedule: cosine; add that or remove it", "[1, 2]"),
     ({"training": {"optimizer": "sgd", "momentum": 0.0, "nesterov": True}}, "training.nesterov", "needs momentum above 0; raise that or remove it", "true"),
     ({"training": {"schedule": "warmup_stable_decay", "warmup": 0.5, "cooldown": 0.6}}, "training.cooldown", "with warmup, which may be 0.5, it takes more than the whole trial; lower one", "0.6"),
+    ({"resources": {"devices": [0, 1, 0]}}, "resources.devices", "names a GPU twice; remove one, or set trials_per_device for more trials on each", "[0, 1, 0]"),
     ({"data": {"validation": "v", "validation_fraction": 0.3}}, "data.validation_fraction", "data.validation is given, so this is unused; remove it", "0.3"),
     ({"data": {"test": "t", "test_fraction": 0.3}}, "data.test_fraction", "data.test is given, so this is unused; remove it", "0.3"),
     ({"data": {"test_fraction": 0.8}}, "data.test_fraction", "with validation_fraction 0.2 nothing remains to train on; their sum must be below 1", "0.8"),

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, ModelSpec, Task
 from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.data.arrays import Prepared, load_split
 from sft_tune.trial.data.cache import Entry, key_of, open_or_build, prepared_root
 from sft_tune.trial.data.columns import columns_of, reads_images
-from sft_tune.trial.data.examples import Source, SplitName, reason
+from sft_tune.trial.data.examples import Examples, Source, SplitName, reason
 from sft_tune.trial.data.images import ImageEncoder, MixedSizesError, made_for
 from sft_tune.trial.data.labels import check_agreement
 from sft_tune.trial.data.parts import Encoder, Part, write_parts
@@ -210,10 +212,24 @@ def _read(
     """Read a split and its labels; without ``labels``, those found are the data set's."""
     where = request.where(split)
     examples = request.source.read(split)
-    part, labels = request.targets.read(examples, request.data, where, labels)
-    if TASKS[request.task].input == "text" and split != "test":
+    texts = TASKS[request.task].input == "text" and split != "test"
+    try:
+        part, labels = request.targets.read(examples, request.data, where, labels)
+    except DataError as error:
+        if texts:  # what is wrong with them is said in the same breath
+            _also_texts(examples, where, error)
+        raise
+    if texts:
         check_texts(examples, part.rows, where)
     return part, labels
+
+
+def _also_texts(examples: Examples, where: str, error: DataError) -> None:
+    """Raise ``error`` together with what is wrong with the texts, if anything is."""
+    try:
+        check_texts(examples, np.arange(len(examples.inputs)), where)
+    except DataError as other:
+        raise DataError(f"{error}\n{other}") from error
 
 
 def _test_entry(request: _Request, search: Entry, encoder: Encoder) -> Entry | None:

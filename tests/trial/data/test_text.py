@@ -64,6 +64,16 @@ def test_empty_texts_are_refused_with_their_places(prepare_texts, make, tmp_path
         prepare_texts(path)
 
 
+def test_missing_labels_are_told_together_with_empty_texts(prepare_texts, tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("text,label\ngood,1\n,0\nbad,\n")
+    with pytest.raises(DataError) as caught:
+        prepare_texts(path)
+    labels, texts = str(caught.value).splitlines()
+    assert f"1 of 3 labels are missing, at {path}, line 4" in labels
+    assert f"1 of 3 texts are empty, at {path}, line 3" in texts
+
+
 def test_empty_texts_of_validation_are_refused_and_those_of_test_are_counted(
     prepare_texts, make, tmp_path
 ):
