@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sft_tune.errors import StudyFileError, UserError
+from sft_tune.errors import ModelError, StudyFileError, UserError
 
 if TYPE_CHECKING:
     from sft_tune.spec.guess import Guess
@@ -111,15 +111,12 @@ def _check_torchvision(model: str) -> None:
     scheme, _, name = model.partition(":")
     if scheme != "torchvision":
         return
-    import torchvision
+    from sft_tune.trial.models_torchvision import check_name
 
-    from sft_tune.spec.wording import near
-
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        guessed = near(name, known)
-        remedy = f"did you mean torchvision:{guessed}?" if guessed else "see its documentation"
-        raise UserError(f"--model: torchvision has no classification model {name!r}; {remedy}")
+    try:
+        check_name(name)
+    except ModelError as error:
+        raise UserError(f"--model: {str(error).removeprefix('model.name: ')}") from None
 
 
 def _say_what_next(output: Path) -> None:

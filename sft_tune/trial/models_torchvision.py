@@ -137,7 +137,7 @@ def _skeleton(full_name: str, image_size: int | None, named: bool) -> nn.Module:
         return ConvNet(2)
     import torchvision
 
-    _check_name(name)
+    check_name(name)
     arguments = _arguments(name, image_size, named)
     try:
         module: nn.Module = torchvision.models.get_model(name, weights=None, **arguments)
@@ -168,7 +168,7 @@ def _arguments(name: str, image_size: int | None, named: bool) -> dict[str, Any]
     return arguments
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     """Raise ModelError unless torchvision has a classification model ``name``."""
     import torchvision
 
@@ -185,7 +185,7 @@ def _library_weights(full_name: str) -> Any:
     import torchvision
 
     name = full_name.partition(":")[2]
-    _check_name(name)
+    check_name(name)
     return torchvision.models.get_model_weights(name)
 
 

@@ -136,7 +136,7 @@ def test_init_leaves_it_to_check_to_say_what_is_wrong_with_a_file(run: Run, text
 
 def test_init_refuses_a_model_that_torchvision_does_not_have(run: Run) -> None:
     stderr = run("init", "--model", "torchvision:resnet999", code=2).stderr
-    assert "torchvision has no classification model 'resnet999'; did you mean torchvision" in stderr
+    assert "torchvision has no classification model 'resnet999' (did you mean resnet" in stderr
     assert not list(Path().iterdir())
 
 
