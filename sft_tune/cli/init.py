@@ -17,10 +17,12 @@ Task = Literal[
     "image-regression",
     "text-regression",
     "token-classification",
+    "semantic-segmentation",
 ]
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"
 TEXT_FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+MASK_MODEL = "torchvision:deeplabv3_resnet50"
 IMAGE_MODEL, TEXT_MODEL = "torchvision:resnet18", "transformers:google-bert/bert-base-uncased"
 # What needs no file and no network, so that the file runs as it is.
 DIGITS, SMALL_MODEL = "sklearn:digits", "builtin:convnet"
@@ -71,9 +73,13 @@ def init(
         raise UserError(f"--output: {output} is there already; give another name with -o")
     wanted: Task = task or (TEXTS if data and Path(data).suffix.lower() in TEXT_FILES else IMAGES)
     images = wanted.startswith("image-")
+    masks = wanted == "semantic-segmentation"
+    if data is None and masks:
+        raise UserError(f"--data: {wanted} has no default; give a folder of images and masks")
     if data is None and wanted != IMAGES:
         raise UserError(f"--data: {wanted} has no default; give a .csv or .jsonl file, or hub:ID")
-    chosen = model or (SMALL_MODEL if data is None else IMAGE_MODEL if images else TEXT_MODEL)
+    usual = MASK_MODEL if masks else IMAGE_MODEL if images else TEXT_MODEL
+    chosen = model or (SMALL_MODEL if data is None else usual)
     source = DIGITS if data is None else _from_file(data, output)
     try:
         text = study_template(wanted, _from_model(chosen, output), source, name)

@@ -145,6 +145,12 @@ _WORDS_DATA = """\
   tags_column: ner_tags # O, B-PER, I-PER, ...: one a word
   max_length: 256       # longer texts are cut to so many tokens
 """
+_MASK_DATA = """\
+  # The source has images/a.jpg and masks/a.png, of the same size: a PNG of class indices or with
+  # a palette; in train/ and validation/ where there are splits.
+  ignore_index: 255     # pixels that do not count
+  # classes: [background, thing]  # names of the indices; default: the numbers
+"""
 _NUMBER_DATA = """\
   label_column: label   # holds numbers
 """
@@ -224,6 +230,8 @@ def _columns(task: Task) -> str:
     """Return the lines of the section `data` that name what is read."""
     if TASKS[task].input == "words":
         return _WORDS_DATA
+    if TASKS[task].masks:
+        return _IMAGE_DATA + _MASK_DATA
     lines = _IMAGE_DATA if TASKS[task].input == "image" else _TEXT_DATA
     return lines if TASKS[task].classes else f"{lines}{_NUMBER_DATA}"
 
@@ -244,7 +252,7 @@ def _family(task: Task, model: str) -> str:
             f"a model for {task} is transformers:ID-or-path, not {model!r}; "
             "for example transformers:google-bert/bert-base-uncased"
         )
-    if model == "builtin:convnet":
+    if model == "builtin:convnet" and not TASKS[task].masks:
         return "convnet"
     if scheme == "torchvision" and rest:
         return "transformer" if rest.lower().startswith(_ADAMW_MODELS) else "cnn"
