@@ -20,9 +20,11 @@ Task = Literal[
     "image-regression",
     "text-regression",
     "token-classification",
+    "semantic-segmentation",
 ]
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"
+MASK_MODEL = "torchvision:deeplabv3_resnet50"
 IMAGE_MODEL, TEXT_MODEL = "torchvision:resnet18", "transformers:google-bert/bert-base-uncased"
 # What needs no file and no network, so that the file runs as it is.
 DIGITS, SMALL_MODEL = "sklearn:digits", "builtin:convnet"
@@ -73,12 +75,16 @@ def init(
     if output.exists():
         raise UserError(f"--output: {output} is there already; give another name with -o")
     found = _look_into(data, task)
-    usual = TEXTS if data and Path(data).suffix.lower() in TABLES else IMAGES
-    wanted: Task = task or found.task or usual
+    by_suffix = TEXTS if data and Path(data).suffix.lower() in TABLES else IMAGES
+    wanted: Task = task or found.task or by_suffix
     images = wanted.startswith("image-")
+    masks = wanted == "semantic-segmentation"
+    if data is None and masks:
+        raise UserError(f"--data: {wanted} has no default; give a folder of images and masks")
     if data is None and wanted != IMAGES:
         raise UserError(f"--data: {wanted} has no default; give a .csv or .jsonl file, or hub:ID")
-    chosen = model or (SMALL_MODEL if data is None else IMAGE_MODEL if images else TEXT_MODEL)
+    usual = MASK_MODEL if masks else IMAGE_MODEL if images else TEXT_MODEL
+    chosen = model or (SMALL_MODEL if data is None else usual)
     source = DIGITS if data is None else _from_file(data, output)
     try:
         text = study_template(wanted, _from_model(chosen, output), source, name, found)

@@ -81,6 +81,15 @@ class DataSpec(Section):
         "ner_tags",
         description="Column that holds a list of tags, one a word: O, B-PER, I-PER, ...",
     )
+    mask_column: str = Field(
+        "mask", description="Column that holds the mask of an image (semantic-segmentation)."
+    )
+    ignore_index: int = Field(
+        255,
+        ge=0,
+        le=255,
+        description="The index in masks of pixels that do not count (semantic-segmentation).",
+    )
     label_columns: tuple[str, ...] | None = Field(
         None,
         description="With multi_label: columns of 0 and 1, one a label, in place of label_column.",
@@ -91,7 +100,9 @@ class DataSpec(Section):
         "CSV separated by |), or label_columns one column each.",
     )
     classes: tuple[str | int, ...] | None = Field(
-        None, description="Keep only the examples of these labels. Default: all."
+        None,
+        description="Keep only the examples of these labels; of masks: the names of the indices "
+        "0, 1, ... Default: all.",
     )
     validation_fraction: float = Field(
         0.2,

@@ -28,6 +28,9 @@ def _data(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     images = facts.input == "image"
     if not images and data.source.startswith(_IMAGE_SOURCES) and findings.ok(("data", "source")):
         yield ("data", "source"), f"holds images, but the task is {spec.task}; change one of them"
+    if facts.masks and data.source.startswith((*_IMAGE_SOURCES, "hub:")):
+        if findings.ok(("data", "source")):
+            yield ("data", "source"), "has no masks; give a folder of images and masks, or python:"
     for key in sorted(DATA_OF_SOME - {*facts.columns, *facts.data}):
         if findings.ok(("data", key)) and getattr(data, key) != _default(DataSpec, key):
             yield ("data", key), f"has no meaning for {spec.task}; remove it"
@@ -49,9 +52,15 @@ def _training(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
 
 
 def _model(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    if not findings.ok(*places_of("model.name")) or TASKS[spec.task].input == "image":
+    facts = TASKS[spec.task]
+    if not findings.ok(*places_of("model.name")) or (facts.input == "image" and not facts.masks):
         return
     names = {cell["model.name"] for cell in combinations(spec, ["model.name"])}
+    if facts.masks:
+        if builtin := sorted(name for name in names if str(name).startswith("builtin:")):
+            remedy = "use torchvision:NAME or transformers:ID-or-path"
+            yield place_of(spec, "model.name"), f"{builtin[0]} makes no masks; {remedy}"
+        return
     bad = sorted(name for name in names if not str(name).startswith("transformers:"))
     if bad:
         yield (

@@ -14,6 +14,7 @@ Task = Literal[
     "image-regression",
     "text-regression",
     "token-classification",
+    "semantic-segmentation",
 ]
 Metric = Literal[
     "auto",
@@ -33,6 +34,8 @@ Metric = Literal[
     "entity_f1",
     "entity_precision",
     "entity_recall",
+    "mean_iou",
+    "pixel_accuracy",
     "loss",
 ]
 Direction = Literal["maximize", "minimize"]
@@ -68,6 +71,8 @@ METRICS: dict[str, MetricFacts] = {
     "entity_f1": SCORE,
     "entity_precision": SCORE,
     "entity_recall": SCORE,
+    "mean_iou": SCORE,
+    "pixel_accuracy": SCORE,
     "loss": ERROR,
 }
 
@@ -83,6 +88,7 @@ class TaskFacts:
         targets: those of them that hold the target.
         data: other settings of `data` that have a meaning.
         classes: whether the targets are classes: splits are then stratified, and two are needed.
+        masks: whether the target is a class for each pixel of an image.
         training: settings of `training` that have a meaning here and not for all tasks.
     """
 
@@ -92,6 +98,7 @@ class TaskFacts:
     data: tuple[str, ...]
     targets: tuple[str, ...] = ("label_column",)
     classes: bool = True
+    masks: bool = False
     training: tuple[str, ...] = ()
 
 
@@ -153,6 +160,17 @@ TASKS: dict[Task, TaskFacts] = {
         targets=("tags_column",),
         classes=False,
         training=("label_smoothing",),
+    ),
+    "semantic-segmentation": TaskFacts(
+        input="image",
+        metrics=("mean_iou", "pixel_accuracy", "loss"),
+        columns=("image_column", "mask_column"),
+        data=("classes", "ignore_index", *_IMAGE_DATA),
+        targets=("mask_column",),
+        classes=False,
+        masks=True,
+        # The other ways to augment would move an image away from its mask.
+        training=("augment", "color_jitter", "label_smoothing"),
     ),
 }
 # The settings of `data` and `training` that some tasks have no use for.

@@ -148,6 +148,12 @@ _WORDS_DATA = """\
   tags_column: {tags_column} # O, B-PER, I-PER, ...: one a word
   max_length: 256       # longer texts are cut to so many tokens
 """
+_MASK_DATA = """\
+  # The source has images/a.jpg and masks/a.png, of the same size: a PNG of class indices or with
+  # a palette; in train/ and validation/ where there are splits.
+  ignore_index: 255     # pixels that do not count
+  # classes: [background, thing]  # names of the indices; default: the numbers
+"""
 _FILE = """\
 # A study of sft_tune: what to fine-tune, on what, what to search, and for how long.
 # The README lists every key; `sft-tune schema` gives a schema to editors that complete YAML.
@@ -234,6 +240,8 @@ def _columns(task: Task, found: Guess) -> str:
     if TASKS[task].input == "image":
         column = settings.get("image_column")
         lines = (f"  image_column: {column}\n" if column else "") + _IMAGE_DATA
+        if TASKS[task].masks:
+            return notes + lines + _MASK_DATA
     else:
         lines = _TEXT_DATA.format(text_column=settings.get("text_column", "text"))
     if "label_column" in settings or not TASKS[task].classes:
@@ -275,7 +283,7 @@ def _family(task: Task, model: str) -> str:
             f"a model for {task} is transformers:ID-or-path, not {model!r}; "
             "for example transformers:google-bert/bert-base-uncased"
         )
-    if model == "builtin:convnet":
+    if model == "builtin:convnet" and not TASKS[task].masks:
         return "convnet"
     if scheme == "torchvision" and rest:
         return "transformer" if rest.lower().startswith(_ADAMW_MODELS) else "cnn"

@@ -154,7 +154,8 @@ def _first(split: Split, count: int) -> Split:
     """Return the first ``count`` examples of ``split``."""
     targets = split.targets[:count]
     if isinstance(split, ImageSplit):
-        return replace(split, pixels=split.pixels[:count], targets=targets)
+        masks = None if split.masks is None else split.masks[:count]
+        return replace(split, pixels=split.pixels[:count], targets=targets, masks=masks)
     return replace(split, offsets=split.offsets[: count + 1], targets=targets)
 
 

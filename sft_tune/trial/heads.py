@@ -40,7 +40,7 @@ def replace_head(module: nn.Module, classes: int, dropout: float | None) -> tupl
     """
     name = find_output_layer(module)
     own = _dropouts_before(module, name)
-    layer: nn.Module = _like(module.get_submodule(name), classes)
+    layer: nn.Module = like(module.get_submodule(name), classes)
     if dropout is not None:
         for other in own:
             module.get_submodule(other).p = dropout  # type: ignore[assignment]
@@ -60,7 +60,7 @@ def normalizes_batches(module: nn.Module) -> bool:
     return any(isinstance(part, _BatchNorm) and part.training for part in module.modules())
 
 
-def _like(old: nn.Module, classes: int) -> OutputLayer:
+def like(old: nn.Module, classes: int) -> OutputLayer:
     """Return a new layer as ``old`` but with ``classes`` outputs."""
     if isinstance(old, nn.Conv2d):
         return nn.Conv2d(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.tasks import TASKS
 from sft_tune.trial import checkpoint
 from sft_tune.trial.device import open_device
 from sft_tune.trial.files import copy_of
@@ -23,9 +24,11 @@ def load_checkpoint(path: Path, device: str = "cpu") -> nn.Module:
     Its attribute ``labels`` holds the names of the classes in index order, ``normalize`` mean
     and deviation per channel of its pixels (scaled to 0..1). Image models of torchvision take
     pixels [b, 3, h, w] and return logits [b, classes]; models of transformers are called as
-    their library says. Of a regression the outputs are in the units of the targets, of several
-    labels they are logits, each to be compared with 0. Neither the pretrained weights nor the
-    network is needed.
+    their library says. Models that make masks answer as their library has it: torchvision's with
+    a dictionary whose ``out`` is logits [b, classes, h, w], those of transformers with ``logits``
+    that may be smaller than the images. Of a regression the outputs are in the units of the
+    targets, of several labels they are logits, each to be compared with 0. Neither the pretrained
+    weights nor the network is needed.
 
     Raises:
         ModelError: when the file is missing, damaged, or not such a checkpoint.
@@ -89,6 +92,10 @@ def _skeleton(
         if names := wrapped_layers(tensors):
             inject(module, config.model, names)
         return module
+    if TASKS[config.task].masks:
+        from sft_tune.trial import models_segmentation
+
+        return models_segmentation.skeleton(config.model, len(card["labels"]))
     from sft_tune.trial import models_torchvision
 
     height, width = card["image_size"]

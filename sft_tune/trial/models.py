@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.study import ModelSpec, NormalizeSpec, Task
@@ -31,6 +32,7 @@ class BuiltModel:
         normalize: mean and deviation per channel that its pixels (0..1) are normalized with.
         config: what rebuilds a transformers model without its folder; None for the others.
         extra: arguments that every forward pass gets besides the inputs.
+        dense: whether it has logits for every pixel.
     """
 
     module: nn.Module
@@ -38,14 +40,22 @@ class BuiltModel:
     normalize: Normalize
     config: dict[str, Any] | None = None
     extra: dict[str, Any] | None = None
+    dense: bool = False
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the logits [b, classes] of ``inputs``: pixel_values, or input_ids and masks."""
+        """Return the logits of ``inputs``: pixel_values, or input_ids and masks.
+
+        They are [b, classes], or what the task of the model has; of every pixel
+        [b, classes, h, w], made as large as the images where the model's are smaller.
+        """
         if self.config is None:
-            logits: Tensor = self.module(inputs["pixel_values"])
-            return logits
-        answer: Tensor = self.module(**inputs, **(self.extra or {})).logits
-        return answer
+            answer = self.module(inputs["pixel_values"])
+            logits: Tensor = answer["out"] if self.dense else answer
+        else:
+            logits = self.module(**inputs, **(self.extra or {})).logits
+        if self.dense and logits.shape[2:] != (size := inputs["pixel_values"].shape[2:]):
+            logits = functional.interpolate(logits.float(), size, mode="bilinear")
+        return logits
 
     @cached_property
     def blocks(self) -> Blocks:
@@ -101,14 +111,20 @@ def build_model(
                 f"model.name: {model.name} reads images, the task is {task}; "
                 "give transformers:ID-or-path"
             )
-        from sft_tune.trial.models_torchvision import build as build_image_model
+        if TASKS[task].masks:
+            from sft_tune.trial.models_segmentation import build as build_dense
 
-        built = build_image_model(model, len(labels), image_size=image_size, seed=seed)
+            built = build_dense(model, len(labels), seed=seed)
+        else:
+            from sft_tune.trial.models_torchvision import build as build_image_model
+
+            built = build_image_model(model, len(labels), image_size=image_size, seed=seed)
     else:
         raise ModelError(
             f"model.name: {model.name!r} is unknown; give torchvision:NAME, "
             "transformers:ID-or-path or builtin:convnet"
         )
+    built.dense = TASKS[task].masks
     if normalize is not None:
         built.normalize = (three(normalize.mean, "mean"), three(normalize.std, "std"))
     return built

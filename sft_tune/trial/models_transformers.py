@@ -1,4 +1,4 @@
-"""Text and image classifiers of transformers, from a local folder or the Hugging Face hub."""
+"""Models for texts and images of transformers, from a local folder or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ AUTO_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "image-classification": "AutoModelForImageClassification",
     "token-classification": "AutoModelForTokenClassification",
+    "semantic-segmentation": "AutoModelForSemanticSegmentation",
     # A classifier with one output: the loss is not the library's.
     "text-regression": "AutoModelForSequenceClassification",
     "image-regression": "AutoModelForImageClassification",

@@ -23,6 +23,7 @@ KINDS: list[tuple[Task, str, str]] = [
     (TEXTS, "transformers:google-bert/bert-base-uncased", "encoder"),
     ("image-regression", "torchvision:resnet18", "cnn"),
     ("text-regression", "transformers:google-bert/bert-base-uncased", "encoder"),
+    ("semantic-segmentation", "torchvision:deeplabv3_resnet50", "cnn"),
     ("token-classification", "transformers:google-bert/bert-base-uncased", "encoder"),
 ]
 

@@ -20,10 +20,13 @@ class ImageSplit:
     Attributes:
         pixels: uint8 [n, 3, h, w], RGB.
         targets: of each image, [n] or [n, k] (see `sft_tune.trial.data.targets`).
+        masks: of each pixel 1 + the index of its class, 0 where it does not count, uint8
+            [n, h, w]; None where images have none.
     """
 
     pixels: NDArray[np.uint8]
     targets: NDArray[Any]
+    masks: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -104,7 +107,12 @@ def load_split(folder: Path, split: str, meta: dict[str, Any]) -> Split:
     """
     targets = _mapped(array_path(folder, split, "targets"))
     if meta["kind"] == "image":
-        return ImageSplit(_mapped(array_path(folder, split, "pixels")), targets)
+        masks = array_path(folder, split, "masks")
+        return ImageSplit(
+            _mapped(array_path(folder, split, "pixels")),
+            targets,
+            _mapped(masks) if masks.exists() else None,
+        )
     types, tags = array_path(folder, split, "types"), array_path(folder, split, "tags")
     return TextSplit(
         tokens=_mapped(array_path(folder, split, "tokens")),

@@ -138,7 +138,16 @@ def gather(
         inputs, tags = _padded(split, rows, device)
         targets = targets if tags is None else tags
         return Batch(inputs if beyond is None else beyond.tokens(inputs), targets)
-    pixels = augmented(_moved(np.take(split.pixels, rows, axis=0), device), augment)
+    pixels = _moved(np.take(split.pixels, rows, axis=0), device)
+    if split.masks is not None:
+        # One more channel, so that a mask is mirrored and moved with its image.
+        masks = _moved(np.take(split.masks, rows, axis=0), device)
+        pixels = torch.cat([pixels, masks[:, None]], dim=1)
+    pixels = augmented(pixels, augment)
+    if split.masks is not None:
+        counted = pixels[:, 3].long()
+        targets = torch.where(counted > 0, counted - 1, UNTAGGED)
+        pixels = pixels[:, :3].contiguous()
     if beyond is not None:
         pixels = beyond.images(pixels)
     return Batch({"pixel_values": normalized(pixels, normalize)}, targets)

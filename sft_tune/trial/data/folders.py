@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, Task
+from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.data.columns import reads_images
 from sft_tune.trial.data.examples import (
     Examples,
@@ -28,6 +29,48 @@ SPLIT_NAMES: dict[SplitName, tuple[str, ...]] = {
     "validation": ("validation", "valid", "val"),
     "test": ("test",),
 }
+
+
+class MaskFolder:
+    """A `Source` of folders with ``images`` and ``masks``; ``images/a.jpg`` has ``masks/a.png``."""
+
+    def __init__(self, folders: dict[SplitName, Path]) -> None:
+        """Take the folder of each split that there is."""
+        self._folders = folders
+
+    def has(self, split: SplitName, *, ask: bool = True) -> bool:
+        """Tell whether there is a folder of ``split``."""
+        return split in self._folders
+
+    def known_labels(self, split: SplitName) -> list[str] | None:
+        """Return None: the labels stand in the masks."""
+        return None
+
+    def identity(self, split: SplitName) -> str:
+        """Return a digest of the files of the split's folder."""
+        return folder_identity(self._folders[split])
+
+    def read(self, split: SplitName) -> Examples:
+        """List the images with their masks, sorted by path."""
+        folder = self._folders[split]
+        images, masks = folder / "images", folder / "masks"
+        for part in (images, masks):
+            if not part.is_dir():
+                raise DataError(
+                    f"{folder} has no folder `{part.name}`; put images into {images}, and the mask "
+                    f"of each, a PNG file of the same name, into {masks}."
+                )
+        found = [entry.path for entry in walk(images) if _suffix(entry.name) in IMAGE_SUFFIXES]
+        paths = [Path(path) for path in sorted(found)]
+        if not paths:
+            raise DataError(f"{images} has no images (known are {_SUFFIXES}).")
+        labels = [(masks / path.relative_to(images)).with_suffix(".png") for path in paths]
+        if missing := [p for p, mask in zip(paths, labels, strict=True) if not mask.is_file()]:
+            raise DataError(
+                f"{len(missing)} images have no mask: {listed(missing, 5)}. Put the mask of each, "
+                f"a PNG file of the same name, into {masks}, or remove the image."
+            )
+        return Examples(paths, labels, lambda i: str(paths[i]))
 
 
 class ImageFolder:
@@ -113,8 +156,15 @@ def open_path(task: Task, data: DataSpec) -> Source:
     if not root.exists():
         near = did_you_mean(root.name, _siblings(root)) or "."
         raise DataError(f"data.source: no file or folder {root}{near} Give an existing path.")
+    if root.is_file() and TASKS[task].masks:
+        raise DataError(
+            f"data.source {root} is a file, but masks are read from a folder with images/ and "
+            "masks/ (in train/, validation/, test/), or from a function: python:file.py:function."
+        )
     if root.is_file():
         return _open_file(root, task, data)
+    if TASKS[task].masks:
+        return MaskFolder(_split_folders(root, data))
     if not reads_images(task) or _holds_tables(root, data):
         return Tables(_split_tables(root, data), task, data)
     return ImageFolder(_split_folders(root, data))

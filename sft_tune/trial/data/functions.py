@@ -195,7 +195,9 @@ def _columns_digest(columns: Read) -> str:
     inputs, labels = columns
     parts = [repr(labels)]
     paths: list[Path] = []
-    for value in inputs:
+    # What is written of an array is cut; masks are told by their contents.
+    shown = (str, bytes, int, float, tuple, list, type(None))
+    for value in [*inputs, *(label for label in labels if not isinstance(label, shown))]:
         if isinstance(value, Path):
             paths.append(value)
         elif isinstance(value, np.ndarray):

@@ -231,7 +231,11 @@ def _torchvision_side(name: str, weights: str) -> int:
     except ValueError:
         return _DEFAULT_SIDE  # no model of this name; the model's builder will say so
     chosen = known.__members__.get(weights) or known.__members__.get("DEFAULT")
-    crop = chosen.transforms().crop_size if chosen is not None else [_DEFAULT_SIDE]
+    if chosen is None:
+        return _DEFAULT_SIDE
+    # Those of models that make masks have no crop.
+    steps = chosen.transforms()
+    crop = getattr(steps, "crop_size", None) or steps.resize_size
     return int(crop[0] if isinstance(crop, list | tuple) else crop)
 
 

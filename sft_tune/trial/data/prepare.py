@@ -18,6 +18,7 @@ from sft_tune.trial.data.columns import columns_of, reads_images
 from sft_tune.trial.data.examples import Examples, Source, SplitName, reason
 from sft_tune.trial.data.images import ImageEncoder, MixedSizesError, made_for
 from sft_tune.trial.data.labels import check_agreement
+from sft_tune.trial.data.masks import MaskEncoder
 from sft_tune.trial.data.parts import Encoder, Part, write_parts
 from sft_tune.trial.data.sources import open_source
 from sft_tune.trial.data.splits import Parts, split_train, take_at_most
@@ -113,11 +114,12 @@ def _search_entry(request: _Request) -> tuple[Entry, Encoder]:
         entry = _built_search(request, encoder)
     else:
         side = data.image_size
-        encoder = ImageEncoder((side, side) if side else None)
+        maker = MaskEncoder if TASKS[request.task].masks else ImageEncoder
+        encoder = maker((side, side) if side else None)
         entry = _built_search(request, encoder)
         if "mixed_sizes" in entry.meta:
             side = made_for(request.model)
-            encoder = ImageEncoder((side, side))
+            encoder = maker((side, side))
             entry = _built_search(request, encoder)
     known = request.source.known_labels("test") if request.own_test else None
     if known is not None and TASKS[request.task].classes:
@@ -166,6 +168,7 @@ def _common_fields(request: _Request, encoder: Encoder) -> dict[str, Any]:
         "task": request.task,
         "columns": columns_of(request.task, data).wanted,
         "classes": data.classes,
+        "ignore_index": data.ignore_index,
         "split_seed": data.split_seed,
         "encoder": encoder.identity,
     }
@@ -238,9 +241,9 @@ def _test_entry(request: _Request, search: Entry, encoder: Encoder) -> Entry | N
     if not request.own_test and not request.test_fraction:
         return None
     labels = tuple(search.meta["labels"])
-    if isinstance(encoder, ImageEncoder):
+    if isinstance(encoder, ImageEncoder | MaskEncoder):
         height, width = search.meta["splits"]["train"]["size"]
-        encoder = ImageEncoder((height, width))
+        encoder = type(encoder)((height, width))
     fields = {
         **_common_fields(request, encoder),
         # Of the search's entry only these two matter to a test split of the source's own.

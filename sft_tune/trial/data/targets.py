@@ -19,6 +19,7 @@ from sft_tune.trial.data.labels import (
     keep_classes,
     name_labels,
 )
+from sft_tune.trial.data.masks import MaskTargets
 from sft_tune.trial.data.numbers import NumberTargets
 from sft_tune.trial.data.parts import Part
 from sft_tune.trial.data.tags import TagTargets
@@ -77,4 +78,5 @@ TARGETS: dict[Task, Targets] = {
     "image-regression": NumberTargets(),
     "text-regression": NumberTargets(),
     "token-classification": TagTargets(),
+    "semantic-segmentation": MaskTargets(),
 }

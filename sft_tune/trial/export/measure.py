@@ -49,7 +49,8 @@ def validation_metrics(
     model.to(device)
     if "deviation" in data.stats:
         parts = (model.module, model.head, model.normalize, model.config, model.extra)
-        model = _Standardized(*parts, data.stats["mean"], data.stats["deviation"])
+        mean, deviation = data.stats["mean"], data.stats["deviation"]
+        model = _Standardized(*parts, mean=mean, deviation=deviation)
     return evaluate(
         task_of(config.task, config.data),
         model,

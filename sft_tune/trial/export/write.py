@@ -13,6 +13,7 @@ from torch import nn
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.tasks import TASKS
 from sft_tune.trial import checkpoint, convnet
 from sft_tune.trial.data import Prepared, TextSplit, prepare
 from sft_tune.trial.device import open_device
@@ -65,6 +66,11 @@ def export(
         DataError: when the data is not what the configuration says.
         ModelError: when the checkpoint is missing, damaged, or cannot be written so.
     """
+    if TASKS[config.task].masks:
+        raise ModelError(
+            f"a model for {config.task} is not exported; load its best.safetensors by "
+            "`study.best.load_model()`"
+        )
     where = open_device(device)
     data = prepare(config.task, config.data, config.model, cache=cache)
     module = load_checkpoint(best, device)
