@@ -1,6 +1,6 @@
 """Trials per hour on images: ResNet-18 of ../shared fine-tuned on a sample of CIFAR-10.
 
-12 fine-tunings of 2 epochs of 400 images take about 4 minutes on 2 CPU cores, all rivals
+12 fine-tunings of 2 epochs of 400 images are sized for 4 minutes on 2 CPU cores, all rivals
 together; SFT_TUNE_BENCHMARK_TRIALS=48 measures more of them, with a smaller share for the start.
 See `tests.benchmarks.side_by_side` for what is held equal.
 """

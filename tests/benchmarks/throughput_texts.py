@@ -1,6 +1,6 @@
 """Trials per hour on texts of mixed length: MiniLM of ../shared fine-tuned, at most 256 tokens.
 
-4 fine-tunings of 160 texts take about 5 minutes on 2 CPU cores, all rivals together;
+4 fine-tunings of 160 texts are sized for 5 minutes on 2 CPU cores, all rivals together;
 SFT_TUNE_BENCHMARK_TRIALS=12 measures more of them, with a smaller share for the start.
 See `tests.benchmarks.side_by_side` for what is held equal.
 """
