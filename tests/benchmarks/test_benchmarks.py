@@ -14,6 +14,11 @@ from tests.benchmarks import BENCHMARKS, Table, load
 from tests.benchmarks.overhead import Record, cost_of
 
 ROOT = Path(__file__).parents[2]
+COLUMN_OF = {
+    "overhead": "own cost",
+    "throughput_images": "limit: training alone",
+    "throughput_texts": "limit: training alone",
+}
 
 
 def ended(number: int, slot: int, seconds: float) -> TrialEnded:
@@ -69,13 +74,18 @@ def test_a_name_that_is_none_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_the_short_form_of_overhead_runs() -> None:
+@pytest.mark.parametrize(("name", "column"), COLUMN_OF.items())
+def test_the_short_form_runs(name: str, column: str) -> None:
+    if name.startswith("throughput"):
+        pytest.importorskip("ray")
+        if not (ROOT.parent / "shared" / "models").exists():
+            pytest.skip("needs the data and models of ../shared")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks", "--short", "overhead"],
+        [sys.executable, "-m", "tests.benchmarks", "--short", name],
         capture_output=True,
         text=True,
         cwd=ROOT,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "own cost" in done.stdout
+    assert column in done.stdout
