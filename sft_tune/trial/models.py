@@ -31,6 +31,7 @@ class BuiltModel:
         normalize: mean and deviation per channel that its pixels (0..1) are normalized with.
         config: what rebuilds a transformers model without its folder; None for the others.
         extra: arguments that every forward pass gets besides the inputs.
+        chain: modules of the head in the order of their calls, where features come as inputs.
     """
 
     module: nn.Module
@@ -38,14 +39,26 @@ class BuiltModel:
     normalize: Normalize
     config: dict[str, Any] | None = None
     extra: dict[str, Any] | None = None
+    chain: tuple[str, ...] = ()
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the logits [b, classes] of ``inputs``: pixel_values, or input_ids and masks."""
+        """Return the logits [b, classes] of ``inputs``: pixel_values, or input_ids and masks.
+
+        Or else the features of `sft_tune.trial.features`, which only the head goes over.
+        """
+        if "features" in inputs:
+            return self.head_logits(self.chain, inputs["features"])
         if self.config is None:
             logits: Tensor = self.module(inputs["pixel_values"])
             return logits
         answer: Tensor = self.module(**inputs, **(self.extra or {})).logits
         return answer
+
+    def head_logits(self, chain: tuple[str, ...], features: Tensor) -> Tensor:
+        """Return what the modules ``chain``, one after the other, make of ``features``."""
+        for name in chain:
+            features = self.module.get_submodule(name)(features)
+        return features
 
     @cached_property
     def blocks(self) -> Blocks:

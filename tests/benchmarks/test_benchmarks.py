@@ -65,7 +65,7 @@ def test_a_name_that_is_none_is_refused() -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert "no benchmark 'nonsense'; there are overhead" in done.stderr
+    assert "no benchmark 'nonsense'; there are overhead, heads" in done.stderr
 
 
 @pytest.mark.slow
@@ -79,3 +79,16 @@ def test_the_short_form_of_overhead_runs() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "own cost" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_short_form_of_heads_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks", "--short", "heads"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "wall, cached" in done.stdout
