@@ -7,9 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MUST_NOT_SKIP = os.environ.get("SFT_TUNE_TEST_NO_SKIP") == "1"
+
+
+# The same examples each time: a test that fails must fail again.
+settings.register_profile("deterministic", derandomize=True, deadline=None)
+settings.load_profile("deterministic")
 
 
 @pytest.fixture(scope="session")

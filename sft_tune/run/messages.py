@@ -75,6 +75,7 @@ def train(
         "cache": str(cache_folder()),
         "checkpoint_seconds": resources.checkpoint_seconds,
         "evaluation_batch_size": resources.evaluation_batch_size,
+        "feature_cache": resources.feature_cache,
         "with_test": with_test,
         "loggers": list(resources.loggers),
         "refit_to": refit_to,

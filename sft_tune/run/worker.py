@@ -196,6 +196,7 @@ def _train(channel: Channel, command: Message) -> None:
                 evaluation_batch_size=command["evaluation_batch_size"],
                 mirror=mirror,
                 refit_to=command["refit_to"],
+                feature_cache=command["feature_cache"],
             )
         notes = [note for note in (outcome.note, *loggers.close(outcome.reason)) if note]
         held_out = None

@@ -41,6 +41,8 @@ from collections.abc import Callable, Iterator, Sequence
 from sft_tune.spec.faults import Fault, Rung
 
 FEWEST = 5
+FEWEST_OF_NOISE = 8
+"""So many rungs say how much the objective jumps; of fewer, two lucky ones would."""
 LOST = 0.5
 BURST = 50.0
 GROWTH = 10.0
@@ -265,7 +267,7 @@ def _plateau(curve: _Curve) -> Iterator[Fault]:
 
 def _noisy(curve: _Curve) -> Iterator[Fault]:
     values = curve.values
-    if len(values) <= FEWEST:
+    if len(values) < FEWEST_OF_NOISE:
         return
     noise = _noise(values)
     level, covered = abs(statistics.median(values)), max(values) - min(values)

@@ -362,6 +362,12 @@ class ResourcesSpec(Section):
     evaluation_batch_size: int = Field(
         256, ge=1, description="Batch size of evaluation (no effect on the numbers but rounding)."
     )
+    feature_cache: bool = Field(
+        True,
+        description="With `freeze: backbone` and nothing random before the head: compute what the "
+        "backbone makes of each example once, keep it with the prepared data, and train the heads "
+        "of all trials on it (no effect on the numbers but rounding).",
+    )
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (),
         description="Trackers that each trial is a run in, besides the database: tensorboard "

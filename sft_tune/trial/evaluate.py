@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sft_tune.trial.data import Prepared, Split, evaluation_batches, gather
+from sft_tune.trial.data import FeatureSplit, Prepared, Split, evaluation_batches, gather
 from sft_tune.trial.device import autocast
 from sft_tune.trial.losses import IGNORED
 from sft_tune.trial.models import BuiltModel
@@ -28,13 +28,22 @@ def evaluate(
     dtype: torch.dtype,
     batch_size: int,
     portion: Portion | None = None,
+    features: FeatureSplit | None = None,
 ) -> dict[str, float]:
     """Return the metrics of ``model`` on ``split`` of ``data`` (arguments: see `predict`).
+
+    ``features`` stand in for the inputs of ``split`` where they are known.
 
     The module is left in evaluation mode: the caller sets it back to training.
     """
     kept = predict(
-        task, model, split, device=device, dtype=dtype, batch_size=batch_size, portion=portion
+        task,
+        model,
+        split if features is None else features,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        portion=portion,
     )
     return task.metrics(metrics, kept, split, data)
 
@@ -43,7 +52,7 @@ def evaluate(
 def predict(
     task: TrialTask,
     model: BuiltModel,
-    split: Split,
+    split: Split | FeatureSplit,
     *,
     device: torch.device,
     dtype: torch.dtype,
@@ -95,7 +104,7 @@ def _in_order(parts: list[Tensor], order: Tensor) -> Tensor:
 def _kept(
     task: TrialTask,
     model: BuiltModel,
-    split: Split,
+    split: Split | FeatureSplit,
     indices: Tensor,
     device: torch.device,
     dtype: torch.dtype,

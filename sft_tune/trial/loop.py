@@ -26,6 +26,7 @@ from sft_tune.trial.device import (
     peak_memory,
 )
 from sft_tune.trial.evaluate import evaluate
+from sft_tune.trial.features import use_features
 from sft_tune.trial.mirror import Mirror
 from sft_tune.trial.monitors import Monitors
 from sft_tune.trial.outcome import Evaluation, Outcome, Reason
@@ -50,6 +51,7 @@ class Hooks:
     evaluation_batch_size: int
     mirror: Mirror | None
     refit_to: int | None
+    feature_cache: bool
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def run_trial(
     evaluation_batch_size: int,
     mirror: Mirror | None = None,
     refit_to: int | None = None,
+    feature_cache: bool = True,
 ) -> Outcome:
     """Fine-tune ``config``, or go on with it where ``paths`` hold a checkpoint of it.
 
@@ -90,6 +93,7 @@ def run_trial(
         checkpoint_seconds: save what a resume needs at the rungs, when so much time has passed.
         evaluation_batch_size: examples per batch of the validation split.
         mirror: copies what must outlive this machine to another place; None: nothing must.
+        feature_cache: whether the features of a frozen backbone are computed once and kept.
         refit_to: train on train and validation together, and keep the weights of the rung at
             this percent: validation, which is then trained on, says no longer which is the best.
 
@@ -100,7 +104,15 @@ def run_trial(
         StorageError: when they cannot be copied by ``mirror``.
     """
     where = open_device(device)
-    hooks = Hooks(report, should_stop, checkpoint_seconds, evaluation_batch_size, mirror, refit_to)
+    hooks = Hooks(
+        report,
+        should_stop,
+        checkpoint_seconds,
+        evaluation_batch_size,
+        mirror,
+        refit_to,
+        feature_cache,
+    )
     state = TrialState()
     _create(paths)
     with memory_of_its_own(where):
@@ -137,6 +149,10 @@ def _attempt(
         if hooks.mirror is not None:
             state.notes += hooks.mirror.fetch()
         resume.restore(paths, trainee, state, monitors)
+        if hooks.feature_cache:
+            note = use_features(trainee, cache, hooks.evaluation_batch_size)
+            state.notes += [note] if note else []
+            state.cached_features = bool(trainee.features)
     plan = trainee.plan
     state.horizon = plan.horizon
     saved_at = time.monotonic()
@@ -203,6 +219,7 @@ def _evaluate(
             dtype=trainee.dtype,
             batch_size=batch_size,
             portion=state.evaluation,
+            features=trainee.features.get("validation"),
         )
     evaluation = Evaluation(
         progress=progress,
@@ -334,8 +351,10 @@ def _copied(mirror: Mirror, state: TrialState, ending: Ending) -> str | None:
 
 
 def _flags(state: TrialState) -> dict[str, Any]:
-    """Return how memory made the trial differ from its configuration."""
+    """Return how the trial was run otherwise than its configuration says."""
     flags: dict[str, Any] = {}
+    if state.cached_features:
+        flags["cached_features"] = True
     if state.training.found is not None:
         flags["micro_batch"] = state.training.found
         if state.training.in_pairs:

@@ -33,6 +33,7 @@ class BuiltModel:
         config: what rebuilds a transformers model without its folder; None for the others.
         extra: arguments that every forward pass gets besides the inputs.
         dense: whether it has logits for every pixel.
+        chain: modules of the head in the order of their calls, where features come as inputs.
     """
 
     module: nn.Module
@@ -41,13 +42,17 @@ class BuiltModel:
     config: dict[str, Any] | None = None
     extra: dict[str, Any] | None = None
     dense: bool = False
+    chain: tuple[str, ...] = ()
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the logits of ``inputs``: pixel_values, or input_ids and masks.
 
         They are [b, classes], or what the task of the model has; of every pixel
-        [b, classes, h, w], made as large as the images where the model's are smaller.
+        [b, classes, h, w], made as large as the images where the model's are smaller. Of the
+        features of `sft_tune.trial.features` only the head is called.
         """
+        if "features" in inputs:
+            return self.head_logits(self.chain, inputs["features"])
         if self.config is None:
             answer = self.module(inputs["pixel_values"])
             logits: Tensor = answer["out"] if self.dense else answer
@@ -56,6 +61,12 @@ class BuiltModel:
         if self.dense and logits.shape[2:] != (size := inputs["pixel_values"].shape[2:]):
             logits = functional.interpolate(logits.float(), size, mode="bilinear")
         return logits
+
+    def head_logits(self, chain: tuple[str, ...], features: Tensor) -> Tensor:
+        """Return what the modules ``chain``, one after the other, make of ``features``."""
+        for name in chain:
+            features = self.module.get_submodule(name)(features)
+        return features
 
     @cached_property
     def blocks(self) -> Blocks:

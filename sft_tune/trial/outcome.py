@@ -86,7 +86,8 @@ class Outcome(Message):
         resumed_from: the step that this attempt went on from; 0 for a fresh start.
         flags: how it did not go as configured, by name: ``micro_batch`` and ``evaluation_batch``,
             how many examples went through the model at once where the batch did not fit into
-            memory; ``batch_norm_per_micro_batch``, true where that changed what was learned.
+            memory; ``batch_norm_per_micro_batch``, true where that changed what was learned;
+            ``cached_features``, true where the head was trained on kept features.
     """
 
     reason: Reason

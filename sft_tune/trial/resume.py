@@ -45,6 +45,7 @@ class TrialState:
     resumed_from: int = 0
     samples: int = 0
     notes: list[str] = field(default_factory=list)
+    cached_features: bool = False
     training: Portion = field(default_factory=Portion)
     evaluation: Portion = field(default_factory=Portion)
     patience: Patience = field(default_factory=Patience)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,16 @@ from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.trial.averaging import Averaging, refresh_statistics
 from sft_tune.trial.class_loss import ClassLoss, class_loss, divergence
-from sft_tune.trial.data import Batch, ImageSplit, Prepared, Split, TextSplit, epoch_order, gather
+from sft_tune.trial.data import (
+    Batch,
+    FeatureSplit,
+    ImageSplit,
+    Prepared,
+    Split,
+    TextSplit,
+    epoch_order,
+    gather,
+)
 from sft_tune.trial.data.augment import Augmentation
 from sft_tune.trial.data.text import load_tokenizer, text_encoder
 from sft_tune.trial.device import autocast, free_memory, is_out_of_memory, resolve_precision
@@ -54,7 +63,8 @@ class Trainee:
 
     ``portion`` is how much of a batch goes through the model at once, ``rewind`` what takes back
     a try at a step that ran out of memory, ``freezing`` what is trained when, ``averaging`` the
-    average of the weights where one is asked for.
+    average of the weights where one is asked for, ``features`` those of a frozen backbone by split
+    where they are known: then only the head is run.
     """
 
     config: TrialConfig
@@ -71,6 +81,7 @@ class Trainee:
     loss: ClassLoss | None
     augmentation: Augmentation
     averaging: Averaging | None = None
+    features: dict[str, FeatureSplit] = field(default_factory=dict)
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
@@ -252,14 +263,15 @@ def _gathered(trainee: Trainee, indices: Tensor) -> Batch:
         "normalize": trainee.model.normalize,
     }
     training = trainee.config.training
+    split = trainee.features.get("train", trainee.data.train)
     try:
-        return mixed(gather(trainee.data.train, indices, trainee.device, **options), training)
+        return mixed(gather(split, indices, trainee.device, **options), training)
     except RuntimeError as error:
         if trainee.device.type == "cpu" or not is_out_of_memory(error):
             raise
     free_memory(trainee.device)
     trainee.rewind.back()
-    return mixed(gather(trainee.data.train, indices, "cpu", **options), training)
+    return mixed(gather(split, indices, "cpu", **options), training)
 
 
 def _backward(trainee: Trainee, batch: Batch, sizes: list[int]) -> Tensor:

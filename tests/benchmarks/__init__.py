@@ -15,6 +15,7 @@ BENCHMARKS = {
     "overhead": "the tuner's own cost: device seconds that no trial used, on 2 workers",
     "throughput_images": "trials per hour beside Optuna, Trainer's search and Ray Tune, ResNet-18",
     "throughput_texts": "the same with a text encoder and texts of mixed length",
+    "heads": "frozen backbones: features kept once against the backbone run every epoch",
 }
 
 

@@ -16,6 +16,7 @@ from tests.benchmarks.overhead import Record, cost_of
 ROOT = Path(__file__).parents[2]
 COLUMN_OF = {
     "overhead": "own cost",
+    "heads": "wall, cached",
     "throughput_images": "limit: training alone",
     "throughput_texts": "limit: training alone",
 }
@@ -70,7 +71,7 @@ def test_a_name_that_is_none_is_refused() -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert "no benchmark 'nonsense'; there are overhead" in done.stderr
+    assert "no benchmark 'nonsense'; there are overhead, heads" in done.stderr
 
 
 @pytest.mark.slow

@@ -65,6 +65,22 @@ class TextSplit:
         return np.diff(self.offsets)
 
 
+@dataclass(frozen=True)
+class FeatureSplit:
+    """What a frozen backbone makes of each example of one split.
+
+    Attributes:
+        features: what enters the head, float32 [n, ...].
+        targets: of each example, [n] or [n, k].
+    """
+
+    features: NDArray[np.float32]
+    targets: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
 Split = ImageSplit | TextSplit
 
 
@@ -82,6 +98,7 @@ class Prepared:
             ``tokens`` (median, p95, max before the cut, limit, share cut) by split, ...
         stats: of the training targets, what turns a model's outputs into the user's units
             (JSON-able); empty where the outputs need nothing.
+        identity: the key of the entry of train and validation; empty where there is none.
     """
 
     labels: tuple[str, ...]
@@ -90,6 +107,7 @@ class Prepared:
     test: Split | None
     facts: dict[str, Any]
     stats: dict[str, Any] = field(default_factory=dict)
+    identity: str = ""
 
 
 def array_path(folder: Path, split: str, what: str) -> Path:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sft_tune.trial.data.arrays import UNTAGGED, Split, TextSplit
+from sft_tune.trial.data.arrays import UNTAGGED, FeatureSplit, Split, TextSplit
 from sft_tune.trial.data.augment import Augmentation
 
 Normalize = tuple[Sequence[float], Sequence[float]]
@@ -32,7 +32,8 @@ class Batch:
 
     Attributes:
         inputs: keyword arguments of a model: ``pixel_values`` float32 [b, 3, h, w], normalized;
-            or ``input_ids``, ``attention_mask`` and perhaps ``token_type_ids``, int64 [b, length].
+            or ``input_ids``, ``attention_mask`` and perhaps ``token_type_ids``, int64 [b, length];
+            or ``features`` float32 [b, ...] of a frozen backbone.
         targets: as the task has them, [b, ...].
         partners: targets of the examples that these are mixed with; None where they are not.
         share: of each example itself in what it is mixed to.
@@ -96,7 +97,7 @@ def _permutation(n: int, name: str) -> Tensor:
     return torch.randperm(n, generator=generator)
 
 
-def evaluation_batches(split: Split, batch_size: int) -> Iterator[Tensor]:
+def evaluation_batches(split: Split | FeatureSplit, batch_size: int) -> Iterator[Tensor]:
     """Yield the indices of a split in batches, each index once, int64 [<= batch_size].
 
     Texts come sorted by length, the longest first: hardly any padding, and a batch that does
@@ -110,7 +111,7 @@ def evaluation_batches(split: Split, batch_size: int) -> Iterator[Tensor]:
 
 
 def gather(
-    split: Split,
+    split: Split | FeatureSplit,
     indices: Tensor,
     device: str | torch.device,
     *,
@@ -134,6 +135,8 @@ def gather(
     rows = indices.numpy()
     device = torch.device(device)
     targets = _moved(split.targets[rows], device)
+    if isinstance(split, FeatureSplit):
+        return Batch({"features": _moved(split.features[rows], device)}, targets)
     if isinstance(split, TextSplit):
         inputs, tags = _padded(split, rows, device)
         targets = targets if tags is None else tags

@@ -14,7 +14,7 @@ def with_validation(data: Prepared) -> Prepared:
 
     The validation split stays: what is measured on it then says nothing about new examples.
     """
-    return replace(data, train=joined(data.train, data.validation))
+    return replace(data, train=joined(data.train, data.validation), identity="")
 
 
 def joined(first: Split, second: Split) -> Split:

@@ -65,6 +65,7 @@ def prepare(
         test=load_split(test.folder, "test", test.meta["splits"]["test"]) if test else None,
         stats=entry.meta["stats"],
         facts=_facts(request, entry.meta, test.meta if test else None),
+        identity=entry.folder.name,
     )
 
 

@@ -1,0 +1,238 @@
+"""What a frozen backbone makes of each example, computed once and kept like prepared data.
+
+Where only the head is trained and nothing random stands before it, the backbone gives the same
+numbers in every epoch of every trial. They are what enters the first module of the head; the
+head is then the chain of its modules, which is tried on real examples before it is believed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sft_tune.errors import SftTuneError
+from sft_tune.trial.data import FeatureSplit, Split, evaluation_batches, gather
+from sft_tune.trial.data.arrays import array_path
+from sft_tune.trial.data.cache import key_of, open_or_build, prepared_root, save
+from sft_tune.trial.device import autocast
+from sft_tune.trial.models import BuiltModel
+from sft_tune.trial.portions import Portion, within_memory
+from sft_tune.trial.step import Trainee
+
+# Part of every key: raise it when the same model and data make other features.
+FORMAT = 1
+MOST_BYTES = 4 * 2**30
+TRIED = 4
+TASKS = ("image-classification", "text-classification", "image-regression", "text-regression")
+# Settings of transformers that change nothing in evaluation, or only the head.
+OF_THE_HEAD = ("id2label", "label2id", "num_labels")
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """Where the head begins.
+
+    Attributes:
+        chain: the modules of the head, in the order in which they are called.
+        first_only: whether the head reads only the first position of each example.
+    """
+
+    chain: tuple[str, ...]
+    first_only: bool
+
+
+def use_features(trainee: Trainee, cache: Path, batch_size: int) -> str:
+    """Let ``trainee`` train and be evaluated on cached features, where it can be.
+
+    Returns:
+        A note where the features could not be kept; else nothing.
+    """
+    if not _is_fixed(trainee):
+        return ""
+    trainee.model.module.eval()
+    entrance = _find_entrance(trainee)
+    if entrance is None:
+        return ""
+    splits = {"train": trainee.data.train, "validation": trainee.data.validation}
+    shape = _features(trainee, entrance, splits["train"], torch.arange(1)).shape[1:]
+    size = 4 * int(np.prod(shape)) * sum(map(len, splits.values()))
+    if size > MOST_BYTES:
+        return f"the backbone's features were not kept: {size / 2**30:.1f} GiB are too many"
+
+    def build(folder: Path) -> dict[str, Any]:
+        for name, split in splits.items():
+            _write(trainee, entrance, split, folder, name, (len(split), *shape), batch_size)
+        return {"kind": "features", "bytes": size}
+
+    try:
+        entry = open_or_build(prepared_root(cache), _key(trainee, entrance), build)
+    except SftTuneError as error:
+        return f"the backbone's features were not kept: {error}"
+    trainee.model.chain = entrance.chain
+    trainee.features = {
+        name: FeatureSplit(
+            np.load(array_path(entry.folder, name, "features"), mmap_mode="r"), split.targets
+        )
+        for name, split in splits.items()
+    }
+    return ""
+
+
+def _is_fixed(trainee: Trainee) -> bool:
+    """Tell whether the backbone gives an example the same features throughout the trial."""
+    config, training = trainee.config, trainee.config.training
+    return (
+        config.task in TASKS
+        and bool(trainee.data.identity)
+        and training.freeze == "backbone"
+        and config.model.lora_rank is None
+        and training.averaging == "none"  # it takes the statistics of batch norm anew
+        and training.augment == "none"
+        and trainee.augmentation.is_none
+        and training.mix == "none"
+    )
+
+
+@torch.inference_mode()
+def _find_entrance(trainee: Trainee) -> Entrance | None:
+    """Return where the head begins; None where it is more than a chain of its modules."""
+    model, split = trainee.model, trainee.data.train
+    indices = torch.arange(min(TRIED, len(split)))
+    inputs = gather(split, indices, trainee.device, normalize=model.normalize).inputs
+    calls: list[tuple[str, Any]] = []
+
+    def note(name: str, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        plain = len(given) == 1 and not named and isinstance(given[0], Tensor)
+        calls.append((name, given[0] if plain else None))
+
+    handles = [
+        model.module.get_submodule(name).register_forward_pre_hook(
+            lambda _, given, named, name=name: note(name, given, named), with_kwargs=True
+        )
+        for name in model.head
+    ]
+    try:
+        with autocast(trainee.device, trainee.dtype):
+            logits = model.logits(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    chain = tuple(name for name, _ in calls)
+    if not calls or calls[0][1] is None or len(set(chain)) != len(chain):
+        return None
+    entering: Tensor = calls[0][1]
+    for first_only in (False, True) if entering.ndim == 2 else (True, False):
+        part = entering[:, :1] if first_only else entering
+        # What varies in length with the batch cannot be kept as one array.
+        if (not first_only and entering.ndim == 3) or (first_only and entering.ndim != 3):
+            continue
+        if _agrees(trainee, chain, part, logits):
+            return Entrance(chain, first_only)
+    return None
+
+
+def _agrees(trainee: Trainee, chain: tuple[str, ...], entering: Tensor, logits: Tensor) -> bool:
+    try:
+        with autocast(trainee.device, trainee.dtype):
+            found = trainee.model.head_logits(chain, entering)
+    except (RuntimeError, IndexError, TypeError):
+        return False
+    return found.shape == logits.shape and torch.allclose(found, logits, rtol=1e-4, atol=1e-5)
+
+
+class _EnoughError(Exception):
+    """Ends a pass where the head begins."""
+
+
+@torch.inference_mode()
+def _features(trainee: Trainee, entrance: Entrance, split: Split, indices: Tensor) -> Tensor:
+    """Return what enters the head for the examples ``indices``, on the device."""
+    model: BuiltModel = trainee.model
+    inputs = gather(split, indices, trainee.device, normalize=model.normalize).inputs
+    found: list[Tensor] = []
+
+    def keep(_: Any, given: tuple[Any, ...]) -> None:
+        found.append(given[0])
+        raise _EnoughError
+
+    handle = model.module.get_submodule(entrance.chain[0]).register_forward_pre_hook(keep)
+    try:
+        with autocast(trainee.device, trainee.dtype):
+            model.logits(inputs)
+    except _EnoughError:
+        pass
+    finally:
+        handle.remove()
+    return found[0][:, :1] if entrance.first_only else found[0]
+
+
+def _write(
+    trainee: Trainee,
+    entrance: Entrance,
+    split: Split,
+    folder: Path,
+    name: str,
+    shape: tuple[int, ...],
+    batch_size: int,
+) -> None:
+    """Write the features of ``split``; those of texts are made in batches of like length."""
+    rows = np.empty(shape, dtype=np.float32)
+    portion = Portion()
+
+    def made(indices: Tensor, sizes: list[int]) -> list[Tensor]:
+        parts = indices.split_with_sizes(sizes)
+        return [_features(trainee, entrance, split, part).float().cpu() for part in parts]
+
+    for indices in evaluation_batches(split, batch_size):
+        parts = within_memory(
+            portion, len(indices), functools.partial(made, indices), device=trainee.device
+        )
+        rows[indices.numpy()] = torch.cat(parts).numpy()
+    save(array_path(folder, name, "features"), rows)
+
+
+def _key(trainee: Trainee, entrance: Entrance) -> str:
+    model = trainee.model
+    settings = {
+        key: value
+        for key, value in (model.config or {}).items()
+        if key not in OF_THE_HEAD and "drop" not in key
+    }
+    return key_of(
+        {
+            "features": FORMAT,
+            "data": trainee.data.identity,
+            "model": trainee.config.model.name,
+            "settings": settings,
+            "weights": _digest(model),
+            "normalize": model.normalize,
+            "arguments": model.extra,
+            "entrance": [entrance.chain, entrance.first_only],
+            "dtype": str(trainee.dtype),
+            "device": trainee.device.type,
+            "torch": torch.__version__,
+        }
+    )
+
+
+def _digest(model: BuiltModel) -> str:
+    """Return a digest of all tensors of the backbone."""
+    state = hashlib.blake2b(digest_size=16)
+    for name, tensor in _backbone(model):
+        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def _backbone(model: BuiltModel) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in model.module.state_dict().items():
+        if not model.in_head(name):
+            yield name, tensor
