@@ -33,7 +33,8 @@ FUNCTION = """
         if config["x"] == 13:
             raise ValueError("thirteen")
         for i in range(begin, 4):
-            mark.write_text(str(i + 1))
+            (folder / "new").write_text(str(i + 1))  # a kill may come at any moment
+            os.replace(folder / "new", mark)
             score = -abs(config["x"] - 3) + i / 10
             if report((i + 1) / 4, {"score": score, "loss": -score}):
                 return

@@ -283,7 +283,8 @@ def test_a_trial_in_micro_batches_is_the_same_trial(
     assert outcome.flags == {"micro_batch": size}
     assert (outcome.reason, outcome.steps) == ("completed", undisturbed.steps)
     for progress, numbers in curve(calm).items():
-        assert curve(disturbed)[progress] == pytest.approx(numbers, rel=1e-3), progress
+        # A small gradient is a difference of large ones, whose rounding it inherits.
+        assert curve(disturbed)[progress] == pytest.approx(numbers, rel=2e-3), progress
     # The same examples in the same order, augmented alike; the failed tries are the first.
     for ours, theirs in zip(gathered[-len(batches) :], batches, strict=True):
         assert torch.equal(ours.targets, theirs.targets)

@@ -195,7 +195,7 @@ def test_a_model_that_cannot_be_had_is_an_error_with_a_remedy(
 
 
 def test_an_image_model_for_texts_is_an_error() -> None:
-    with pytest.raises(ModelError, match="classifies images, the task is text-classification"):
+    with pytest.raises(ModelError, match="reads images, the task is text-classification"):
         build("builtin:convnet", task=TEXTS)
 
 
