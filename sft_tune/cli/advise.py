@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 BRIEFLY = 3
 """So many pieces at the end of `start` and with `status`; `advise` prints all."""
+EARLIEST = 8
+"""Ended trials before `status` gives advice: before, it need not wait for numpy to be loaded."""
 
 
 def advise(study: StudyName, as_json: AsJson = False, storage: Storage = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from sft_tune.cli.advise import BRIEFLY, advice_of
+from sft_tune.cli.advise import BRIEFLY, EARLIEST, advice_of
 from sft_tune.cli.lookup import default_point, living
 from sft_tune.cli.options import AsJson, Storage, StudyName
 from sft_tune.cli.output import console, print_json
@@ -30,7 +30,9 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
         rungs = {number: evaluation_rows(db, study, number) for number in alive}
         runners = [r for r in live_runners(db, now) if not is_dead(r.owner)]
         goal = goal_of(found, redact(db.url), default_point(db, found) or {})
-        advice = advice_of(db, study) if found.managed and not as_json else []
+        ended = sum(row.reason is not None for row in rows)
+        wanted = found.managed and not as_json and ended >= EARLIEST
+        advice = advice_of(db, study) if wanted else []
     progress = progress_of(goal, rows, rungs, now)
     if as_json:
         from sft_tune.view.records import study_json
