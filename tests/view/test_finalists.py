@@ -110,6 +110,13 @@ def test_without_a_test_split_it_is_said(draw_text: Draw) -> None:
     assert "no test split" not in with_test and "test" in with_test
 
 
+def test_80_columns_hold_every_number_whole(draw_text: Draw) -> None:
+    found = stand({23: [0.90, 0.92], 9: [0.80, 0.85]}, {23: 0.95, 9: 0.8}, test=0.0)
+    text = draw_text(draw_standings(found), 80)
+    assert "…" not in text
+    assert "0.9100 ± 0.1271" in text and "-0.0850 ± 0.1906" in text and "9 (default)" in text
+
+
 def test_as_plain_values() -> None:
     told = standings_json(stand({1: [0.9, 0.91], 2: [0.8, 0.81]}, {1: 0.9, 2: 0.8}))
     assert told is not None
