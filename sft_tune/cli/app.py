@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from sft_tune.cli import (
+    advise,
     best,
     check,
     confirm,
@@ -162,7 +163,7 @@ for _command in (
     *(submit.submit, worker.worker, control.stop, control.pause, control.resume),
     *(enqueue.enqueue, enqueue.retry, prune.prune_checkpoints),
     *(list_.list_, status.status, trials.trials, show.show, best.best),
-    *(confirm.confirm, report_.report, plot.plot, export.export),
+    *(confirm.confirm, advise.advise, report_.report, plot.plot, export.export),
     *(dashboard.dashboard, delete.delete, schema.schema),
 ):
     app.command(_command.__name__.rstrip("_").replace("_", "-"))(_command)

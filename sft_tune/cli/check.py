@@ -28,6 +28,7 @@ def check(file: StudyFile, as_json: AsJson = False, storage: FileStorage = None)
     from sft_tune.run.slots import find_slots
     from sft_tune.spec.function_task import is_function
     from sft_tune.spec.load import load_study
+    from sft_tune.view.advice import advice_json, beforehand, draw_advice
     from sft_tune.view.estimate import draw_check, estimate, warnings
 
     spec = load_study(file).spec
@@ -45,6 +46,7 @@ def check(file: StudyFile, as_json: AsJson = False, storage: FileStorage = None)
                 print(f"\n{known}")
         return
     cost = estimate(spec, probed)
+    advice = beforehand(spec, cost)
     known = _known(spec, storage)
     if as_json:
         print_json(
@@ -54,11 +56,15 @@ def check(file: StudyFile, as_json: AsJson = False, storage: FileStorage = None)
                 "probes": [{"model": model, **facts} for model, facts in probed],
                 "estimate": cost._asdict(),
                 "warnings": warnings(spec, probed),
+                "advice": advice_json(advice),
                 "database": known,
             }
         )
     else:
         console().print(draw_check(spec, slot.label, probed, cost))
+        if advice:
+            print("\nadvice")
+            console().print(draw_advice(advice))
         if known is not None:
             print(f"\n{known}")
 

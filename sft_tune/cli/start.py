@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sft_tune.cli.advise import print_briefly
 from sft_tune.cli.lookup import options_of
 from sft_tune.cli.options import FileStorage, StudyFile
 from sft_tune.cli.output import console
@@ -186,3 +187,4 @@ def _say_ended(loaded: LoadedStudy, db: Database, ended: Ended, file: Path) -> N
     rows, seconds = trial_rows(db, name), row.active_seconds or 0.0
     summary = summarize(loaded.spec, rows, seconds, examples)
     console().print(draw_summary(summary, options_of(db)))
+    print_briefly(db, name)

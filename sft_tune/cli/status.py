@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from sft_tune.cli.advise import BRIEFLY, EARLIEST, advice_of
 from sft_tune.cli.lookup import default_point, living
 from sft_tune.cli.options import AsJson, Storage, StudyName
 from sft_tune.cli.output import console, print_json
@@ -29,6 +30,9 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
         rungs = {number: evaluation_rows(db, study, number) for number in alive}
         runners = [r for r in live_runners(db, now) if not is_dead(r.owner)]
         goal = goal_of(found, redact(db.url), default_point(db, found) or {})
+        ended = sum(row.reason is not None for row in rows)
+        wanted = found.managed and not as_json and ended >= EARLIEST
+        advice = advice_of(db, study) if wanted else []
     progress = progress_of(goal, rows, rungs, now)
     if as_json:
         from sft_tune.view.records import study_json
@@ -41,3 +45,8 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
     out = console()
     width = min(out.width, WIDEST)
     out.print(draw_status(found, progress, rows, runners, now, width), width=width)
+    if advice:
+        from sft_tune.view.advice import draw_advice
+
+        out.print("\nadvice")
+        out.print(draw_advice(advice, most=BRIEFLY), width=width)

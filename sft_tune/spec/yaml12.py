@@ -102,6 +102,19 @@ def to_yaml(data: Any) -> str:
     return text
 
 
+def to_flow(data: Any) -> str:
+    """Return ``data`` as YAML on one line: ``{low: 0.001, high: 0.1}``."""
+    text: str = yaml.dump(
+        data,
+        Dumper=Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=True,
+        width=2**20,
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def yaml_scalar(value: str) -> str:
     """Return the text ``value`` as it stands after ``key:`` on one line, in quotes if needed."""
     text: str = yaml.dump(value, Dumper=Dumper, allow_unicode=True, width=2**20)

@@ -235,35 +235,58 @@ def _winner(rows: Sequence[TrialRow], sign: int) -> int | None:
 
 
 def draw_standings(found: Standings) -> RenderableType:
-    """Return the finalists as a table, and below it what it says in words."""
+    """Return the finalists as two tables, and below them what they say in words."""
     title = f"{found.study}: {found.metric} over fresh seeds, mean and 95 % interval"
-    parts: list[RenderableType] = [Text(title, "bold"), _table(found), ""]
+    parts: list[RenderableType] = [
+        Text(title, "bold"),
+        _scores_table(found),
+        "",
+        Text("differences on validation, seed by seed", "bold"),
+        _differences_table(found),
+        "",
+    ]
     parts += [Text(line) for line in in_words(found)]
     return Group(*parts)
 
 
-def _table(found: Standings) -> Table:
-    table = plain_table()
-    for name in ("trial", "seeds", "validation"):
-        table.add_column(name, justify="right", no_wrap=True)
-    if found.has_test:
-        table.add_column("test", justify="right", no_wrap=True)
-    for name in ("to the leader", "to the default", "best", "search", "luck"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _scores_table(found: Standings) -> Table:
+    table = _numbers("trial", "seeds", "validation", *(["test"] if found.has_test else []), "best")
     for one in found.finalists:
-        cells = [
-            f"{one.number} (default)" if one.is_default else str(one.number),
+        table.add_row(
+            _named(one),
             str(one.validation.n),
             plus_minus(one.validation),
             *([plus_minus(one.test)] if found.has_test else []),
+            words.NOTHING if one.chance is None else f"{one.chance:.0%}",
+            style="bold" if one is found.leader else "",
+        )
+    return table
+
+
+def _differences_table(found: Standings) -> Table:
+    table = _numbers("trial", "to the leader", "to the default", "search", "luck")
+    for one in found.finalists:
+        table.add_row(
+            _named(one),
             signed(one.to_leader),
             signed(one.to_default),
-            words.NOTHING if one.chance is None else f"{one.chance:.0%}",
             words.score(one.search),
             words.NOTHING if one.luck is None else words.gain(one.luck.mean),
-        ]
-        table.add_row(*cells, style="bold" if one is found.leader else "")
+            style="bold" if one is found.leader else "",
+        )
     return table
+
+
+def _numbers(*names: str) -> Table:
+    """Return an empty table whose cells are never cut: 80 columns hold half of what there is."""
+    table = plain_table()
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _named(one: Finalist) -> str:
+    return f"{one.number} (default)" if one.is_default else str(one.number)
 
 
 def in_words(found: Standings) -> list[str]:

@@ -15,7 +15,7 @@ from tests.cli.conftest import PROGRAM, Run, Tiny
 COMMANDS = (
     *("init", "check", "start", "train"),
     *("submit", "worker", "stop", "pause", "resume", "enqueue", "retry", "prune-checkpoints"),
-    *("list", "status", "trials", "show", "best", "confirm", "report", "plot"),
+    *("list", "status", "trials", "show", "best", "confirm", "advise", "report", "plot"),
     *("export", "dashboard", "delete", "schema"),
 )
 

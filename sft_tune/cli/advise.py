@@ -1,0 +1,68 @@
+"""`sft-tune advise`: what to change next, from what a study has shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sft_tune.cli.options import AsJson, Storage, StudyName
+from sft_tune.cli.output import console, print_json
+from sft_tune.session import open_database
+
+if TYPE_CHECKING:
+    from sft_tune.store.database import Database
+    from sft_tune.view.advice import Advice
+
+BRIEFLY = 3
+"""So many pieces at the end of `start` and with `status`; `advise` prints all."""
+EARLIEST = 8
+"""Ended trials before `status` gives advice: before, it need not wait for numpy to be loaded."""
+
+
+def advise(study: StudyName, as_json: AsJson = False, storage: Storage = None) -> None:
+    """Say what to change next, with the numbers that say so and the line of the study file.
+
+    Example: sft-tune advise my-study
+    """
+    with open_database(storage) as db:
+        found = advice_of(db, study)
+    from sft_tune.view.advice import advice_json, draw_advice
+
+    if as_json:
+        print_json({"study": study, "advice": advice_json(found)})
+    elif found:
+        console().print(draw_advice(found))
+    else:
+        print(f"nothing stands out from chance in study {study}")
+
+
+def advice_of(db: Database, study: str) -> list[Advice]:
+    """Return the advice that the study's trials, rungs and finalists support.
+
+    Raises:
+        StudyNotFoundError: there is no such study of ours.
+    """
+    from sft_tune.store.finalists import finalist_rows
+    from sft_tune.store.reads import evaluation_rows, study_row, trial_rows
+    from sft_tune.store.records import find_study
+    from sft_tune.view.advice import advise as advise_
+
+    record = find_study(db, study)
+    return advise_(
+        record.spec,
+        trial_rows(db, study),
+        evaluation_rows(db, study),
+        runs=finalist_rows(db, study),
+        examples=record.facts.get("examples", {}).get("validation"),
+        study=study_row(db, study),
+    )
+
+
+def print_briefly(db: Database, study: str) -> None:
+    """Print the first pieces of advice, after an empty line; nothing where there is none."""
+    found = advice_of(db, study)
+    if not found:
+        return
+    from sft_tune.view.advice import draw_advice
+
+    print("\nadvice")
+    console().print(draw_advice(found, most=BRIEFLY))

@@ -1,0 +1,105 @@
+"""Did the pruner cut trials that would have led? What the completed ones say."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from sft_tune.view.evidence import Evidence
+from sft_tune.view.statistics import rank_correlation
+
+LEAST_COMPLETED = 6
+LEAST_CUT = 5
+
+
+class Eager(NamedTuple):
+    """A pruner that is too eager.
+
+    Attributes:
+        cut: trials that were cut, of which the rungs below can be judged.
+        completed: trials that the judgement is made by.
+        would_lead: how many of those cut would have beaten the leader, by expectation.
+        progress: the rung, in percent, at which most were cut.
+        correlation: of the values there with those at the end, among the completed.
+        first: the progress before which nothing should be cut.
+    """
+
+    cut: int
+    completed: int
+    would_lead: float
+    progress: int
+    correlation: float
+    first: int
+
+
+def eager_pruner(evidence: Evidence) -> Eager | None:
+    """Return the evidence that the pruner cuts too early; None where there is none.
+
+    The gain from the rung of a cut to the end, among the trials that completed, has a mean and a
+    deviation; a trial that was cut would have beaten the leader with the probability that a
+    normal gain of these takes it above. At least one such trial is expected, and the rank
+    correlation of the rung with the end is below 0.7. The completed are those that the pruner
+    liked, so that the correlation is one of survivors: lower than among all trials.
+    """
+    cut = [
+        row
+        for row in evidence.rows
+        if row.reason == "pruned" and row.last_progress and evidence.curves[row.number]
+    ]
+    if len(cut) < LEAST_CUT or len(evidence.done) < LEAST_COMPLETED:
+        return None
+    leader = evidence.sign * (evidence.done[0].value or 0.0)
+    would_lead, judged = 0.0, []
+    for row in cut:
+        progress = max(evidence.curves[row.number])
+        gain = _gain(evidence, progress)
+        if gain is None:
+            continue
+        mean, deviation = gain
+        lacks = leader - max(evidence.curves[row.number].values()) - mean
+        would_lead += _above(lacks, deviation)
+        judged.append(progress)
+    if len(judged) < LEAST_CUT or would_lead < 1:
+        return None
+    usual = max(sorted(set(judged)), key=judged.count)
+    correlation = correlation_with_end(evidence, usual)
+    if correlation is None or correlation >= 0.7:
+        return None
+    later = [at for at in _rungs(evidence) if at > usual]
+    good = [at for at in later if (correlation_with_end(evidence, at) or 0.0) >= 0.7]
+    first = min(99, min(good or later, default=min(99, 2 * usual)))
+    return Eager(len(judged), len(evidence.done), would_lead, usual, correlation, first)
+
+
+def correlation_with_end(evidence: Evidence, progress: int) -> float | None:
+    """Return the rank correlation of the values at ``progress`` with those at the end."""
+    pairs = _pairs(evidence, progress)
+    return rank_correlation([a for a, _ in pairs], [b for _, b in pairs])
+
+
+def _pairs(evidence: Evidence, progress: int) -> list[tuple[float, float]]:
+    return [
+        (evidence.curves[row.number][progress], evidence.sign * (row.value or 0.0))
+        for row in evidence.done
+        if progress in evidence.curves[row.number]
+    ]
+
+
+def _rungs(evidence: Evidence) -> list[int]:
+    return sorted({at for row in evidence.done for at in evidence.curves[row.number]})
+
+
+def _gain(evidence: Evidence, progress: int) -> tuple[float, float] | None:
+    pairs = _pairs(evidence, progress)
+    if len(pairs) < LEAST_COMPLETED:
+        return None
+    gains = [end - at for at, end in pairs]
+    mean = sum(gains) / len(gains)
+    return mean, math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (len(gains) - 1))
+
+
+def _above(lacks: float, deviation: float) -> float:
+    """Return the chance that a normal deviate of this deviation is above ``lacks``."""
+    if deviation == 0:
+        return float(lacks < 0)
+    return 0.5 * math.erfc(lacks / deviation / math.sqrt(2))

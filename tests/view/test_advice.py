@@ -1,0 +1,210 @@
+"""Advice on studies whose truth is set here: what is said, and that the healthy hear nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from sft_tune.spec.study import StudySpec
+from sft_tune.store.rows import EvaluationRow, TrialRow
+from sft_tune.view.advice import Advice, advice_json, advise, beforehand, draw_advice
+from sft_tune.view.estimate import Estimate
+from tests.view.conftest import Draw
+from tests.view.examples import pruned_row, rung_row, study_row, trial_row
+
+SPACE = {
+    "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+    "weight_decay": {"low": 0.0, "high": 0.1},
+    "schedule": ["linear", "cosine"],
+}
+BASE: dict[str, Any] = {
+    "name": "s",
+    "task": "image-classification",
+    "data": {"source": "sklearn:digits"},
+    "model": {"name": "builtin:convnet", "weights": "none"},
+    "space": SPACE,
+    "objective": {"rungs": 4},
+    "budget": {"trials": 40},
+}
+Curve = Callable[[float, int], float]
+
+
+def saturating(final: float, progress: int) -> float:
+    """A curve that is flat from 50 % on."""
+    return final * min(1.0, progress / 50)
+
+
+def study(
+    quality: Callable[[dict[str, Any]], float],
+    *,
+    n: int = 40,
+    seed: int = 0,
+    curve: Curve = saturating,
+    **row: Any,
+) -> tuple[list[TrialRow], list[EvaluationRow]]:
+    """Return ``n`` random trials of these scores, and their rungs."""
+    draw = random.Random(seed)
+    rows, rungs = [], []
+    for number in range(n):
+        params = {
+            "learning_rate": 10 ** draw.uniform(-4, -1),
+            "weight_decay": draw.uniform(0.0, 0.1),
+            "schedule": draw.choice(["linear", "cosine"]),
+        }
+        value = quality(params) + draw.gauss(0, 0.002)
+        rows.append(trial_row(number, value, params=params, **row))
+        rungs += [rung_row(number, at, curve(value, at), at / 10) for at in (25, 50, 75, 100)]
+    return rows, rungs
+
+
+def peak(params: dict[str, Any]) -> float:
+    """All three matter, the best is inside of every range."""
+    import math
+
+    return (
+        0.9
+        - 0.1 * (math.log10(params["learning_rate"]) + 2.5) ** 2
+        - 30 * (params["weight_decay"] - 0.05) ** 2
+        - 0.05 * (params["schedule"] == "linear")
+    )
+
+
+def kinds(found: list[Advice]) -> list[str]:
+    return [piece.kind for piece in found]
+
+
+def applied(piece: Advice) -> StudySpec:
+    """Return the study file with the line of ``piece`` in it, as a person would change it."""
+    content = json.loads(json.dumps(BASE))
+    assert piece.section is not None and piece.line is not None
+    content.setdefault(piece.section, {}).update(yaml.safe_load(piece.line))
+    for path in piece.removes:
+        section, _, key = path.partition(".")
+        del content[section][key]
+    return StudySpec.model_validate(content)
+
+
+def spec(**changes: Any) -> StudySpec:
+    return StudySpec.model_validate({**BASE, **changes})
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_healthy_study_hears_nothing(seed: int) -> None:
+    rows, rungs = study(peak, seed=seed)
+    assert advise(spec(), rows, rungs, study=study_row(ended="trials")) == []
+
+
+def test_nothing_is_said_of_nothing() -> None:
+    assert advise(spec(), [], []) == []
+
+
+def test_the_best_at_the_edge_of_its_range() -> None:
+    rows, rungs = study(lambda p: 0.5 + 0.1 * (p["learning_rate"] * 10) ** 0.3, seed=1)
+    # The leader is put close to the edge, where the truth has it.
+    best = max(rows, key=lambda row: row.value or 0.0)
+    params = {**best.params, "learning_rate": 0.099}
+    rows[best.number] = trial_row(best.number, 0.99, params=params)
+    (piece,) = [p for p in advise(spec(), rows, rungs) if p.kind == "edge"]
+    assert piece.numbers["name"] == "learning_rate" and "0.099" in piece.text
+    widened = applied(piece).space["learning_rate"]
+    assert widened.bounds()[0] == 1e-4 and widened.bounds()[1] > 1e-1
+
+
+def test_still_improving_at_the_end() -> None:
+    rows, rungs = study(peak, curve=lambda final, at: final * at / 100)
+    (piece,) = advise(spec(), rows, rungs)
+    assert piece.kind == "horizon" and piece.numbers["gaining"] == 5
+    assert applied(piece).training.epochs == 2 * spec().training.epochs
+
+
+def test_overfitting_is_of_the_flags_of_the_best() -> None:
+    flags = {"faults": [{"name": "overfitting", "since": 50, "evidence": "loss rises"}]}
+    rows, rungs = study(peak, flags_json=json.dumps(flags))
+    (piece,) = advise(spec(training={"epochs": 10}), rows, rungs)
+    assert piece.kind == "overfitting" and piece.numbers["since"] == 50
+    assert "since 50 %" in piece.text and applied(piece).training.epochs == 5
+
+
+def test_a_parameter_without_influence_is_to_be_fixed() -> None:
+    said = []
+    for seed in range(20):
+        rows, rungs = study(lambda p: 0.9 - (p["learning_rate"] - 0.03) ** 2 * 60, seed=seed)
+        found = [p for p in advise(spec(), rows, rungs) if p.kind == "influence"]
+        said += [piece.numbers["name"] for piece in found]
+        for piece in found:
+            fixed = applied(piece)
+            assert piece.numbers["name"] not in fixed.space
+    assert "learning_rate" not in said and len(said) >= 10
+
+
+def test_where_trials_diverge() -> None:
+    rows, rungs = study(peak, n=60, seed=3)
+    lost = {r.number for r in rows if r.params["learning_rate"] > 0.02}  # type: ignore[operator]
+    rows = [
+        r._replace(state="FAIL", reason="diverged", value=None) if r.number in lost else r
+        for r in rows
+    ]
+    rungs = [r for r in rungs if r.number not in lost]
+    (piece,) = [p for p in advise(spec(), rows, rungs) if p.kind == "failures"]
+    assert piece.numbers["failed"] == piece.numbers["failed_inside"] == len(lost)
+    assert piece.numbers["name"] == "learning_rate"
+    assert 0.01 < applied(piece).space["learning_rate"].bounds()[1] <= 0.02
+
+
+def test_a_lead_within_the_noise_is_to_be_confirmed() -> None:
+    rows, rungs = study(peak)
+    (piece,) = advise(spec(), rows, rungs, examples=100)
+    assert piece.kind == "noise" and "sft-tune confirm s" in piece.text
+    assert applied(piece).confirm is not None
+    assert advise(spec(), rows, rungs, examples=10**9) == []
+
+
+def test_a_pruner_that_cuts_what_would_have_led() -> None:
+    """At 25 % the order is the reverse of the end: whatever is cut there would have led."""
+    rows, rungs = study(peak, n=40, curve=lambda v, at: 0.4 - v / 10 if at == 25 else v)
+    cut = set(range(20, 40))
+    rows = [pruned_row(r.number, params=dict(r.params)) if r.number in cut else r for r in rows]
+    rungs = [r for r in rungs if r.number not in cut or r.progress == 25]
+    rows = [r._replace(last_progress=25) if r.number in cut else r for r in rows]
+    found = [p for p in advise(spec(), rows, rungs) if p.kind == "pruner"]
+    assert len(found) == 1 and found[0].numbers["progress"] == 25
+    assert found[0].numbers["would_lead"] >= 1
+    assert applied(found[0]).pruner.first > 25
+    # The same with rungs that foretell the end: nothing to say.
+    rows_, rungs_ = study(peak, n=40, curve=lambda v, at: v * at / 100)
+    leader = sorted(rows_, key=lambda r: -(r.value or 0.0))
+    bad = {r.number for r in leader[20:]}
+    rows_ = [pruned_row(r.number, params=dict(r.params)) if r.number in bad else r for r in rows_]
+    rungs_ = [r for r in rungs_ if r.number not in bad or r.progress == 25]
+    assert "pruner" not in kinds(advise(spec(), rows_, rungs_))
+
+
+def test_a_budget_that_is_left_unused() -> None:
+    rows, rungs = study(peak)
+    ended = study_row(ended="trials", max_trials=40, max_hours=10.0, active_seconds=3600.0)
+    (piece,) = advise(spec(), rows, rungs, study=ended)
+    assert piece.kind == "budget" and applied(piece).budget.trials == 160
+    full = ended._replace(active_seconds=9 * 3600.0)
+    assert advise(spec(), rows, rungs, study=full) == []
+
+
+def test_beforehand_what_the_hours_hold() -> None:
+    cost = Estimate(60.0, 60.0, 60.0, 60.0, 40, 2400.0, 5)
+    found = beforehand(spec(budget={"trials": 40, "hours": 5 / 60}), cost)
+    assert found[0].kind == "affordable" and found[0].numbers["affordable"] == 5
+    assert applied(found[0]).budget.trials == 5
+    assert beforehand(spec(), cost._replace(trials=40, affordable=None)) == []
+
+
+def test_it_is_drawn_with_its_line(draw_text: Draw) -> None:
+    rows, rungs = study(peak)
+    found = advise(spec(), rows, rungs, examples=100)
+    text = draw_text(draw_advice(found), 80)
+    assert "confirm:  seeds: 5" in text
+    assert "and 1 more: `sft-tune advise`" in draw_text(draw_advice(found * 2, most=1), 80)
+    assert advice_json(found)[0]["line"] == "seeds: 5"

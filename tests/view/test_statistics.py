@@ -1,0 +1,109 @@
+"""Statistics against known answers, and against simulation where the truth is set here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sft_tune.view.statistics import (
+    chance_of_lead,
+    chances_of_best,
+    influence,
+    paired_difference,
+    rank_correlation,
+    t_interval,
+)
+
+
+def test_the_interval_of_five_values_is_students() -> None:
+    found = t_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    # t(0.975, 4) = 2.776445, the deviation is sqrt(2.5).
+    assert found.mean == 3.0
+    assert found.half == pytest.approx(2.776445 * (2.5 / 5) ** 0.5, rel=1e-6)
+
+
+def test_of_one_value_nothing_is_said_about_the_spread() -> None:
+    found = t_interval([0.5])
+    assert (found.mean, found.low, found.high, found.half) == (0.5, None, None, None)
+    with pytest.raises(ValueError):
+        t_interval([])
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_95_in_100_intervals_hold_the_true_mean(seeds: int) -> None:
+    random = np.random.default_rng(seeds)
+    samples = random.normal(0.8, 0.01, size=(4000, seeds))
+    held = sum(not t_interval(list(row)).excludes(0.8) for row in samples)
+    # Three standard deviations of a share of 4000 are 0.0103.
+    assert held / 4000 == pytest.approx(0.95, abs=0.0104)
+
+
+def test_what_a_seed_does_to_both_cancels_out() -> None:
+    random = np.random.default_rng(0)
+    seed = random.normal(0, 0.1, 10)
+    first, second = 0.80 + seed, 0.79 + seed + random.normal(0, 0.001, 10)
+    paired = paired_difference(list(first), list(second))
+    assert paired.excludes(0.0) and paired.mean == pytest.approx(0.01, abs=0.002)
+    assert paired.half is not None and paired.half < 0.002
+    alone = t_interval(list(first)).half
+    assert alone is not None and alone > 0.02
+
+
+def test_the_chance_that_the_leader_is_best_comes_true_as_often_as_it_says() -> None:
+    """Of true means that the prior spreads widely, 80 % said is 80 % true."""
+    random = np.random.default_rng(1)
+    said, true = [], []
+    for _ in range(1500):
+        means = random.uniform(0, 3, size=3)
+        samples = [list(random.normal(mean, 1.0, 8)) for mean in means]
+        chances = chances_of_best(samples, maximize=True, draws=500)
+        assert chances is not None
+        leader = int(np.argmax([np.mean(values) for values in samples]))
+        said.append(chances[leader])
+        true.append(int(np.argmax(means)) == leader)
+    for low, high in [(0.5, 0.7), (0.7, 0.9), (0.9, 1.01)]:
+        inside = [i for i, chance in enumerate(said) if low <= chance < high]
+        assert len(inside) > 100
+        told = float(np.mean([said[i] for i in inside]))
+        came = float(np.mean([true[i] for i in inside]))
+        assert came == pytest.approx(told, abs=3.5 * (0.25 / len(inside)) ** 0.5)
+
+
+def test_chances_of_two_agree_with_the_t_distribution() -> None:
+    # Equal samples: one in two each; far ones: certain; the other way round when minimizing.
+    same = chances_of_best([[1.0, 2.0, 3.0]] * 2, maximize=True)
+    assert same is not None and same == pytest.approx([0.5, 0.5], abs=0.02)
+    apart = [[0.0, 0.01, 0.02], [9.0, 9.01, 9.02]]
+    assert chances_of_best(apart, maximize=True) == pytest.approx([0.0, 1.0], abs=0.001)
+    assert chances_of_best(apart, maximize=False) == pytest.approx([1.0, 0.0], abs=0.001)
+    assert chances_of_best([[1.0], [2.0, 3.0]], maximize=True) is None
+
+
+def test_the_chance_of_a_lead_is_students() -> None:
+    # Mean 1, deviation 1, n = 2: t = sqrt(2) at 1 degree of freedom, 1/2 + atan(t) / pi.
+    low, high = 1 - 0.5**0.5, 1 + 0.5**0.5
+    assert chance_of_lead(t_interval([low, high])) == pytest.approx(
+        0.5 + np.arctan(2**0.5) / np.pi, abs=1e-6
+    )
+    assert chance_of_lead(t_interval([0.0, 0.0])) == 0.5
+    assert chance_of_lead(t_interval([1.0])) is None
+
+
+def test_influence_of_noise_is_uniform_and_of_signal_sure() -> None:
+    random = np.random.default_rng(2)
+    ps = []
+    for round_ in range(200):
+        groups, scores = list(random.integers(0, 4, 40)), list(random.normal(size=40))
+        found = influence(groups, scores, seed=round_, rounds=199)
+        assert found is not None
+        ps.append(found.p)
+    assert np.mean(np.array(ps) < 0.1) == pytest.approx(0.1, abs=0.07)
+    sure = influence([0] * 20 + [1] * 20, [*range(20), *range(100, 120)])
+    assert sure is not None and sure.p < 0.01 and sure.share > 0.7
+    assert influence([0] * 10, list(range(10))) is None
+
+
+def test_the_rank_correlation_is_spearmans() -> None:
+    assert rank_correlation([1, 2, 3, 4], [1, 4, 9, 16]) == pytest.approx(1.0)
+    assert rank_correlation([1, 2, 3, 4, 5], [5, 6, 7, 8, 7]) == pytest.approx(0.820783, abs=1e-6)
+    assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
