@@ -87,8 +87,8 @@ def test_weights_and_biases_writes_a_run_a_trial_offline(
         assert attempt("wandb", digits(), folder, [3, 4], "completed") == []
     assert (folder / "wandb_step.txt").read_text() == "4"
     runs = sorted((folder / "wandb").glob("offline-run-*"))
-    # Both attempts are of one run: its id ends the folder's name.
-    assert runs and len({run.name.rsplit("-", 1)[1] for run in runs}) == 1
+    # Both attempts are of one run: offline-run-TIME-ID, and a count where the time is the same.
+    assert runs and len({run.name.split("-")[3] for run in runs}) == 1
     assert all(any(run.glob("*.wandb")) for run in runs)
 
 
