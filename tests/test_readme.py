@@ -16,6 +16,8 @@ from sft_tune.spec.documents import parse_text
 from sft_tune.spec.load import load_study, parse_study
 from sft_tune.spec.reference import reference_markdown
 from sft_tune.store.database import Database
+from tests.databases import backend, db, prepared  # noqa: F401
+from tests.store.conftest import finish, make_spec, outcome, register, start
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf8")
@@ -72,14 +74,26 @@ def test_the_python_of_the_readme_names_what_there_is() -> None:
             assert hasattr(sft_tune.Study, name)
 
 
-def test_the_sql_of_the_readme_runs() -> None:
-    db = Database.open("sqlite:///t.db", create=True)
-    try:
-        with db.reading() as connection:
-            for text in blocks("sql"):
-                assert connection.exec_driver_sql(text).all() == []
-    finally:
-        db.dispose()
+QUERIES = [query.strip() for block in blocks("sql") for query in block.split(";") if query.strip()]
+
+
+def test_the_readme_has_ten_queries() -> None:
+    assert len(QUERIES) == 10
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_the_sql_of_the_readme_runs(db: Database, query: str) -> None:  # noqa: F811
+    study = register(db, make_spec(name="quickstart"))
+    finish(db, study, start(db, study), outcome(value=0.5))
+    finish(db, study, start(db, study), outcome(value=0.9))
+    with db.reading() as connection:
+        rows = connection.exec_driver_sql(query).all()
+    rare = "diverged" in query or "attempts > 1" in query
+    assert bool(rows) != rare
+    if "best_so_far" in query:
+        assert [tuple(row) for row in rows] == [(0, 0.5, 0.5), (1, 0.9, 0.9)]
+    if "default_value" in query:
+        assert tuple(rows[0]) == (0.5, 0.9)
 
 
 def test_the_reference_is_what_the_code_says() -> None:

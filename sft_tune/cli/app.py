@@ -21,6 +21,7 @@ from sft_tune.cli import (
     delete,
     enqueue,
     export,
+    import_,
     init,
     list_,
     plot,
@@ -164,7 +165,7 @@ for _command in (
     *(enqueue.enqueue, enqueue.retry, prune.prune_checkpoints),
     *(list_.list_, status.status, trials.trials, show.show, best.best),
     *(confirm.confirm, advise.advise, report_.report, plot.plot, export.export),
-    *(dashboard.dashboard, delete.delete, schema.schema),
+    *(import_.import_, dashboard.dashboard, delete.delete, schema.schema),
 ):
     app.command(_command.__name__.rstrip("_").replace("_", "-"))(_command)
 

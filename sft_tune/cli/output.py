@@ -32,7 +32,12 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_json(data: Any) -> None:
     """Print ``data`` as JSON that every reader accepts: what is no finite number is null."""
-    print(json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False))
+    print(json_text(data))
+
+
+def json_text(data: Any) -> str:
+    """Return what `print_json` prints."""
+    return json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _plain(data: Any) -> Any:

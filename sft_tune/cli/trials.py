@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sft_tune.cli.lookup import living
 from sft_tune.cli.options import AsJson, Storage, StudyName
-from sft_tune.cli.output import console, print_json
+from sft_tune.cli.output import console, json_text
 from sft_tune.errors import UserError
 from sft_tune.session import open_database
 
@@ -33,8 +34,19 @@ def trials(
         ),
     ] = "number",
     format_: Annotated[
-        Literal["table", "csv", "json"], typer.Option("--format", help="What to print.")
+        Literal["table", "csv", "json", "parquet"],
+        typer.Option("--format", help="What to print."),
     ] = "table",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            show_default=False,
+            help="Write csv, json or parquet to this file.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     storage: Storage = None,
 ) -> None:
@@ -44,18 +56,14 @@ def trials(
     """
     from sft_tune.store.reads import best_row, study_row, trial_rows
 
+    kind = "json" if as_json else format_
+    _check_output(kind, output)
     with open_database(storage) as db:
         found, rows = living(study_row(db, study), trial_rows(db, study))
         rows = ordered(rows, sort, found.direction == "maximize")
         best = best_row(db, study)
-    if as_json or format_ == "json":
-        from sft_tune.view.records import trial_json
-
-        print_json([trial_json(row) for row in rows])
-    elif format_ == "csv":
-        from sft_tune.view.records import to_csv, trial_records
-
-        sys.stdout.write(to_csv(trial_records(rows)))
+    if kind != "table":
+        _write(_encoded(rows, kind), output)
     elif rows:
         from sft_tune.view.tables import trials_table
 
@@ -71,6 +79,34 @@ def trials(
         )
     else:
         print(f"no trials yet in study {study}")
+
+
+def _check_output(kind: str, output: Path | None) -> None:
+    if kind == "table" and output is not None:
+        raise UserError("--output is for csv, json and parquet; give --format too")
+    if kind == "parquet" and output is None and sys.stdout.isatty():
+        raise UserError("parquet is not for a terminal; give --output FILE, or redirect to a file")
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"--output: the folder {output.parent} does not exist; make it")
+
+
+def _encoded(rows: Sequence[TrialRow], kind: str) -> bytes:
+    from sft_tune.view.records import to_csv, to_parquet, trial_json, trial_records
+
+    if kind == "parquet":
+        return to_parquet(trial_records(rows))
+    if kind == "csv":
+        return to_csv(trial_records(rows)).encode()
+    return f"{json_text([trial_json(row) for row in rows])}\n".encode()
+
+
+def _write(data: bytes, output: Path | None) -> None:
+    if output is not None:
+        output.write_bytes(data)
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
 
 def ordered(rows: Sequence[TrialRow], key: str, maximize: bool) -> list[TrialRow]:

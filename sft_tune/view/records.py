@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,3 +95,33 @@ def to_csv(records: Sequence[dict[str, Any]]) -> str:
         writer.writeheader()
         writer.writerows(records)
     return text.getvalue()
+
+
+def to_parquet(records: Sequence[dict[str, Any]]) -> bytes:
+    """Return ``records`` as a Parquet file.
+
+    A column has one type: numbers stay numbers, and a column of several kinds (a hyperparameter
+    whose choices are numbers and words) or of lists and mappings becomes text.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    names = list(records[0]) if records else []
+    columns = {}
+    for name in names:
+        values = [record[name] for record in records]
+        try:
+            if any(isinstance(value, dict | list | tuple) for value in values):
+                raise pyarrow.ArrowInvalid("nested")
+            columns[name] = pyarrow.array(values)
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
+            columns[name] = pyarrow.array([_as_text(value) for value in values], pyarrow.string())
+    sink = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns), sink)
+    return sink.getvalue()
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, default=str)

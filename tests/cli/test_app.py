@@ -16,7 +16,7 @@ COMMANDS = (
     *("init", "check", "start", "train"),
     *("submit", "worker", "stop", "pause", "resume", "enqueue", "retry", "prune-checkpoints"),
     *("list", "status", "trials", "show", "best", "confirm", "advise", "report", "plot"),
-    *("export", "dashboard", "delete", "schema"),
+    *("export", "import", "dashboard", "delete", "schema"),
 )
 
 
@@ -47,7 +47,7 @@ def test_the_version_is_the_packages(run: Run) -> None:
         (["best", "x", "--jsno"], "No such option"),
         (
             ["trials", "x", "--format", "xml"],
-            "error: --format: 'xml' is not one of 'table', 'csv', 'json'",
+            "error: --format: 'xml' is not one of 'table', 'csv', 'json', 'parquet'",
         ),
         (["init", "--task", "x"], "--task: 'x' is not one of 'image-classification', 'text-c"),
         (["show", "x", "abc"], "error: N: must be a whole number (got abc)\n"),

@@ -64,6 +64,21 @@ def test_trials_come_as_table_csv_and_json(run: Run, tiny: Tiny) -> None:
     assert [trial["number"] for trial in json.loads(as_json)] == [0, 1, 2]
 
 
+def test_trials_come_as_parquet_in_a_file_or_a_pipe(run: Run, tiny: Tiny) -> None:
+    import pandas
+
+    run("trials", "tiny", "--format", "parquet", "-o", "t.parquet", "--storage", tiny.storage)
+    frame = pandas.read_parquet("t.parquet")
+    assert list(frame["number"]) == [0, 1, 2]
+    assert sorted(frame["learning_rate"]) == [1e-6, 1e-2, 1e30]
+    piped = run("trials", "tiny", "--format", "parquet", "--storage", tiny.storage).stdout_bytes
+    assert piped == Path("t.parquet").read_bytes()
+    refused = run("trials", "tiny", "-o", "t.txt", "--storage", tiny.storage, code=2)
+    assert "give --format too" in refused.stderr
+    gone = ("--format", "csv", "-o", "no/t.csv", "--storage", tiny.storage)
+    assert "no does not exist" in run("trials", "tiny", *gone, code=2).stderr
+
+
 def test_trials_are_sorted_best_first_and_those_without_a_value_last(run: Run, tiny: Tiny) -> None:
     args = ("trials", "tiny", "--json", "--storage", tiny.storage, "--sort")
     values = [trial["value"] for trial in json.loads(run(*args, "value").stdout)]

@@ -8,6 +8,7 @@ from sft_tune.view.records import (
     evaluation_records,
     study_json,
     to_csv,
+    to_parquet,
     trial_json,
     trial_records,
 )
@@ -57,3 +58,20 @@ def test_json_keeps_parameters_and_metrics_apart() -> None:
 def test_a_study_says_whether_it_runs() -> None:
     assert study_json(study_row(lease_until=NOW + 1), NOW)["running"] is True
     assert study_json(study_row(), NOW)["running"] is False
+
+
+def test_a_parquet_column_has_one_type_and_keeps_numbers() -> None:
+    import io
+
+    import pandas
+
+    records = [
+        {"number": 0, "value": 0.5, "depth": 2, "flags": None},
+        {"number": 1, "value": None, "depth": "all", "flags": {"faults": ["nan"]}},
+    ]
+    frame = pandas.read_parquet(io.BytesIO(to_parquet(records)))
+    assert list(frame["number"]) == [0, 1]
+    assert frame["value"][0] == 0.5 and pandas.isna(frame["value"][1])
+    assert list(frame["depth"]) == ["2", "all"]
+    assert frame["flags"][1] == '{"faults": ["nan"]}'
+    assert len(pandas.read_parquet(io.BytesIO(to_parquet([])))) == 0
