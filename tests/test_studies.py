@@ -18,6 +18,17 @@ from sft_tune.store.database import Database
 STUDIES = Path(__file__).resolve().parents[1] / "studies"
 FILES = sorted(path.relative_to(STUDIES).as_posix() for path in STUDIES.rglob("*.yaml"))
 LOCAL = [name for name in FILES if name.startswith("local/")]
+# Those whose default configuration is trained in full by tests/trial/tasks/test_real.py too.
+TWICE = [
+    f"local/{name}.yaml"
+    for name in (
+        "names_minilm",
+        "pairs_minilm",
+        "sentences_multi_label",
+        "sentences_regression",
+        "scenes_segformer",
+    )
+]
 NETWORK = [name for name in FILES if name.startswith(("cifar10", "imdb"))]
 
 
@@ -39,7 +50,10 @@ def test_every_file_is_of_a_kind_that_is_tested_here() -> None:
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in TWICE else ()) for name in LOCAL],
+)
 def test_a_study_over_local_files_runs(name: str, shared: Path) -> None:
     loaded = load_study(STUDIES / name)
     db = Database.open("sqlite:///t.db", create=True)

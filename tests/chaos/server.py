@@ -20,7 +20,7 @@ class OwnServer:
 
     def __init__(self, folder: Path) -> None:
         found = shutil.which("pg_ctl")
-        binaries = Path(found).parent if found else (PLACES[-1] if PLACES else None)
+        binaries = Path(found).resolve().parent if found else (PLACES[-1] if PLACES else None)
         if binaries is None:
             pytest.skip("needs PostgreSQL's server programs (initdb, pg_ctl), which are absent")
         self._binaries = binaries

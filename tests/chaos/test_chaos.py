@@ -200,8 +200,12 @@ def check(url: str, undisturbed: dict[int, Any], done: list[str], label: str) ->
     assert sorted(found) == list(range(TRIALS))
     assert found == undisturbed
     assert leases(url) == []
-    states = [t.state.name for t in optuna.load_study(study_name="chaos", storage=url).trials]
-    assert states == ["COMPLETE"] * TRIALS
+    storage = optuna.storages.RDBStorage(url)
+    try:
+        study = optuna.load_study(study_name="chaos", storage=storage)
+        assert [t.state.name for t in study.trials] == ["COMPLETE"] * TRIALS
+    finally:
+        storage.engine.dispose()
 
 
 @pytest.mark.parametrize("seed", range(RUNS))
