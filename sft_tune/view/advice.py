@@ -432,7 +432,7 @@ def draw_advice(found: Sequence[Advice], *, most: int | None = None) -> Renderab
         parts.append(Text.assemble(("• ", "dim"), piece.text))
         if piece.line is not None:
             gone = f"   # and without {', '.join(piece.removes)}" if piece.removes else ""
-            parts.append(Text(f"    {piece.section}:  {piece.line}{gone}", "cyan"))
+            parts.append(Text(f"    {piece.section}:\n      {piece.line}{gone}", "cyan"))
     if most is not None and len(found) > most:
         parts.append(Text(f"and {len(found) - most} more: `sft-tune advise`", "dim"))
     return Group(*parts)

@@ -205,6 +205,6 @@ def test_it_is_drawn_with_its_line(draw_text: Draw) -> None:
     rows, rungs = study(peak)
     found = advise(spec(), rows, rungs, examples=100)
     text = draw_text(draw_advice(found), 80)
-    assert "confirm:  seeds: 5" in text
+    assert "confirm:\n      seeds: 5" in text
     assert "and 1 more: `sft-tune advise`" in draw_text(draw_advice(found * 2, most=1), 80)
     assert advice_json(found)[0]["line"] == "seeds: 5"
