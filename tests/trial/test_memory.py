@@ -267,7 +267,9 @@ def test_a_trial_in_micro_batches_is_the_same_trial(
     gathered: list[Batch],
     fits: int,
 ) -> None:
-    config = configure(model={"dropout": 0.0}, training={**PLAIN, "label_smoothing": 0.1})
+    # Batches of any lengths: those of similar ones have smaller gradients, hence more rounding.
+    training = {**PLAIN, "label_smoothing": 0.1, "batching": "random"}
+    config = configure(model={"dropout": 0.0}, training=training)
     crowded(99, batch_norm=False)
     calm, disturbed = new_runner("calm"), new_runner("disturbed")
     undisturbed = calm.run(config)
@@ -283,8 +285,7 @@ def test_a_trial_in_micro_batches_is_the_same_trial(
     assert outcome.flags == {"micro_batch": size}
     assert (outcome.reason, outcome.steps) == ("completed", undisturbed.steps)
     for progress, numbers in curve(calm).items():
-        # A small gradient is a difference of large ones, whose rounding it inherits.
-        assert curve(disturbed)[progress] == pytest.approx(numbers, rel=2e-3), progress
+        assert curve(disturbed)[progress] == pytest.approx(numbers, rel=1e-3), progress
     # The same examples in the same order, augmented alike; the failed tries are the first.
     for ours, theirs in zip(gathered[-len(batches) :], batches, strict=True):
         assert torch.equal(ours.targets, theirs.targets)
