@@ -64,7 +64,7 @@ class LocalEngine:
         """Keep what workers print outside of trials in the folder ``logs``."""
         self._logs = logs
 
-    def spawn(self, slot: Slot, inbox: Inbox) -> Worker:
+    def spawn(self, slot: Slot, inbox: Inbox) -> LocalWorker:
         """Start a worker process on ``slot``."""
         self._logs.mkdir(parents=True, exist_ok=True)
         return LocalWorker(slot, inbox, self._logs / f"worker-{os.getpid()}-{slot.index}.log")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_tune.errors import UserError
-from sft_tune.run.engine import GONE, Inbox, LocalEngine, LocalWorker
+from sft_tune.run.engine import GONE, Inbox, LocalEngine
 from sft_tune.run.messages import Message
 from sft_tune.run.slots import GIB, Slot
 from sft_tune.spec.study import ResourcesSpec
@@ -71,7 +71,6 @@ class Seat:
 
     def pid(self) -> int:
         """Return the process number of the worker."""
-        assert isinstance(self._worker, LocalWorker)  # noqa: S101
         return self._worker.pid
 
 

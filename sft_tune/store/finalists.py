@@ -145,25 +145,23 @@ def _ask_one(db: Database, trial_id: int, seed: int) -> int:
     fresh: dict[str, Any] = {"state": WAITING, "lease_token": uuid4().hex, "attempts": 0}
     again = {**fresh, "reason": None, "note": None, "ended_at": None}
 
-    def add(connection: Connection) -> int | None:
+    def add(connection: Connection) -> int:
         connection.execute(
             update(finalists)
             .where(*here, finalists.c.state == ENDED, finalists.c.reason.in_(AGAIN))
             .values(again)
         )
         known = connection.execute(select(finalists.c.id).where(*here)).scalar()
-        if known is None:
-            row = {**fresh, "trial_id": trial_id, "seed": seed}
-            connection.execute(insert(finalists).values(row))
-            known = connection.execute(select(finalists.c.id).where(*here)).scalar()
-        return known
+        if known is not None:
+            return known
+        row = {**fresh, "trial_id": trial_id, "seed": seed}
+        connection.execute(insert(finalists).values(row))
+        return connection.execute(select(finalists.c.id).where(*here)).scalar_one()
 
     try:
-        found = db.write(add)
+        return db.write(add)
     except IntegrityError:  # Another runner asked for it since we looked.
-        found = db.write(add)
-    assert found is not None
-    return found
+        return db.write(add)
 
 
 def claim_run(
