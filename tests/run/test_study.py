@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import pytest
 
+import sft_tune
 from sft_tune.errors import DataError, ModelError, StudyExistsError, TrialError
 from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import LocalWorker
@@ -268,3 +269,32 @@ def test_starting_a_finished_study_counts_no_time(study_file: StudyFile) -> None
     assert before is not None and 0 < before < 60
     after = active()
     assert after is not None and before <= after < before + 5
+
+
+def test_a_cross_validated_study_is_pruned_between_folds_and_exported(
+    study_file: StudyFile, tmp_path: Path
+) -> None:
+    path = study_file(
+        data={"folds": 6, "validation_limit": None},
+        training={"epochs": 4},
+        space={"learning_rate": [3e-3, 1e-6]},
+        sampler={"name": "grid"},
+        pruner={"name": "wilcoxon"},
+        budget=None,
+    )
+    start(path)
+    good, bad = rows()
+    assert (good.reason, bad.reason) == ("completed", "pruned")
+    assert 2 <= len(bad.flags["folds"]["values"]) < 6  # 6 paired values: p can be 1/64
+    found = good.flags["folds"]
+    assert good.value == pytest.approx(sum(found["values"]) / 6)
+    assert good.flags["faults"] == []
+    db = Database.open("sqlite:///t.db", create=False)
+    try:
+        rungs = reads.evaluation_rows(db, "tiny", good.number)
+    finally:
+        db.dispose()
+    assert [rung.progress for rung in rungs] == [17, 33, 50, 67, 83, 100]
+    assert [rung.metrics["accuracy"] for rung in rungs] == found["values"]
+    exported = sft_tune.open_study("tiny", storage="sqlite:///t.db").export(tmp_path / "out")
+    assert exported.metrics == pytest.approx(found["metrics"])
