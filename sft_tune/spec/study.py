@@ -110,6 +110,19 @@ class DataSpec(Section):
         lt=1,
         description="Share of train that becomes validation (stratified) when there is none.",
     )
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=100,
+        description="Cross-validation: a trial is trained so many times, each time with another "
+        "share of train as validation (stratified); its value is the mean. A validation split of "
+        "the source's own is not read.",
+    )
+    fold: int | None = Field(
+        None,
+        ge=0,
+        description="Only this one of the folds, from 0. Default: each in turn.",
+    )
     test_fraction: float = Field(
         0.0,
         ge=0,
@@ -246,9 +259,10 @@ class SamplerSpec(Section):
 class PrunerSpec(Section):
     """When a trial that is behind is stopped."""
 
-    name: Literal["asha", "hyperband", "median", "percentile", "none"] = Field(
+    name: Literal["asha", "hyperband", "median", "percentile", "wilcoxon", "none"] = Field(
         "asha",
-        description="asha (asynchronous successive halving), hyperband, median, percentile, none.",
+        description="asha (asynchronous successive halving), hyperband, median, percentile, "
+        "wilcoxon (signed-rank test against the best trial, fold by fold; with data.folds), none.",
     )
     first: int = Field(
         10, ge=1, le=99, description="Progress in percent before which nothing is pruned."
@@ -258,6 +272,13 @@ class PrunerSpec(Section):
     )
     percentile: float = Field(
         25.0, gt=0, lt=100, description="percentile: keep a trial in this best percentage."
+    )
+    p_threshold: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="wilcoxon: a trial is stopped when it is worse than the best one with a "
+        "p-value below this.",
     )
     startup_trials: int = Field(
         5, ge=0, description="median and percentile: nothing is pruned before so many are done."

@@ -30,6 +30,13 @@ def text(**sections: Any) -> dict[str, Any]:
 
 TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     # what changes, place, rule with remedy, value shown
+    ({"data": {"fold": 1}}, "data.fold", "is one of data.folds, which is not given; give it", "1"),
+    ({"data": {"folds": 3, "fold": 3}}, "data.fold", "must be below data.folds, 3; they count from 0", "3"),
+    ({"data": {"folds": 3, "validation_fraction": 0.1}}, "data.validation_fraction", "unused: data.folds takes validation from train; remove it", "0.1"),
+    ({"pruner": {"name": "wilcoxon"}}, "pruner.name", "wilcoxon compares trials fold by fold; give data.folds, or choose another", "'wilcoxon'"),
+    ({"data": {"folds": 5, "fold": 0}, "pruner": {"name": "wilcoxon"}}, "pruner.name", "wilcoxon compares trials fold by fold; give data.folds, or choose another", "'wilcoxon'"),
+    ({"data": {"folds": 2}, "pruner": {"name": "asha", "first": 60}}, "pruner.first", "nothing can be pruned: data.folds is 2, and no rung before the end has the progress of 60 %; raise folds, or set `name: none`", "60"),
+    ({"pruner": {"name": "asha", "p_threshold": 0.2}}, "pruner.p_threshold", "is read only by wilcoxon, not asha; remove it, or set `name: wilcoxon`", "0.2"),
     (text(data={"source": "torchvision:CIFAR10"}), "data.source", "holds images, but the task is text-classification; change one of them", "'torchvision:CIFAR10'"),
     (text(data={"source": "sklearn:digits"}), "data.source", "holds images, but the task is text-classification; change one of them", "'sklearn:digits'"),
     (text(data={"image_size": 32}), "data.image_size", NO_TEXT, "32"),

@@ -102,7 +102,7 @@ def _request(
     source.has("train")  # first, so that a source that fails at all fails for train
     # A function has to be called to know, so it is asked only where the answer matters.
     own_test = source.has("test", ask=with_test or data.test_fraction > 0)
-    own_validation = bool(source.has("validation"))
+    own_validation = data.folds is None and bool(source.has("validation"))
     return _Request(task, data, model, source, prepared_root(cache), own_validation, own_test)
 
 
@@ -139,6 +139,8 @@ def _built_search(request: _Request, encoder: Encoder) -> Entry:
         "test_fraction": request.test_fraction,
         "limits": [data.train_limit, data.validation_limit],
     }
+    if data.folds is not None:
+        fields |= {"validation_fraction": None, "folds": [data.folds, data.fold or 0]}
 
     def build(folder: Path) -> dict[str, Any]:
         labels, chosen, held_out = _search_parts(request)
@@ -190,7 +192,8 @@ def _search_parts(request: _Request) -> tuple[tuple[str, ...], dict[str, Part], 
         validation, _ = _read(request, "validation", labels)
     else:
         validation = whole.take(rows.validation)
-        remedy = "Add examples, or raise data.validation_fraction."
+        share = "lower data.folds" if data.folds else "raise data.validation_fraction"
+        remedy = f"Add examples, or {share}."
     train = train.take(take_at_most(train.strata, data.train_limit, seed, "train_limit"))
     request.targets.check_train(train, labels, request.where("train"))
     chosen = take_at_most(validation.strata, data.validation_limit, seed, "validation_limit")
@@ -207,6 +210,8 @@ def _split(request: _Request, whole: Part) -> Parts:
         validation_fraction=fraction,
         test_fraction=request.test_fraction,
         seed=request.data.split_seed,
+        folds=request.data.folds,
+        fold=request.data.fold or 0,
     )
 
 
