@@ -21,9 +21,11 @@ Task = Literal[
     "text-regression",
     "token-classification",
     "semantic-segmentation",
+    "audio-classification",
 ]
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"
+AUDIO_MODEL = "transformers:facebook/wav2vec2-base"
 MASK_MODEL = "torchvision:deeplabv3_resnet50"
 IMAGE_MODEL, TEXT_MODEL = "torchvision:resnet18", "transformers:google-bert/bert-base-uncased"
 # What needs no file and no network, so that the file runs as it is.
@@ -36,7 +38,8 @@ def init(
         typer.Option(
             metavar="SOURCE",
             show_default=False,
-            help="A folder of images, a .csv, .jsonl or .parquet file, hub:ID, torchvision:NAME. "
+            help="A folder of images or sounds, a .csv, .jsonl or .parquet file, hub:ID, "
+            "torchvision:NAME. "
             f"Default: {DIGITS}, small images that need no download.",
         ),
     ] = None,
@@ -52,7 +55,7 @@ def init(
             metavar="NAME",
             show_default=False,
             help="torchvision:NAME, transformers:ID-or-path or builtin:convnet. Default: "
-            "resnet18 for images, BERT for texts.",
+            "resnet18 for images, BERT for texts, wav2vec 2.0 for sounds.",
         ),
     ] = None,
     name: Annotated[
@@ -84,6 +87,8 @@ def init(
     if data is None and wanted != IMAGES:
         raise UserError(f"--data: {wanted} has no default; give a .csv or .jsonl file, or hub:ID")
     usual = MASK_MODEL if masks else IMAGE_MODEL if images else TEXT_MODEL
+    if wanted == "audio-classification":
+        usual = AUDIO_MODEL
     chosen = model or (SMALL_MODEL if data is None else usual)
     source = DIGITS if data is None else _from_file(data, output)
     try:
