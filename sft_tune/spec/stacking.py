@@ -53,6 +53,8 @@ def stack_key(config: TrialConfig) -> str | None:
         return None
     if any(getattr(training, name) != value for name, value in REQUIRED.items()):
         return None
+    if config.data.folds is not None or config.data.fold is not None:
+        return None
     # Random backbones are another one for each seed.
     if model.lora_rank is not None or model.weights == "none" or model.reinit_blocks:
         return None

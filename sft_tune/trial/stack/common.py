@@ -78,9 +78,9 @@ class Common:
             fresh = _copy(trainee.model)
             self._share(trainee.model)
             self._share(fresh)
-            self._fresh = dict([*self._fresh.items(), (config.model, (fresh, None))][-2:])
-            if config.model in self._fresh:
-                self._fresh[config.model] = (fresh, _redrawing(fresh, config.seed))
+            # The first for its backbone, the last for the next trial.
+            first = next(iter(self._fresh.items()))
+            self._fresh = dict([first, (config.model, (fresh, _redrawing(fresh, config.seed)))])
         elif known[1] is None:
             trainee = set_up(config, self.data, self._device)
             self._share(trainee.model)
@@ -127,7 +127,10 @@ class Common:
             ours = dict(_tensors(first.get_submodule(owner)))[key]
             part = model.module.get_submodule(owner)
             if tensor.shape == ours.shape:
-                (part._parameters if key in part._parameters else part._buffers)[key] = ours
+                place: dict[str, Any] = part.__dict__[
+                    "_parameters" if key in part._parameters else "_buffers"
+                ]
+                place[key] = ours
 
 
 def masks_of(
@@ -160,7 +163,6 @@ def _redrawing(fresh: BuiltModel, seed: int) -> Callable[[nn.Module], None] | No
 
     It is tried: a head whose way of being drawn is not known is built each time.
     """
-    initialize = getattr(fresh.module, "_init_weights", None)
     parts = [
         name
         for name, part in fresh.module.named_modules()
@@ -177,7 +179,10 @@ def _redrawing(fresh: BuiltModel, seed: int) -> Callable[[nn.Module], None] | No
             if reset is not None:
                 reset()
 
-    for draw in (by_layers, *((by_library,) if callable(initialize) else ())):
+    ways: list[Callable[[nn.Module], None]] = [by_layers]
+    if callable(getattr(fresh.module, "_init_weights", None)):
+        ways.append(by_library)
+    for draw in ways:
         tried = _copy(fresh)
         for name, parameter in tried.module.named_parameters():
             if tried.in_head(name):

@@ -62,7 +62,7 @@ class Row:
     def store(self) -> None:
         """Write weights and state back, as the optimizer itself would have them."""
         sizes = [part.numel() for part in self.parameters.values()]
-        columns = [row.split(sizes) for row in (self.weights, self.first, self.second)]
+        columns = [torch.split(row, sizes) for row in (self.weights, self.first, self.second)]
         for i, part in enumerate(self.parameters.values()):
             weights, first, second = (column[i].view_as(part) for column in columns)
             part.copy_(weights)
@@ -91,7 +91,7 @@ class Rows:
         self._second = torch.stack([row.second for row in rows])
         self._settings = _Settings.of(rows, self.weights.device)
         shapes = {name: part.shape for name, part in rows[0].parameters.items()}
-        parts = self.weights.split([shape.numel() for shape in shapes.values()], dim=1)
+        parts = torch.split(self.weights, [shape.numel() for shape in shapes.values()], dim=1)
         self.parameters = {
             name: part.view(len(rows), *shape).requires_grad_()
             for (name, shape), part in zip(shapes.items(), parts, strict=True)
@@ -120,7 +120,7 @@ class Rows:
         at = self._settings
         if at.l1 is not None:
             grads += at.l1 * self.weights.sign()
-        norms = grads.norm(dim=1)
+        norms: Tensor = grads.norm(dim=1)
         if at.clip_value is not None:
             grads = torch.clamp(grads, -at.clip_value, at.clip_value)
             clipped = grads.norm(dim=1)

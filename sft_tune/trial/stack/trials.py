@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -328,9 +327,7 @@ class Stack:
         sizes = [len(place) for place in places]
         indices = torch.nn.utils.rnn.pad_sequence(places, batch_first=True).to(self._device)
         with autocast(self._device, members[0].trainee.dtype):
-            logits = forward(
-                common.layers, rows.parameters, common.inputs[indices], masks(sizes)
-            )
+            logits = forward(common.layers, rows.parameters, common.inputs[indices], masks(sizes))
         likely = functional.log_softmax(logits.float(), dim=2)
         hit = likely.gather(2, common.targets[indices][:, :, None])[:, :, 0]
         each = -(1 - smoothing) * hit - smoothing * likely.mean(dim=2)
