@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sft_tune.spec.paths import is_url
-from sft_tune.spec.space import Value
+from sft_tune.spec.urls import is_url
+
+if TYPE_CHECKING:
+    from sft_tune.spec.space import Value
 
 NOTHING = "–"
 """What stands in a table's empty cell."""
