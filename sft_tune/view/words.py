@@ -72,10 +72,10 @@ def folds(flags: Mapping[str, Any] | None) -> str | None:
 
 
 def gain(value: float | None) -> str:
-    """Return a difference of two scores with its sign: ``+0.0312``."""
+    """Return a difference of two scores with its sign: ``+0.0312``, ``-0.0007``."""
     if value is None:
         return NOTHING
-    return score(value) if value < 0 else f"+{score(value)}"
+    return f"{value:+.4f}" if not value or 5e-5 <= abs(value) < 1e4 else f"{value:+.4g}"
 
 
 def setting(value: object, digits: int = 4) -> str:
