@@ -21,10 +21,12 @@ Task = Literal[
     "text-regression",
     "token-classification",
     "semantic-segmentation",
+    "causal-lm",
 ]
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"
 MASK_MODEL = "torchvision:deeplabv3_resnet50"
+WRITERS = {"causal-lm": "transformers:Qwen/Qwen3-0.6B"}
 IMAGE_MODEL, TEXT_MODEL = "torchvision:resnet18", "transformers:google-bert/bert-base-uncased"
 # What needs no file and no network, so that the file runs as it is.
 DIGITS, SMALL_MODEL = "sklearn:digits", "builtin:convnet"
@@ -52,7 +54,7 @@ def init(
             metavar="NAME",
             show_default=False,
             help="torchvision:NAME, transformers:ID-or-path or builtin:convnet. Default: "
-            "resnet18 for images, BERT for texts.",
+            "resnet18 for images, BERT for texts, Qwen3 0.6B to write.",
         ),
     ] = None,
     name: Annotated[
@@ -83,7 +85,7 @@ def init(
         raise UserError(f"--data: {wanted} has no default; give a folder of images and masks")
     if data is None and wanted != IMAGES:
         raise UserError(f"--data: {wanted} has no default; give a .csv or .jsonl file, or hub:ID")
-    usual = MASK_MODEL if masks else IMAGE_MODEL if images else TEXT_MODEL
+    usual = MASK_MODEL if masks else IMAGE_MODEL if images else WRITERS.get(wanted, TEXT_MODEL)
     chosen = model or (SMALL_MODEL if data is None else usual)
     source = DIGITS if data is None else _from_file(data, output)
     try:

@@ -15,6 +15,7 @@ Task = Literal[
     "text-regression",
     "token-classification",
     "semantic-segmentation",
+    "causal-lm",
 ]
 Metric = Literal[
     "auto",
@@ -36,6 +37,8 @@ Metric = Literal[
     "entity_recall",
     "mean_iou",
     "pixel_accuracy",
+    "perplexity",
+    "token_accuracy",
     "loss",
 ]
 Direction = Literal["maximize", "minimize"]
@@ -73,6 +76,8 @@ METRICS: dict[str, MetricFacts] = {
     "entity_recall": SCORE,
     "mean_iou": SCORE,
     "pixel_accuracy": SCORE,
+    "perplexity": MetricFacts("minimize", low=1.0, high=None),
+    "token_accuracy": SCORE,
     "loss": ERROR,
 }
 
@@ -89,6 +94,7 @@ class TaskFacts:
         data: other settings of `data` that have a meaning.
         classes: whether the targets are classes: splits are then stratified, and two are needed.
         masks: whether the target is a class for each pixel of an image.
+        writes: whether the target is a text: the model has no classes, and keeps its head.
         training: settings of `training` that have a meaning here and not for all tasks.
     """
 
@@ -99,6 +105,7 @@ class TaskFacts:
     targets: tuple[str, ...] = ("label_column",)
     classes: bool = True
     masks: bool = False
+    writes: bool = False
     training: tuple[str, ...] = ()
 
 
@@ -171,6 +178,16 @@ TASKS: dict[Task, TaskFacts] = {
         masks=True,
         # The other ways to augment would move an image away from its mask.
         training=("augment", "color_jitter", "label_smoothing"),
+    ),
+    "causal-lm": TaskFacts(
+        input="text",
+        metrics=("loss", "perplexity", "token_accuracy"),
+        columns=("prompt_column", "completion_column", "messages_column"),
+        data=("packing", *_TEXT_DATA),
+        targets=("completion_column", "messages_column"),
+        classes=False,
+        writes=True,
+        training=("batching", "label_smoothing"),
     ),
 }
 # The settings of `data` and `training` that some tasks have no use for.

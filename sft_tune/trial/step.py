@@ -39,6 +39,7 @@ from sft_tune.trial.initialize import initialize
 from sft_tune.trial.lora import add_lora
 from sft_tune.trial.mixing import mixed, sides
 from sft_tune.trial.models import BuiltModel, build_model
+from sft_tune.trial.models_language import check_packing
 from sft_tune.trial.optimizers import (
     add_l1,
     build_optimizer,
@@ -163,6 +164,8 @@ def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee
     if config.model.lora_rank is not None:
         add_lora(model, config.model, config.seed)
     model.to(device)
+    if config.data.packing and isinstance(train, TextSplit):
+        check_packing(model, train, config.model.name)
     if config.training.gradient_checkpointing:
         rematerialize(model)
     freezing = Freezing(model.module, model.blocks, config.training)

@@ -33,6 +33,7 @@ class Batch:
     Attributes:
         inputs: keyword arguments of a model: ``pixel_values`` float32 [b, 3, h, w], normalized;
             or ``input_ids``, ``attention_mask`` and perhaps ``token_type_ids``, int64 [b, length];
+        with ``segments`` of the same shape in place of the mask where rows hold several examples;
             or ``features`` float32 [b, ...] of a frozen backbone.
         targets: as the task has them, [b, ...].
         partners: targets of the examples that these are mixed with; None where they are not.
@@ -232,6 +233,9 @@ def _padded(
     }
     if split.token_types is not None:
         inputs["token_type_ids"] = filled(split.token_types, split.pad_type)
+    if split.segments is not None:
+        inputs["segments"] = filled(split.segments, 0)
+        del inputs["attention_mask"]
     return inputs, None if split.tags is None else filled(split.tags, UNTAGGED)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.data.arrays import Prepared, load_split
 from sft_tune.trial.data.cache import Entry, key_of, open_or_build, prepared_root
 from sft_tune.trial.data.columns import columns_of, reads_images
+from sft_tune.trial.data.completions import completion_encoder
 from sft_tune.trial.data.examples import Examples, Source, SplitName, reason
 from sft_tune.trial.data.images import ImageEncoder, MixedSizesError, made_for
 from sft_tune.trial.data.labels import check_agreement
@@ -109,9 +110,9 @@ def _request(
 def _search_entry(request: _Request) -> tuple[Entry, Encoder]:
     """Return the entry of train and validation, and the encoder that it was made with."""
     data = request.data
+    encoder: Encoder
     if not reads_images(request.task):
-        words = TASKS[request.task].input == "words"
-        encoder: Encoder = (tag_encoder if words else text_encoder)(data, request.model)
+        encoder = _reader(request.task)(data, request.model)
         entry = _built_search(request, encoder)
     else:
         side = data.image_size
@@ -127,6 +128,13 @@ def _search_entry(request: _Request) -> tuple[Entry, Encoder]:
         kept = set(known) if data.classes is None else set(known) & set(map(str, data.classes))
         check_agreement(kept, entry.meta["labels"], request.where("test"))
     return entry, encoder
+
+
+def _reader(task: Task) -> Callable[[DataSpec, ModelSpec], Encoder]:
+    """Return what makes the encoder of a task whose inputs are texts or words."""
+    if TASKS[task].writes:
+        return completion_encoder
+    return tag_encoder if TASKS[task].input == "words" else text_encoder
 
 
 def _built_search(request: _Request, encoder: Encoder) -> Entry:
@@ -216,22 +224,26 @@ def _read(
     """Read a split and its labels; without ``labels``, those found are the data set's."""
     where = request.where(split)
     examples = request.source.read(split)
-    texts = TASKS[request.task].input == "text" and split != "test"
+    chats = request.data.messages_column is not None
+    texts = TASKS[request.task].input == "text" and split != "test" and not chats
+    settings = tuple(columns_of(request.task, request.data).inputs)
     try:
         part, labels = request.targets.read(examples, request.data, where, labels)
     except DataError as error:
         if texts:  # what is wrong with them is said in the same breath
-            _also_texts(examples, where, error)
+            _also_texts(examples, where, settings, error)
         raise
     if texts:
-        check_texts(examples, part.rows, where)
+        check_texts(examples, part.rows, where, settings)
     return part, labels
 
 
-def _also_texts(examples: Examples, where: str, error: DataError) -> None:
+def _also_texts(
+    examples: Examples, where: str, settings: tuple[str, ...], error: DataError
+) -> None:
     """Raise ``error`` together with what is wrong with the texts, if anything is."""
     try:
-        check_texts(examples, np.arange(len(examples.inputs)), where)
+        check_texts(examples, np.arange(len(examples.inputs)), where, settings)
     except DataError as other:
         raise DataError(f"{error}\n{other}") from error
 
