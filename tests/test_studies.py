@@ -27,6 +27,7 @@ TWICE = [
         "sentences_multi_label",
         "sentences_regression",
         "scenes_segformer",
+        "sounds_ast",
         "translations_gpt2",
     )
 ]

@@ -21,10 +21,12 @@ Task = Literal[
     "text-regression",
     "token-classification",
     "semantic-segmentation",
+    "audio-classification",
     "causal-lm",
 ]
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"
+AUDIO_MODEL = "transformers:facebook/wav2vec2-base"
 MASK_MODEL = "torchvision:deeplabv3_resnet50"
 WRITERS = {"causal-lm": "transformers:Qwen/Qwen3-0.6B"}
 IMAGE_MODEL, TEXT_MODEL = "torchvision:resnet18", "transformers:google-bert/bert-base-uncased"
@@ -38,7 +40,8 @@ def init(
         typer.Option(
             metavar="SOURCE",
             show_default=False,
-            help="A folder of images, a .csv, .jsonl or .parquet file, hub:ID, torchvision:NAME. "
+            help="A folder of images or sounds, a .csv, .jsonl or .parquet file, hub:ID, "
+            "torchvision:NAME. "
             f"Default: {DIGITS}, small images that need no download.",
         ),
     ] = None,
@@ -54,7 +57,7 @@ def init(
             metavar="NAME",
             show_default=False,
             help="torchvision:NAME, transformers:ID-or-path or builtin:convnet. Default: "
-            "resnet18 for images, BERT for texts, Qwen3 0.6B to write.",
+            "resnet18 for images, BERT for texts, wav2vec 2.0 for sounds, Qwen3 0.6B to write.",
         ),
     ] = None,
     name: Annotated[
@@ -86,6 +89,8 @@ def init(
     if data is None and wanted != IMAGES:
         raise UserError(f"--data: {wanted} has no default; give a .csv or .jsonl file, or hub:ID")
     usual = MASK_MODEL if masks else IMAGE_MODEL if images else WRITERS.get(wanted, TEXT_MODEL)
+    if wanted == "audio-classification":
+        usual = AUDIO_MODEL
     chosen = model or (SMALL_MODEL if data is None else usual)
     source = DIGITS if data is None else _from_file(data, output)
     try:

@@ -21,6 +21,7 @@ from sft_tune.spec.training import TrainingSpec
 from sft_tune.trial.averaging import Averaging, refresh_statistics
 from sft_tune.trial.class_loss import ClassLoss, class_loss, divergence
 from sft_tune.trial.data import (
+    AudioSplit,
     Batch,
     FeatureSplit,
     ImageSplit,
@@ -138,7 +139,7 @@ def make_plan(config: TrialConfig, data: Prepared) -> Plan:
 
 def _lengths(config: TrialConfig, split: Split) -> NDArray[np.int64] | None:
     """Return the lengths that batches are made by; None where they are not."""
-    if isinstance(split, TextSplit) and config.training.batching == "bucketed":
+    if isinstance(split, TextSplit | AudioSplit) and config.training.batching == "bucketed":
         return split.lengths
     return None
 
@@ -343,7 +344,7 @@ def _parts(batch: Batch, sizes: list[int], device: torch.device) -> Iterator[Bat
 
 
 def _side(split: Split) -> int | None:
-    """Return the side of square images in pixels; None for texts and other images."""
+    """Return the side of square images in pixels; None for others."""
     if not isinstance(split, ImageSplit):
         return None
     height, width = split.pixels.shape[2:]

@@ -185,6 +185,13 @@ def _data(facts: Mapping[str, Any]) -> Table:
         if "learnt" in tokens:
             rows = words.plural(tokens["rows"], "row")
             table.add_row("to learn", f"{tokens['learnt']} of the tokens of train, in {rows}")
+    if data.get("audio"):
+        sounds = data["audio"]["train"]
+        cut = (
+            f", {sounds['share_cut']:.0%} cut to {sounds['limit']:g}" if sounds["share_cut"] else ""
+        )
+        told = f"median {sounds['median']:.1f}, 95 % below {sounds['p95']:.1f}"
+        table.add_row("seconds", f"{told}, at most {sounds['max']:.1f}{cut}")
     return table
 
 

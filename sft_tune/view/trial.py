@@ -46,6 +46,8 @@ def draw_best(
         facts.add_row("validation", _metrics(row.metrics))
     if confirmed is not None:
         facts.add_row("confirmed", confirmed)
+    if (folds := words.folds(row.flags)) is not None:
+        facts.add_row("folds", folds)
     if row.best_progress is not None:
         facts.add_row("reached at", f"{row.best_progress} % of its {_steps(row)}")
     facts.add_row("trained for", words.duration(row.seconds))
@@ -120,6 +122,8 @@ def _trial_facts(
         facts.add_row(study.metric or "value", f"{words.score(row.value)}{at}")
     if row.metrics:
         facts.add_row("validation", _metrics(row.metrics))
+    if (folds := words.folds(row.flags)) is not None:
+        facts.add_row("folds", folds)
     curve = [rung.metrics[study.metric] for rung in rungs if study.metric in rung.metrics]
     if len(curve) > 1:
         facts.add_row("curve", words.sparkline(curve, 40))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from sft_tune.spec.paths import is_url
 from sft_tune.spec.space import Value
@@ -53,6 +54,19 @@ def score(value: float | None) -> str:
     if not math.isfinite(value) or (value and not 1e-3 <= abs(value) < 1e4):
         return number(value)
     return f"{value:.4f}"
+
+
+def folds(flags: Mapping[str, Any] | None) -> str | None:
+    """Return what the folds of a trial with ``flags`` gave: ``0.9000, 0.9200, deviation 0.0141``.
+
+    None where it had none.
+    """
+    found = (flags or {}).get("folds")
+    if found is None:
+        return None
+    values = ", ".join(score(value) for value in found["values"])
+    spread = found["deviation"]
+    return values if spread is None else f"{values}, deviation {score(spread)}"
 
 
 def gain(value: float | None) -> str:
