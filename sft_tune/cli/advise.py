@@ -17,6 +17,8 @@ BRIEFLY = 3
 """So many pieces at the end of `start` and with `status`; `advise` prints all."""
 EARLIEST = 8
 """Ended trials before `status` gives advice: before, it need not wait for numpy to be loaded."""
+LATEST = 500
+"""Ended trials from which `status` names `advise` in place of it: it would take seconds."""
 
 
 def advise(study: StudyName, as_json: AsJson = False, storage: Storage = None) -> None:
