@@ -28,6 +28,7 @@ TWICE = [
         "sentences_regression",
         "scenes_segformer",
         "sounds_ast",
+        "translations_gpt2",
     )
 ]
 # The same text and model as sentences_minilm, its head as in images_resnet_frozen.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,7 @@ class BuiltModel:
         extra: arguments that every forward pass gets besides the inputs.
         dense: whether it has logits for every pixel.
         chain: modules of the head in the order of their calls, where features come as inputs.
+        writes: whether it is a language model, whose logits are of the tokens of a vocabulary.
     """
 
     module: nn.Module
@@ -43,6 +45,7 @@ class BuiltModel:
     extra: dict[str, Any] | None = None
     dense: bool = False
     chain: tuple[str, ...] = ()
+    writes: bool = False
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the logits of ``inputs``: pixel_values, or input_ids and masks.
@@ -57,10 +60,20 @@ class BuiltModel:
             answer = self.module(inputs["pixel_values"])
             logits: Tensor = answer["out"] if self.dense else answer
         else:
+            if self.writes:
+                inputs = self._written_out(inputs)
             logits = self.module(**inputs, **(self.extra or {})).logits
         if self.dense and logits.shape[2:] != (size := inputs["pixel_values"].shape[2:]):
             logits = functional.interpolate(logits.float(), size, mode="bilinear")
         return logits
+
+    def _written_out(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        from sft_tune.trial.models_language import forward_arguments
+
+        kind = next(iter(inputs.values())).device.type
+        if torch.is_autocast_enabled(kind):
+            return forward_arguments(inputs, torch.get_autocast_dtype(kind))
+        return forward_arguments(inputs, next(self.module.parameters()).dtype)
 
     def head_logits(self, chain: tuple[str, ...], features: Tensor) -> Tensor:
         """Return what the modules ``chain``, one after the other, make of ``features``."""
@@ -116,7 +129,7 @@ def build_model(
         from sft_tune.trial.models_transformers import build
 
         built = build(task, model, labels, image_size=image_size, pad_id=pad_id, seed=seed)
-    elif library in ("torchvision", "builtin") and name:
+    elif library in ("torchvision", "timm", "builtin") and name:
         if TASKS[task].input != "image":
             raise ModelError(
                 f"model.name: {model.name} reads images, the task is {task}; "
@@ -126,6 +139,10 @@ def build_model(
             from sft_tune.trial.models_segmentation import build as build_dense
 
             built = build_dense(model, len(labels), seed=seed)
+        elif library == "timm":
+            from sft_tune.trial.models_timm import build as build_timm
+
+            built = build_timm(model, len(labels), image_size=image_size, seed=seed)
         else:
             from sft_tune.trial.models_torchvision import build as build_image_model
 
@@ -133,9 +150,9 @@ def build_model(
     else:
         raise ModelError(
             f"model.name: {model.name!r} is unknown; give torchvision:NAME, "
-            "transformers:ID-or-path or builtin:convnet"
+            "timm:NAME, transformers:ID-or-path or builtin:convnet"
         )
-    built.dense = TASKS[task].masks
+    built.dense, built.writes = TASKS[task].masks, TASKS[task].writes
     if normalize is not None:
         built.normalize = (three(normalize.mean, "mean"), three(normalize.std, "std"))
     return built
@@ -151,6 +168,12 @@ def three(values: Sequence[float], name: str = "mean") -> Channels:
         raise ModelError(f"data.normalize.{name}: give 1 or 3 values (got {len(values)})")
     first, second, third = (float(v) for v in (list(values) * 3)[:3])
     return first, second, third
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """Return `` (did you mean x?)`` for the nearest of ``names``, or nothing."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def parameter_count(module: nn.Module, trained_only: bool = False) -> int:

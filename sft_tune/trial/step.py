@@ -40,6 +40,7 @@ from sft_tune.trial.initialize import initialize
 from sft_tune.trial.lora import add_lora
 from sft_tune.trial.mixing import mixed, sides
 from sft_tune.trial.models import BuiltModel, build_model
+from sft_tune.trial.models_language import check_packing
 from sft_tune.trial.optimizers import (
     add_l1,
     build_optimizer,
@@ -143,29 +144,18 @@ def _lengths(config: TrialConfig, split: Split) -> NDArray[np.int64] | None:
     return None
 
 
-def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee:
+def set_up(
+    config: TrialConfig, data: Prepared, device: torch.device, made: BuiltModel | None = None
+) -> Trainee:
     """Return the trainee of ``config`` before its first step, every random state seeded.
+
+    ``made`` is its model where it has been built already.
 
     Raises:
         ModelError: for a model or weights that are unknown, cannot be had, or do not fit.
     """
+    model = _model(config, data, device) if made is None else made
     train = data.train
-    build = functools.partial(
-        build_model,
-        config.task,
-        labels=data.labels,
-        image_size=_side(train),
-        normalize=config.data.normalize,
-        pad_id=train.pad_id if isinstance(train, TextSplit) else None,
-        seed=config.seed,
-    )
-    model = build(config.model)
-    initialize(model, config.model, config.seed, build)
-    if config.model.lora_rank is not None:
-        add_lora(model, config.model, config.seed)
-    model.to(device)
-    if config.training.gradient_checkpointing:
-        rematerialize(model)
     freezing = Freezing(model.module, model.blocks, config.training)
     optimizer = build_optimizer(model, config.training)
     freezing.enter(0.0)
@@ -189,6 +179,30 @@ def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee
         augmentation=_augmentation(config),
         averaging=_averaging(model, config),
     )
+
+
+def _model(config: TrialConfig, data: Prepared, device: torch.device) -> BuiltModel:
+    """Return the model of ``config`` on ``device``."""
+    train = data.train
+    build = functools.partial(
+        build_model,
+        config.task,
+        labels=data.labels,
+        image_size=_side(train),
+        normalize=config.data.normalize,
+        pad_id=train.pad_id if isinstance(train, TextSplit) else None,
+        seed=config.seed,
+    )
+    model = build(config.model)
+    initialize(model, config.model, config.seed, build)
+    if config.model.lora_rank is not None:
+        add_lora(model, config.model, config.seed)
+    model.to(device)
+    if config.data.packing and isinstance(train, TextSplit):
+        check_packing(model, train, config.model.name)
+    if config.training.gradient_checkpointing:
+        rematerialize(model)
+    return model
 
 
 def train_step(trainee: Trainee, step: int) -> tuple[Tensor, Tensor, int]:

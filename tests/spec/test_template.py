@@ -18,6 +18,7 @@ KINDS: list[tuple[Task, str, str]] = [
     (IMAGES, "torchvision:resnet18", "cnn"),
     (IMAGES, "torchvision:efficientnet_b0", "cnn"),
     (IMAGES, "torchvision:vit_b_16", "transformer"),
+    (IMAGES, "timm:deit_tiny_patch16_224", "transformer"),
     (IMAGES, "torchvision:convnext_tiny", "transformer"),
     (IMAGES, "transformers:google/vit-base-patch16-224", "transformer"),
     (TEXTS, "transformers:google-bert/bert-base-uncased", "encoder"),
@@ -26,6 +27,7 @@ KINDS: list[tuple[Task, str, str]] = [
     ("semantic-segmentation", "torchvision:deeplabv3_resnet50", "cnn"),
     ("token-classification", "transformers:google-bert/bert-base-uncased", "encoder"),
     ("audio-classification", "transformers:facebook/wav2vec2-base", "sounds"),
+    ("causal-lm", "transformers:Qwen/Qwen3-0.6B", "writer"),
 ]
 
 

@@ -13,19 +13,20 @@ from torch import nn
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.study import Task
 from sft_tune.spec.tasks import TASKS
-from sft_tune.trial import checkpoint, convnet
+from sft_tune.trial import checkpoint, convnet, models_timm, models_torchvision
 from sft_tune.trial.data import AudioSplit, Prepared, TextSplit, prepare
 from sft_tune.trial.data.audio import load_extractor
 from sft_tune.trial.data.pretrained import pretrained_folder
 from sft_tune.trial.device import open_device
 from sft_tune.trial.export import loader
-from sft_tune.trial.export.measure import example_of, logits_of
-from sft_tune.trial.heads import find_output_layer
+from sft_tune.trial.export.measure import compared, example_of, logits_of
+from sft_tune.trial.heads import find_output_layers
 from sft_tune.trial.load import load_checkpoint
 from sft_tune.trial.lora import exported, wrapped_layers
 from sft_tune.trial.models import BuiltModel, parameter_count
-from sft_tune.trial.models_torchvision import library_arguments
+from sft_tune.trial.models_language import generation_settings
 from sft_tune.trial.models_transformers import size_arguments, skeleton
 
 SETTINGS = "model.json"
@@ -73,14 +74,19 @@ def export(
             f"a model for {config.task} is not exported; load its best.safetensors by "
             "`study.best.load_model()`"
         )
+    if onnx and TASKS[config.task].writes:
+        raise ModelError(
+            f"a model for {config.task} is not written as ONNX: it writes token by token; export "
+            "it without --format onnx"
+        )
     where = open_device(device)
     data = prepare(config.task, config.data, config.model, cache=cache)
     module = load_checkpoint(best, device)
     _, header = checkpoint.read(best)
     card = header["card"]
     call = {} if card["model_config"] is None else size_arguments(module, _side(card))
-    built = built_model(module, card["normalize"], card["model_config"], call)
-    example = example_of(data.validation, built.normalize, where)
+    built = built_model(config.task, module, card["normalize"], card["model_config"], call)
+    example = example_of(data.validation, built.normalize, where, compared(config))
     save_file({"logits": logits_of(built, example).cpu()}, reference)
     built.module = module = plain(module, config, card)
     facts: dict[str, Any] = {
@@ -96,7 +102,7 @@ def export(
     if card["model_config"] is not None:
         facts["max_length"] = _write_transformers(module, config, card, data, folder)
     else:
-        _write_torchvision(module, config, card, folder)
+        _write_image_model(module, config, card, folder)
     if onnx:
         from sft_tune.trial.export.onnx_format import write_onnx
 
@@ -115,18 +121,26 @@ def _readable(folder: Path) -> None:
 
 
 def built_model(
-    module: nn.Module, normalize: Any, config: dict[str, Any] | None, extra: dict[str, Any]
+    task: Task,
+    module: nn.Module,
+    normalize: Any,
+    config: dict[str, Any] | None,
+    extra: dict[str, Any],
 ) -> BuiltModel:
     """Return ``module`` as what evaluates it wants it; nothing of it is to be trained."""
     mean, std = normalize
-    return BuiltModel(module, (), (tuple(mean), tuple(std)), config=config, extra=extra)
+    built = BuiltModel(module, (), (tuple(mean), tuple(std)), config=config, extra=extra)
+    built.dense, built.writes = TASKS[task].masks, TASKS[task].writes
+    return built
 
 
 def outputs_of(config: TrialConfig) -> str:
     """Return what the outputs are.
 
-    ``classes``, ``labels`` (each yes or no), ``tags`` (of tokens) or ``number``.
+    ``classes``, ``labels`` (each yes or no), ``tags`` (of tokens), ``text`` or ``number``.
     """
+    if TASKS[config.task].writes:
+        return "text"
     if config.task.endswith("regression"):
         return "number"
     if config.task == "token-classification":
@@ -152,18 +166,22 @@ def plain(module: nn.Module, config: TrialConfig, card: dict[str, Any]) -> nn.Mo
         module.to(device).eval()._forward_hooks = hooks
     stats = card.get("stats") or {}
     if "deviation" in stats:
-        name = find_output_layer(module)
-        layer: Any = module.get_submodule(name)
-        if layer.bias is None:
-            raise ModelError(
-                f"{config.model.name}: its output layer {name} has no bias to take the units of "
-                "the targets; load its best.safetensors by `study.best.load_model()`"
-            )
-        with torch.no_grad():
-            layer.weight.mul_(stats["deviation"])
-            layer.bias.mul_(stats["deviation"]).add_(stats["mean"])
+        for name in find_output_layers(module):
+            _scale(module.get_submodule(name), name, config, stats)
         module._forward_hooks.clear()
     return module
+
+
+def _scale(layer: Any, name: str, config: TrialConfig, stats: dict[str, Any]) -> None:
+    """Let ``layer`` answer in the units of the targets."""
+    if getattr(layer, "bias", None) is None:
+        raise ModelError(
+            f"{config.model.name}: its output layer {name} has no bias to take the units of "
+            "the targets; load its best.safetensors by `study.best.load_model()`"
+        )
+    with torch.no_grad():
+        layer.weight.mul_(stats["deviation"])
+        layer.bias.mul_(stats["deviation"]).add_(stats["mean"])
 
 
 def _side(card: dict[str, Any]) -> int | None:
@@ -180,15 +198,20 @@ def _write_transformers(
     Returns:
         How many tokens the tokenizer cuts texts to; None for images and sounds.
     """
-    module.config.problem_type = PROBLEM_TYPES.get(outputs_of(config))
+    source = config.model.name.partition(":")[2]
+    if outputs_of(config) == "text":
+        # How the pretrained model writes (what ends a text, ...) is the fine-tuned one's way, too.
+        module.generation_config = generation_settings(source, module.config)
+    else:
+        module.config.problem_type = PROBLEM_TYPES.get(outputs_of(config))
     module.to("cpu").save_pretrained(folder)
     if isinstance(data.train, TextSplit):
         limit = int(data.facts["tokens"]["train"]["limit"])
-        _write_tokenizer(config.model.name.partition(":")[2], limit, folder)
+        # What is written may be longer than what was read in training.
+        _write_tokenizer(source, None if outputs_of(config) == "text" else limit, folder)
         return limit
     if isinstance(data.train, AudioSplit):
-        source = pretrained_folder(config.model.name.partition(":")[2])
-        load_extractor(source).save_pretrained(str(folder))
+        load_extractor(pretrained_folder(source)).save_pretrained(str(folder))
         return None
     from transformers import ViTImageProcessor
 
@@ -210,32 +233,34 @@ def _write_transformers(
     return None
 
 
-def _write_tokenizer(source: str, limit: int, folder: Path) -> None:
+def _write_tokenizer(source: str, limit: int | None, folder: Path) -> None:
     from sft_tune.trial.data.text import load_tokenizer
 
     tokenizer = load_tokenizer(pretrained_folder(source))
-    # So that `truncation=True` cuts where the trial did.
-    tokenizer.model_max_length = limit
+    if limit is not None:
+        # So that `truncation=True` cuts where the trial did.
+        tokenizer.model_max_length = limit
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(str(folder))
 
 
-def _write_torchvision(
+def _write_image_model(
     module: nn.Module, config: TrialConfig, card: dict[str, Any], folder: Path
 ) -> None:
     """Write weights, what rebuilds the network around them, and the script that does it."""
     library, _, name = config.model.name.partition(":")
-    output = find_output_layer(module)
+    output = find_output_layers(module)[0]
     # As `heads.replace_head` wraps a layer whose model has no dropout of its own.
     head = output.removesuffix(".output")
     own = module.get_submodule(head)
     wrapped = head != output and isinstance(own, nn.Sequential) and hasattr(own, "dropout")
     mean, std = card["normalize"]
+    arguments = (models_timm if library == "timm" else models_torchvision).library_arguments
     settings = {
         "library": library,
         "name": name,
-        "arguments": library_arguments(config.model, _side(card)),
+        "arguments": arguments(config.model, _side(card)),
         "head": head if wrapped else output,
         "dropout_before_head": wrapped,
         "labels": list(card["labels"]),
