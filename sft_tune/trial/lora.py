@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -50,10 +51,14 @@ def linear_layers(model: BuiltModel) -> dict[str, nn.Module]:
     """Return the linear layers of a model of transformers outside of its head, by name."""
     from transformers.pytorch_utils import Conv1D
 
+    # A language model's last layer is often its embedding, too: an update would part them.
+    last = getattr(model.module, "get_output_embeddings", lambda: None)()
     return {
         name: part
         for name, part in model.module.named_modules()
-        if isinstance(part, nn.Linear | Conv1D) and not in_head(name, model.head)
+        if isinstance(part, nn.Linear | Conv1D)
+        and not in_head(name, model.head)
+        and part is not last
     }
 
 
@@ -135,7 +140,10 @@ def inject(module: nn.Module, spec: ModelSpec, names: list[str]) -> None:
         lora_dropout=spec.lora_dropout,
         target_modules=names,
     )
-    inject_adapter_in_model(config, module, adapter_name=ADAPTER)
+    with warnings.catch_warnings():
+        # That GPT-2's layers have their matrices transposed, which peft then minds.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+        inject_adapter_in_model(config, module, adapter_name=ADAPTER)
 
 
 def wrapped_layers(state: Iterable[str]) -> list[str]:
