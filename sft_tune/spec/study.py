@@ -402,6 +402,14 @@ class ResourcesSpec(Section):
         "backbone makes of each example once, keep it with the prepared data, and train the heads "
         "of all trials on it (no effect on the numbers but rounding).",
     )
+    stack: Literal["auto", "off"] | Annotated[int, Field(ge=2, le=64)] = Field(
+        "auto",
+        description="Trials that train as one on each slot, where `feature_cache` applies and the "
+        "space has only settings that each may have for itself: learning rate and schedule, "
+        "epochs, optimizer (adamw, adam, sgd) and what belongs to it, clipping, label smoothing, "
+        "dropout (no effect on the numbers but rounding). auto: up to 8 in all, where a short "
+        "measurement finds that faster; off; or how many. `start` does it, not `worker`.",
+    )
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (),
         description="Trackers that each trial is a run in, besides the database: tensorboard "
