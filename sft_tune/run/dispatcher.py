@@ -177,6 +177,7 @@ class Dispatcher:
                 with_test=placement.with_test,
                 # What died with others is tried again by itself.
                 stack=worker.slot.lane > 0 and placement.attempt == 1,
+                kept_from=placement.kept_from,
             )
         )
         desk.notify(

@@ -72,12 +72,14 @@ def train(
     url: str | None = None,
     refit_to: int | None = None,
     stack: bool = False,
+    kept_from: float | None = None,
 ) -> Message:
     """Train ``config`` in ``folder`` on ``slot``, on from its checkpoint where it has one.
 
     ``with_test`` has the best weights evaluated on the test split afterwards. With ``url`` the
     trial's files belong there, and ``folder`` is of this machine alone. ``refit_to`` trains on
     validation too (see `run_trial`). With ``stack`` it trains together with others of the worker.
+    Weights of a value worse than ``kept_from`` are not written.
     """
     return {
         "do": "train",
@@ -95,6 +97,7 @@ def train(
         "loggers": list(resources.loggers),
         "refit_to": refit_to,
         "stack": stack,
+        "kept_from": kept_from,
     }
 
 

@@ -88,7 +88,14 @@ class _Together:
         try:
             trial = Assignment(self._channel, command)
             with trial.errors(), trial.loggers.closed_on_error():
-                self._stack.enter(lane, trial.config, trial.paths, trial.send, trial.mirror)
+                self._stack.enter(
+                    lane,
+                    trial.config,
+                    trial.paths,
+                    trial.send,
+                    trial.mirror,
+                    command["kept_from"],
+                )
         except NotStackableError:
             self._left.append(command)
         except Exception as error:  # the border: the runner hears of every failure

@@ -69,6 +69,7 @@ class Member:
         paths: its folder.
         mirror: copies what must outlive this machine.
         report: sends a rung away.
+        kept_from: see `run_trial`.
         row: its weights while it trains.
         draw: its random numbers, which dropout is drawn from.
         rates: learning rates by step.
@@ -85,6 +86,7 @@ class Member:
     paths: TrialPaths
     mirror: Mirror | None
     report: Report
+    kept_from: float | None
     row: Row
     draw: torch.Generator
     rates: list[float]
@@ -138,6 +140,7 @@ class Stack(Generic[Name]):
         paths: TrialPaths,
         report: Report,
         mirror: Mirror | None = None,
+        kept_from: float | None = None,
     ) -> None:
         """Take in the trial ``name``, at its beginning or at its last checkpoint.
 
@@ -156,7 +159,8 @@ class Stack(Generic[Name]):
                 self._common, self._key = None, None
                 self._common = Common(config, self._device, self._cache, self._batch_size)
                 self._key = key
-            member = self._member(self._common.trainee(config), paths, report, mirror, clock)
+            trainee = self._common.trainee(config)
+            member = self._member(trainee, paths, report, mirror, clock, kept_from)
         self._members[name] = member
         self._join([member])
 
@@ -200,6 +204,7 @@ class Stack(Generic[Name]):
         report: Report,
         mirror: Mirror | None,
         clock: Clock,
+        kept_from: float | None,
     ) -> Member:
         create(paths)
         state = TrialState(clock=clock)
@@ -222,6 +227,7 @@ class Stack(Generic[Name]):
             paths=paths,
             mirror=mirror,
             report=report,
+            kept_from=kept_from,
             row=Row(
                 {name: part for name, part in named.items() if part.requires_grad},
                 trainee.optimizer,
@@ -367,7 +373,12 @@ class Stack(Generic[Name]):
         member.saved_at = time.monotonic()
 
     def _end(self, member: Member, ending: Ending) -> Outcome:
-        peak = peak_memory(self._device)
         return outcome_of(
-            member.paths, member.trainee.config, member.state, ending, peak, member.mirror
+            member.paths,
+            member.trainee.config,
+            member.state,
+            ending,
+            peak_memory(self._device),
+            member.mirror,
+            member.kept_from,
         )
