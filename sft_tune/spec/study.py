@@ -285,8 +285,11 @@ class SamplerSpec(Section):
     name: Literal["tpe", "random", "grid", "gp", "qmc"] = Field(
         "tpe", description="tpe (Bayesian), random, grid, gp (Gaussian process), qmc."
     )
-    startup_trials: int = Field(
-        10, ge=1, description="Random trials before tpe or gp begin to model."
+    startup_trials: int = Field(10, ge=1, description="Trials before tpe or gp begin to model.")
+    startup: Literal["random", "qmc"] = Field(
+        "random",
+        description="How these are drawn: random, or qmc (evenly over the ranges: a scrambled "
+        "Sobol sequence; choices and what depends on them at random).",
     )
     enqueue: tuple[dict[str, Scalar], ...] = Field(
         (),
