@@ -88,11 +88,16 @@ def _library_model(full_name: str) -> nn.Module:
             f"model.name: torchvision has no model {full_name!r} that makes masks{guess}; "
             f"it has {', '.join(names)}"
         )
-    options: dict[str, Any] = {"weights_backbone": None, "num_classes": MARK}
-    if not name.startswith("lraspp"):
-        options["aux_loss"] = False
-    module: nn.Module = get_model(name, weights=None, **options)
+    module: nn.Module = get_model(name, weights=None, **library_arguments(full_name, MARK))
     return module
+
+
+def library_arguments(full_name: str, classes: int) -> dict[str, Any]:
+    """Return what the library's own builder of the model is called with, besides its name."""
+    options: dict[str, Any] = {"weights_backbone": None, "num_classes": classes}
+    if not full_name.partition(":")[2].startswith("lraspp"):
+        options["aux_loss"] = False
+    return options
 
 
 def _library_weights(model: ModelSpec) -> Any:

@@ -48,6 +48,22 @@ with torch.inference_mode():
 {result}
 ```"""
 
+MASKS = """\
+```python
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+processor = AutoImageProcessor.from_pretrained(".")
+model = AutoModelForSemanticSegmentation.from_pretrained(".").eval()
+inputs = processor(Image.open("photo.jpg"), return_tensors="pt")
+with torch.inference_mode():
+    logits = model(**inputs{call}).logits
+# They may be smaller than the image that was given.
+logits = torch.nn.functional.interpolate(logits, inputs["pixel_values"].shape[2:], mode="bilinear")
+{result}
+```"""
+
 SCRIPT = """\
 ```sh
 python load_model.py photo.jpg
@@ -61,7 +77,7 @@ from PIL import Image
 
 model = load_model()
 with torch.inference_mode():
-    logits = model(preprocess(Image.open("photo.jpg"), model.settings)[None])
+    logits = model(preprocess(Image.open("photo.jpg"), model.settings)[None]){out}
 {result}
 ```"""
 
@@ -82,6 +98,7 @@ RESULTS = {
     "tags": "places = inputs.word_ids(0)\n"
     "for index, word in enumerate(words):\n"
     "    print(word, {labels}[int(logits[0, places.index(index)].argmax())])",
+    "masks": "mask = logits[0].argmax(dim=0)\nprint({{labels}[i] for i in mask.unique().tolist()})",
     "number": "print(float(logits[0, 0]))",
 }
 """What is done with the outputs, by what they are."""
@@ -92,10 +109,12 @@ def snippets(exported: Mapping[str, Any], task: str) -> list[str]:
     if exported["library"] == "transformers":
         call = "".join(f", {name}={value}" for name, value in exported["call"].items())
         kind = next(facts.input for name, facts in TASKS.items() if name == task)
-        text = {"text": TEXT, "words": WORDS, "image": IMAGES}[kind].replace("{call}", call)
+        text = {"text": TEXT, "words": WORDS, "image": IMAGES}[kind]
+        text = (MASKS if exported["outputs"] == "masks" else text).replace("{call}", call)
         found, labels = [text], "model.config.id2label"
     else:
         found, labels = [SCRIPT, PROGRAM], "model.labels"
     result = RESULTS[exported["outputs"]].replace("{labels}", labels)
-    found = [text.replace("{result}", result) for text in found]
+    out = '["out"]' if exported["outputs"] == "masks" else ""
+    found = [text.replace("{result}", result).replace("{out}", out) for text in found]
     return [*found, ONNX] if exported["onnx"] else found

@@ -25,7 +25,11 @@ def joined(first: Split, second: Split) -> Split:
     """
     targets = np.concatenate([first.targets, second.targets])
     if isinstance(first, ImageSplit) and isinstance(second, ImageSplit):
-        return replace(first, pixels=np.concatenate([first.pixels, second.pixels]), targets=targets)
+        masks = None
+        if first.masks is not None and second.masks is not None:
+            masks = np.concatenate([first.masks, second.masks])
+        pixels = np.concatenate([first.pixels, second.pixels])
+        return replace(first, pixels=pixels, targets=targets, masks=masks)
     if not isinstance(first, TextSplit) or not isinstance(second, TextSplit):
         raise TypeError("images and texts cannot be joined")
     types = None

@@ -1,6 +1,7 @@
 """Load the image model of this folder. It needs torch and torchvision, and nothing else.
 
-From the shell, the labels of pictures and their probabilities (of a regression, its number)::
+From the shell, the labels of pictures and their probabilities (of a regression, its number; of
+a class for each pixel, their shares and a picture of the indices, photo.mask.png)::
 
     python load_model.py photo.jpg
 
@@ -46,7 +47,8 @@ def load_model(folder: str | Path = HERE) -> nn.Module:
     """Return the fine-tuned module in evaluation mode.
 
     It maps pixels [b, 3, h, w], as `preprocess` makes them, to logits [b, classes]; the one
-    output of a regression is in the units of its targets. Its attribute ``labels`` holds the
+    output of a regression is in the units of its targets. A model that makes masks answers with a
+    dictionary, whose ``out`` is logits [b, classes, h, w]. The attribute ``labels`` holds the
     names of the classes in the order of the logits, ``settings`` what is in ``model.json``.
     """
     folder = Path(folder)
@@ -103,6 +105,8 @@ def _skeleton(settings: dict[str, Any], folder: Path) -> nn.Module:
 
         module = torchvision.models.get_model(settings["name"], weights=None, **arguments)
     head = settings["head"]
+    if head is None:
+        return module
     layer: nn.Module = _resized(module.get_submodule(head), len(settings["labels"]))
     if settings["dropout_before_head"]:
         layer = nn.Sequential(OrderedDict(dropout=nn.Dropout(0.0), output=layer))
@@ -146,7 +150,11 @@ def main(paths: list[str]) -> None:
     settings: Any = model.settings
     for path in paths:
         with Image.open(path) as image, torch.inference_mode():
-            logits = model(preprocess(image, settings)[None])[0]
+            answer, size = model(preprocess(image, settings)[None]), image.size
+        if settings["outputs"] == "masks":
+            _show_mask(answer["out"][0], labels, size, Path(path).with_suffix(".mask.png"))
+            continue
+        logits = answer[0]
         if settings["outputs"] == "number":
             print(path, f"{logits.item():.6g}")
             continue
@@ -154,6 +162,18 @@ def main(paths: list[str]) -> None:
         best = shares.topk(min(3, len(labels)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         print(path, ", ".join(f"{labels[index]} {share:.3f}" for index, share in pairs))
+
+
+def _show_mask(logits: Tensor, labels: Any, size: tuple[int, int], path: Path) -> None:
+    """Write the likeliest index of each pixel to ``path``, and print how many have which."""
+    from PIL import Image
+
+    indices = logits.argmax(dim=0).to(torch.uint8)
+    mask = Image.fromarray(indices.numpy()).resize(size, Image.Resampling.NEAREST)
+    mask.save(path)
+    shares = torch.bincount(indices.flatten().long(), minlength=len(labels)) / indices.numel()
+    found = sorted(zip(shares.tolist(), labels, strict=True), reverse=True)
+    print(path, ", ".join(f"{label} {share:.3f}" for share, label in found if share > 0))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,8 @@ def _loaded(
     data = prepare(config.task, config.data, config.model, cache=cache)
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf8"))
     module = _script(folder).load_model()
-    return built_model(module, (settings["mean"], settings["std"]), None, {}), data
+    normalize = (settings["mean"], settings["std"])
+    return built_model(module, config.task, normalize, None, {}), data
 
 
 def _loaded_transformers(
@@ -111,7 +112,7 @@ def _loaded_transformers(
         processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         normalize = (tuple(processor.image_mean), tuple(processor.image_std))
         _check_processor(processor, data, normalize)
-    return built_model(module, normalize, module.config.to_dict(), call), data
+    return built_model(module, config.task, normalize, module.config.to_dict(), call), data
 
 
 def _check_processor(processor: Any, data: Prepared, normalize: Any) -> None:

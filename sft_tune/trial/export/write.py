@@ -13,6 +13,7 @@ from torch import nn
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.study import Task
 from sft_tune.spec.tasks import TASKS
 from sft_tune.trial import checkpoint, convnet
 from sft_tune.trial.data import Prepared, TextSplit, prepare
@@ -23,6 +24,7 @@ from sft_tune.trial.heads import find_output_layer
 from sft_tune.trial.load import load_checkpoint
 from sft_tune.trial.lora import exported, wrapped_layers
 from sft_tune.trial.models import BuiltModel, parameter_count
+from sft_tune.trial.models_segmentation import library_arguments as dense_arguments
 from sft_tune.trial.models_torchvision import library_arguments
 from sft_tune.trial.models_transformers import size_arguments, skeleton
 
@@ -66,20 +68,15 @@ def export(
         DataError: when the data is not what the configuration says.
         ModelError: when the checkpoint is missing, damaged, or cannot be written so.
     """
-    if TASKS[config.task].masks:
-        raise ModelError(
-            f"a model for {config.task} is not exported; load its best.safetensors by "
-            "`study.best.load_model()`"
-        )
     where = open_device(device)
     data = prepare(config.task, config.data, config.model, cache=cache)
     module = load_checkpoint(best, device)
     _, header = checkpoint.read(best)
     card = header["card"]
     call = {} if card["model_config"] is None else size_arguments(module, _side(card))
-    built = built_model(module, card["normalize"], card["model_config"], call)
+    built = built_model(module, config.task, card["normalize"], card["model_config"], call)
     example = example_of(data.validation, built.normalize, where)
-    save_file({"logits": logits_of(built, example).cpu()}, reference)
+    save_file({"logits": logits_of(built, example).cpu().contiguous()}, reference)
     built.module = module = plain(module, config, card)
     facts: dict[str, Any] = {
         "library": config.model.name.partition(":")[0],
@@ -113,18 +110,26 @@ def _readable(folder: Path) -> None:
 
 
 def built_model(
-    module: nn.Module, normalize: Any, config: dict[str, Any] | None, extra: dict[str, Any]
+    module: nn.Module,
+    task: Task,
+    normalize: Any,
+    config: dict[str, Any] | None,
+    extra: dict[str, Any],
 ) -> BuiltModel:
     """Return ``module`` as what evaluates it wants it; nothing of it is to be trained."""
     mean, std = normalize
-    return BuiltModel(module, (), (tuple(mean), tuple(std)), config=config, extra=extra)
+    built = BuiltModel(module, (), (tuple(mean), tuple(std)), config=config, extra=extra)
+    built.dense = TASKS[task].masks
+    return built
 
 
 def outputs_of(config: TrialConfig) -> str:
     """Return what the outputs are.
 
-    ``classes``, ``labels`` (each yes or no), ``tags`` (of tokens) or ``number``.
+    ``classes``, ``labels`` (each yes or no), ``tags`` (of tokens), ``masks`` or ``number``.
     """
+    if TASKS[config.task].masks:
+        return "masks"
     if config.task.endswith("regression"):
         return "number"
     if config.task == "token-classification":
@@ -221,18 +226,11 @@ def _write_torchvision(
 ) -> None:
     """Write weights, what rebuilds the network around them, and the script that does it."""
     library, _, name = config.model.name.partition(":")
-    output = find_output_layer(module)
-    # As `heads.replace_head` wraps a layer whose model has no dropout of its own.
-    head = output.removesuffix(".output")
-    own = module.get_submodule(head)
-    wrapped = head != output and isinstance(own, nn.Sequential) and hasattr(own, "dropout")
     mean, std = card["normalize"]
     settings = {
         "library": library,
         "name": name,
-        "arguments": library_arguments(config.model, _side(card)),
-        "head": head if wrapped else output,
-        "dropout_before_head": wrapped,
+        **_rebuilding(module, config, card),
         "labels": list(card["labels"]),
         "outputs": outputs_of(config),
         "image_size": list(card["image_size"]),
@@ -254,6 +252,23 @@ def _write_torchvision(
             f"{config.model.name} cannot be rebuilt outside of sft_tune: {first}; load its "
             "best.safetensors by `study.best.load_model()`"
         ) from error
+
+
+def _rebuilding(module: nn.Module, config: TrialConfig, card: dict[str, Any]) -> dict[str, Any]:
+    """Return what the script makes the network of ``module`` from, besides its name."""
+    if TASKS[config.task].masks:
+        arguments = dense_arguments(config.model.name, len(card["labels"]))
+        return {"arguments": arguments, "head": None, "dropout_before_head": False}
+    output = find_output_layer(module)
+    # As `heads.replace_head` wraps a layer whose model has no dropout of its own.
+    head = output.removesuffix(".output")
+    own = module.get_submodule(head)
+    wrapped = head != output and isinstance(own, nn.Sequential) and hasattr(own, "dropout")
+    return {
+        "arguments": library_arguments(config.model, _side(card)),
+        "head": head if wrapped else output,
+        "dropout_before_head": wrapped,
+    }
 
 
 def _source(module: Any) -> Path:
