@@ -21,10 +21,12 @@ Task = Literal[
     "text-regression",
     "token-classification",
     "semantic-segmentation",
+    "object-detection",
 ]
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"
 MASK_MODEL = "torchvision:deeplabv3_resnet50"
+BOX_MODEL = "torchvision:fasterrcnn_resnet50_fpn_v2"
 IMAGE_MODEL, TEXT_MODEL = "torchvision:resnet18", "transformers:google-bert/bert-base-uncased"
 # What needs no file and no network, so that the file runs as it is.
 DIGITS, SMALL_MODEL = "sklearn:digits", "builtin:convnet"
@@ -78,12 +80,14 @@ def init(
     by_suffix = TEXTS if data and Path(data).suffix.lower() in TABLES else IMAGES
     wanted: Task = task or found.task or by_suffix
     images = wanted.startswith("image-")
-    masks = wanted == "semantic-segmentation"
-    if data is None and masks:
-        raise UserError(f"--data: {wanted} has no default; give a folder of images and masks")
+    masks, boxes = wanted == "semantic-segmentation", wanted == "object-detection"
+    if data is None and (masks or boxes):
+        what = "images and masks" if masks else "images and COCO's annotations"
+        raise UserError(f"--data: {wanted} has no default; give a folder of {what}")
     if data is None and wanted != IMAGES:
         raise UserError(f"--data: {wanted} has no default; give a .csv or .jsonl file, or hub:ID")
-    usual = MASK_MODEL if masks else IMAGE_MODEL if images else TEXT_MODEL
+    usual = IMAGE_MODEL if images else TEXT_MODEL
+    usual = MASK_MODEL if masks else BOX_MODEL if boxes else usual
     chosen = model or (SMALL_MODEL if data is None else usual)
     source = DIGITS if data is None else _from_file(data, output)
     try:
@@ -91,7 +95,7 @@ def init(
     except UserError as error:
         raise UserError("\n".join([str(error), *_missing(data)])) from None
     if model:
-        _check_torchvision(model)
+        _check_torchvision(wanted, model)
     try:
         with output.open("x", encoding="utf8") as file:
             file.write(text)
@@ -112,15 +116,20 @@ def _look_into(data: str | None, task: Task | None) -> Guess:
     return Guess(TEXTS if table and not task else None)
 
 
-def _check_torchvision(model: str) -> None:
+def _check_torchvision(task: Task, model: str) -> None:
     """Refuse a name that torchvision does not have, before a file is written with it."""
     scheme, _, name = model.partition(":")
     if scheme != "torchvision":
         return
-    from sft_tune.trial.models_torchvision import check_name
+    from sft_tune.trial import models_detection, models_segmentation, models_torchvision
 
     try:
-        check_name(name)
+        if task == "object-detection":
+            models_detection.check_name(model)
+        elif task == "semantic-segmentation":
+            models_segmentation.check_name(model)
+        else:
+            models_torchvision.check_name(name)
     except ModelError as error:
         raise UserError(f"--model: {str(error).removeprefix('model.name: ')}") from None
 

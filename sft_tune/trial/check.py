@@ -13,7 +13,7 @@ import torch
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
-from sft_tune.trial.data import ImageSplit, Prepared, Split, prepare
+from sft_tune.trial.data import BoxSplit, ImageSplit, Prepared, Split, TextSplit, prepare
 from sft_tune.trial.device import (
     is_out_of_memory,
     memory_of_its_own,
@@ -153,6 +153,8 @@ def _seconds_per_step(trainee: Trainee) -> float:
 def _first(split: Split, count: int) -> Split:
     """Return the first ``count`` examples of ``split``."""
     targets = split.targets[:count]
+    if isinstance(split, BoxSplit):
+        return replace(split, targets=split.targets[:count])
     if isinstance(split, ImageSplit):
         masks = None if split.masks is None else split.masks[:count]
         return replace(split, pixels=split.pixels[:count], targets=targets, masks=masks)
@@ -162,10 +164,11 @@ def _first(split: Split, count: int) -> Split:
 def _cannot_take(config: TrialConfig, data: Prepared, error: Exception) -> ModelError:
     """Return what to say of a model that fails on the data that it is given."""
     reason = str(error).strip().split("\n")[0] or type(error).__name__
-    size = data.train.pixels.shape[2:] if isinstance(data.train, ImageSplit) else None
+    train = data.train
+    size = train.pixels.shape[2:] if isinstance(train, ImageSplit) else None
     if is_out_of_memory(error):
         # Not even one example fits: larger batches are taken apart.
-        smaller = "data.max_length" if size is None else "data.image_size"
+        smaller = "data.max_length" if isinstance(train, TextSplit) else "data.image_size"
         what, remedy = "runs out of memory", f"lower {smaller}, or give a smaller model"
     elif "more than 1 value per channel" in reason:
         what = f"cannot train with batch size {config.training.batch_size}"
@@ -173,6 +176,8 @@ def _cannot_take(config: TrialConfig, data: Prepared, error: Exception) -> Model
     elif size is not None:
         what = f"does not take images of {size[0]}x{size[1]}"
         remedy = "set data.image_size to a size it takes (224)"
+    elif isinstance(train, BoxSplit):
+        what, remedy = "does not take these images", "set data.image_size, or give another model"
     else:
         what, remedy = "does not take these texts", "lower data.max_length, or give another model"
     return ModelError(f"model.name: {config.model.name} {what}: {reason}; {remedy}")

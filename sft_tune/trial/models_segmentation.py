@@ -77,7 +77,17 @@ def _replace(module: nn.Module, head: tuple[str, ...], classes: int, model: Mode
 
 
 def _library_model(full_name: str) -> nn.Module:
-    from torchvision.models import get_model, list_models, segmentation
+    from torchvision.models import get_model
+
+    check_name(full_name)
+    name = full_name.partition(":")[2]
+    module: nn.Module = get_model(name, weights=None, **library_arguments(full_name, MARK))
+    return module
+
+
+def check_name(full_name: str) -> None:
+    """Raise ModelError unless torchvision has a model of the name that makes masks."""
+    from torchvision.models import list_models, segmentation
 
     library, _, name = full_name.partition(":")
     names = list_models(module=segmentation)
@@ -88,8 +98,6 @@ def _library_model(full_name: str) -> nn.Module:
             f"model.name: torchvision has no model {full_name!r} that makes masks{guess}; "
             f"it has {', '.join(names)}"
         )
-    module: nn.Module = get_model(name, weights=None, **library_arguments(full_name, MARK))
-    return module
 
 
 def library_arguments(full_name: str, classes: int) -> dict[str, Any]:

@@ -81,6 +81,19 @@ with torch.inference_mode():
 {result}
 ```"""
 
+BOXES = """\
+```python
+import torch
+from load_model import load_model, preprocess
+from PIL import Image
+
+model = load_model()
+with torch.inference_mode():
+    found = model([preprocess(Image.open("photo.jpg"), model.settings)])[0]
+for box, label, score in zip(found["boxes"], found["labels"], found["scores"]):
+    print({labels}[label - 1], float(score), box.tolist())  # 0 is the background
+```"""
+
 ONNX = """\
 ```python
 import onnxruntime
@@ -112,6 +125,8 @@ def snippets(exported: Mapping[str, Any], task: str) -> list[str]:
         text = {"text": TEXT, "words": WORDS, "image": IMAGES}[kind]
         text = (MASKS if exported["outputs"] == "masks" else text).replace("{call}", call)
         found, labels = [text], "model.config.id2label"
+    elif exported["outputs"] == "boxes":
+        return [SCRIPT, BOXES.replace("{labels}", "model.labels")]
     else:
         found, labels = [SCRIPT, PROGRAM], "model.labels"
     result = RESULTS[exported["outputs"]].replace("{labels}", labels)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from sft_tune.trial.data.arrays import ImageSplit, Prepared, Split, TextSplit
+from sft_tune.trial.data.arrays import BoxSplit, ImageSplit, Prepared, Split, TextSplit
 
 
 def with_validation(data: Prepared) -> Prepared:
@@ -30,6 +31,13 @@ def joined(first: Split, second: Split) -> Split:
             masks = np.concatenate([first.masks, second.masks])
         pixels = np.concatenate([first.pixels, second.pixels])
         return replace(first, pixels=pixels, targets=targets, masks=masks)
+    if isinstance(first, BoxSplit) and isinstance(second, BoxSplit):
+        parts = ("pixels", "sizes", "boxes", "box_labels", "crowds")
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in parts
+        }
+        offsets = np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]])
+        return BoxSplit(**arrays, offsets=offsets, targets=targets)
     if not isinstance(first, TextSplit) or not isinstance(second, TextSplit):
         raise TypeError("images and texts cannot be joined")
     types = None

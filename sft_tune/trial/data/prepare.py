@@ -13,6 +13,7 @@ from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, ModelSpec, Task
 from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.data.arrays import Prepared, load_split
+from sft_tune.trial.data.boxes import BoxEncoder, sides
 from sft_tune.trial.data.cache import Entry, key_of, open_or_build, prepared_root
 from sft_tune.trial.data.columns import columns_of, reads_images
 from sft_tune.trial.data.examples import Examples, Source, SplitName, reason
@@ -113,6 +114,9 @@ def _search_entry(request: _Request) -> tuple[Entry, Encoder]:
         words = TASKS[request.task].input == "words"
         encoder: Encoder = (tag_encoder if words else text_encoder)(data, request.model)
         entry = _built_search(request, encoder)
+    elif TASKS[request.task].boxes:
+        encoder = BoxEncoder(*sides(request.model.name, data.image_size))
+        entry = _built_search(request, encoder)
     else:
         side = data.image_size
         maker = MaskEncoder if TASKS[request.task].masks else ImageEncoder
@@ -172,6 +176,7 @@ def _common_fields(request: _Request, encoder: Encoder) -> dict[str, Any]:
         "ignore_index": data.ignore_index,
         "split_seed": data.split_seed,
         "encoder": encoder.identity,
+        **({"box_format": data.box_format} if TASKS[request.task].boxes else {}),
     }
 
 

@@ -1,7 +1,8 @@
 """Load the image model of this folder. It needs torch and torchvision, and nothing else.
 
 From the shell, the labels of pictures and their probabilities (of a regression, its number; of
-a class for each pixel, their shares and a picture of the indices, photo.mask.png)::
+a class for each pixel, their shares and a picture of the indices, photo.mask.png; of boxes, each
+that is at least half sure)::
 
     python load_model.py photo.jpg
 
@@ -48,7 +49,9 @@ def load_model(folder: str | Path = HERE) -> nn.Module:
 
     It maps pixels [b, 3, h, w], as `preprocess` makes them, to logits [b, classes]; the one
     output of a regression is in the units of its targets. A model that makes masks answers with a
-    dictionary, whose ``out`` is logits [b, classes, h, w]. The attribute ``labels`` holds the
+    dictionary, whose ``out`` is logits [b, classes, h, w]. A detector takes a list of pixels
+    [3, h, w] in 0..1, and answers with a dictionary for each: ``boxes`` (left, top, right,
+    bottom), ``scores``, and ``labels``, which count from 1. The attribute ``labels`` holds the
     names of the classes in the order of the logits, ``settings`` what is in ``model.json``.
     """
     folder = Path(folder)
@@ -65,8 +68,11 @@ def preprocess(image: Image.Image, settings: dict[str, Any]) -> Tensor:
     import numpy as np
     from PIL import Image
 
-    height, width = settings["image_size"]
     image = image.convert("RGB")
+    if settings["outputs"] == "boxes":
+        # A detector resizes and normalizes images itself.
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    height, width = settings["image_size"]
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
@@ -95,11 +101,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _skeleton(settings: dict[str, Any], folder: Path) -> nn.Module:
     """Return the network with random weights, its head as wide as there are labels."""
+    if settings["outputs"] == "boxes":
+        return _detector(settings, folder)
     arguments = {
         k: tuple(v) if isinstance(v, list) else v for k, v in settings["arguments"].items()
     }
     if settings["library"] == "builtin":
-        module: nn.Module = _own_network(folder).ConvNet(2)
+        module: nn.Module = _beside(folder, "convnet").ConvNet(2)
     else:
         import torchvision
 
@@ -131,11 +139,20 @@ def _resized(old: nn.Module, classes: int) -> nn.Module:
     raise TypeError(f"the head is a {type(old).__name__}, not a linear or convolutional layer")
 
 
-def _own_network(folder: Path) -> Any:
-    """Return the module of the file ``convnet.py`` beside this one."""
-    spec = importlib.util.spec_from_file_location("convnet", folder / "convnet.py")
+def _detector(settings: dict[str, Any], folder: Path) -> nn.Module:
+    detectors = _beside(folder, "detectors")
+    module: nn.Module = detectors.build_detector(settings["name"], settings["arguments"])
+    if settings["frozen_batch_norm"]:
+        detectors.freeze_statistics(module, settings["epsilon"])
+    detectors.set_normalization(module, settings["mean"], settings["std"])
+    return module
+
+
+def _beside(folder: Path, name: str) -> Any:
+    """Return the module of the Python file ``name`` beside this one."""
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     if spec is None or spec.loader is None:
-        raise FileNotFoundError(f"convnet.py is not in {folder}")
+        raise FileNotFoundError(f"{name}.py is not in {folder}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -149,6 +166,10 @@ def main(paths: list[str]) -> None:
     labels: Any = model.labels
     settings: Any = model.settings
     for path in paths:
+        if settings["outputs"] == "boxes":
+            with Image.open(path) as image, torch.inference_mode():
+                _show_boxes(path, model([preprocess(image, settings)])[0], labels)
+            continue
         with Image.open(path) as image, torch.inference_mode():
             answer, size = model(preprocess(image, settings)[None]), image.size
         if settings["outputs"] == "masks":
@@ -162,6 +183,15 @@ def main(paths: list[str]) -> None:
         best = shares.topk(min(3, len(labels)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         print(path, ", ".join(f"{labels[index]} {share:.3f}" for index, share in pairs))
+
+
+def _show_boxes(path: str, found: dict[str, Tensor], labels: Any) -> None:
+    """Print each box of a picture that is at least half sure, with its label and score."""
+    rows = zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"], strict=True)
+    for (left, top, right, bottom), label, score in rows:
+        if score >= 0.5:
+            place = f"{left:.0f} {top:.0f} {right:.0f} {bottom:.0f}"
+            print(path, labels[label - 1], f"{score:.3f}", place)
 
 
 def _show_mask(logits: Tensor, labels: Any, size: tuple[int, int], path: Path) -> None:

@@ -15,7 +15,7 @@ from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.study import Task
 from sft_tune.spec.tasks import TASKS
-from sft_tune.trial import checkpoint, convnet
+from sft_tune.trial import checkpoint, convnet, detectors
 from sft_tune.trial.data import Prepared, TextSplit, prepare
 from sft_tune.trial.device import open_device
 from sft_tune.trial.export import loader
@@ -24,6 +24,8 @@ from sft_tune.trial.heads import find_output_layer
 from sft_tune.trial.load import load_checkpoint
 from sft_tune.trial.lora import exported, wrapped_layers
 from sft_tune.trial.models import BuiltModel, parameter_count
+from sft_tune.trial.models_detection import arguments as detector_arguments
+from sft_tune.trial.models_detection import epsilon, has_frozen_statistics
 from sft_tune.trial.models_segmentation import library_arguments as dense_arguments
 from sft_tune.trial.models_torchvision import library_arguments
 from sft_tune.trial.models_transformers import size_arguments, skeleton
@@ -68,6 +70,11 @@ def export(
         DataError: when the data is not what the configuration says.
         ModelError: when the checkpoint is missing, damaged, or cannot be written so.
     """
+    if onnx and TASKS[config.task].boxes:
+        raise ModelError(
+            "--format onnx: a detector answers with as many boxes as it finds, which is not "
+            "written as ONNX here; leave --format onnx out"
+        )
     where = open_device(device)
     data = prepare(config.task, config.data, config.model, cache=cache)
     module = load_checkpoint(best, device)
@@ -119,15 +126,18 @@ def built_model(
     """Return ``module`` as what evaluates it wants it; nothing of it is to be trained."""
     mean, std = normalize
     built = BuiltModel(module, (), (tuple(mean), tuple(std)), config=config, extra=extra)
-    built.dense = TASKS[task].masks
+    built.dense, built.detector = TASKS[task].masks, TASKS[task].boxes
     return built
 
 
 def outputs_of(config: TrialConfig) -> str:
     """Return what the outputs are.
 
-    ``classes``, ``labels`` (each yes or no), ``tags`` (of tokens), ``masks`` or ``number``.
+    ``classes``, ``labels`` (each yes or no), ``tags`` (of tokens), ``masks``, ``boxes`` or
+    ``number``.
     """
+    if TASKS[config.task].boxes:
+        return "boxes"
     if TASKS[config.task].masks:
         return "masks"
     if config.task.endswith("regression"):
@@ -233,7 +243,7 @@ def _write_torchvision(
         **_rebuilding(module, config, card),
         "labels": list(card["labels"]),
         "outputs": outputs_of(config),
-        "image_size": list(card["image_size"]),
+        "image_size": card["image_size"],
         "mean": list(mean),
         "std": list(std),
     }
@@ -243,6 +253,8 @@ def _write_torchvision(
     shutil.copyfile(_source(loader), folder / "load_model.py")
     if library == "builtin":
         shutil.copyfile(_source(convnet), folder / "convnet.py")
+    if TASKS[config.task].boxes:
+        shutil.copyfile(_source(detectors), folder / "detectors.py")
     # The script's own network must take the weights: find out here, not at the user's.
     try:
         loader.load_model(folder)
@@ -256,6 +268,13 @@ def _write_torchvision(
 
 def _rebuilding(module: nn.Module, config: TrialConfig, card: dict[str, Any]) -> dict[str, Any]:
     """Return what the script makes the network of ``module`` from, besides its name."""
+    if TASKS[config.task].boxes:
+        name = config.model.name.partition(":")[2]
+        return {
+            "arguments": detector_arguments(name, len(card["labels"]), config.data.image_size),
+            "frozen_batch_norm": has_frozen_statistics(config.model),
+            "epsilon": epsilon(config.model),
+        }
     if TASKS[config.task].masks:
         arguments = dense_arguments(config.model.name, len(card["labels"]))
         return {"arguments": arguments, "head": None, "dropout_before_head": False}

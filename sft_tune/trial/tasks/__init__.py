@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from sft_tune.spec.study import DataSpec, Task
-from sft_tune.trial.tasks import classification, multi_label, regression, segmentation, tagging
+from sft_tune.trial.tasks import (
+    classification,
+    detection,
+    multi_label,
+    regression,
+    segmentation,
+    tagging,
+)
 from sft_tune.trial.tasks.protocol import Outputs, TrialTask
 
 __all__ = ["TASKS", "Outputs", "TrialTask", "task_of"]
@@ -15,6 +22,7 @@ TASKS: dict[Task, TrialTask] = {
     "text-regression": regression,
     "token-classification": tagging,
     "semantic-segmentation": segmentation,
+    "object-detection": detection,
 }
 
 
