@@ -15,6 +15,7 @@ from sft_tune.cli import (
     advise,
     best,
     check,
+    compare,
     confirm,
     control,
     dashboard,
@@ -164,7 +165,7 @@ for _command in (
     *(submit.submit, worker.worker, control.stop, control.pause, control.resume),
     *(enqueue.enqueue, enqueue.retry, prune.prune_checkpoints),
     *(list_.list_, status.status, trials.trials, show.show, best.best),
-    *(confirm.confirm, advise.advise, report_.report, plot.plot, export.export),
+    *(confirm.confirm, compare.compare, advise.advise, report_.report, plot.plot, export.export),
     *(import_.import_, dashboard.dashboard, delete.delete, schema.schema),
 ):
     app.command(_command.__name__.rstrip("_").replace("_", "-"))(_command)

@@ -22,9 +22,11 @@ Task = Literal[
     "token-classification",
     "semantic-segmentation",
     "object-detection",
+    "audio-classification",
 ]
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"
+AUDIO_MODEL = "transformers:facebook/wav2vec2-base"
 MASK_MODEL = "torchvision:deeplabv3_resnet50"
 BOX_MODEL = "torchvision:fasterrcnn_resnet50_fpn_v2"
 IMAGE_MODEL, TEXT_MODEL = "torchvision:resnet18", "transformers:google-bert/bert-base-uncased"
@@ -38,7 +40,8 @@ def init(
         typer.Option(
             metavar="SOURCE",
             show_default=False,
-            help="A folder of images, a .csv, .jsonl or .parquet file, hub:ID, torchvision:NAME. "
+            help="A folder of images or sounds, a .csv, .jsonl or .parquet file, hub:ID, "
+            "torchvision:NAME. "
             f"Default: {DIGITS}, small images that need no download.",
         ),
     ] = None,
@@ -54,7 +57,7 @@ def init(
             metavar="NAME",
             show_default=False,
             help="torchvision:NAME, transformers:ID-or-path or builtin:convnet. Default: "
-            "resnet18 for images, BERT for texts.",
+            "resnet18 for images, BERT for texts, wav2vec 2.0 for sounds.",
         ),
     ] = None,
     name: Annotated[
@@ -88,6 +91,8 @@ def init(
         raise UserError(f"--data: {wanted} has no default; give a .csv or .jsonl file, or hub:ID")
     usual = IMAGE_MODEL if images else TEXT_MODEL
     usual = MASK_MODEL if masks else BOX_MODEL if boxes else usual
+    if wanted == "audio-classification":
+        usual = AUDIO_MODEL
     chosen = model or (SMALL_MODEL if data is None else usual)
     source = DIGITS if data is None else _from_file(data, output)
     try:

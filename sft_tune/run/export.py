@@ -130,6 +130,12 @@ def export_trial(
             f"the task of study {record.name!r} is a function of yours ({config.task}), which "
             "keeps its own weights; there is nothing here to export"
         )
+    if how == "soup" and config.data.folds is not None:
+        raise UserError(
+            f"the trials of study {record.name!r} were cross-validated (data.folds), so what one "
+            "was evaluated on another was trained on, and no soup can be judged; export without "
+            "--soup"
+        )
     target = Path(folder).expanduser().absolute()
     with (
         staged(target, marker=MARKER, force=force) as staging,
@@ -168,6 +174,12 @@ class _Work:
         self._row = row
         self._config = config
         self._here = localize_config(config, record.root or "")
+        self._goal = row.best_progress or 100
+        self._metrics = row.metrics
+        folds = (row.flags or {}).get("folds")
+        if folds is not None:  # the one that the weights are of
+            self._here = self._here.of_fold(folds["kept"])
+            self._goal, self._metrics = folds["progress"] or 100, folds["metrics"]
         self._staging = staging
         self._scratch = scratch
         self._onnx = onnx
@@ -196,7 +208,7 @@ class _Work:
         self._notify("loading them in a fresh process, and evaluating validation again")
         found = self._verified(reference, facts["call"])
         averaged = len(cooked["ingredients"]) > 1
-        recorded = cooked["metrics"] if averaged else self._row.metrics
+        recorded = cooked["metrics"] if averaged else self._metrics
         self._compare(found, None if how == "refit" else recorded)
         return Exported(
             study=self._record.name,
@@ -240,7 +252,7 @@ class _Work:
     def _refit(self) -> str:
         """Train on train and validation, to the rung at which the trial was best."""
         self._notify("training on train and validation")
-        goal = self._row.best_progress or 100
+        goal = self._goal
         # What ends a trial by its validation scores would end this one by those of its own
         # training examples.
         training = self._here.training.model_copy(update={"patience": None})

@@ -42,6 +42,8 @@ class FaultFinder:
 
     def _find(self, number: int, reason: str | None, note: str) -> list[Fault]:
         rungs = self._rungs.get(number, {})
+        if self._spec.data.folds is not None and self._spec.data.fold is None:
+            rungs = {}  # each fold begins anew: they are no curve
         maximize = self._spec.direction == "maximize"
         ordered = [rungs[progress] for progress in sorted(rungs)]
         return find_faults(ordered, maximize=maximize, reason=reason, note=note)

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
@@ -154,12 +154,13 @@ def _measure(channel: Channel, command: Message) -> None:
 
 
 def _train(channel: Channel, command: Message) -> None:
+    from sft_tune.trial.folds import run_folds
     from sft_tune.trial.function import run_function
     from sft_tune.trial.held_out import test_metrics
     from sft_tune.trial.loggers import Loggers
     from sft_tune.trial.loop import run_trial
-    from sft_tune.trial.mirror import open_mirror
-    from sft_tune.trial.outcome import Evaluation
+    from sft_tune.trial.mirror import Mirror, open_mirror
+    from sft_tune.trial.outcome import Evaluation, Outcome
     from sft_tune.trial.paths import TrialPaths
 
     _confine(command)
@@ -175,6 +176,26 @@ def _train(channel: Channel, command: Message) -> None:
         loggers.rung(evaluation)
         return go_on
 
+    def train(
+        config: TrialConfig,
+        paths: TrialPaths,
+        report: Callable[[Evaluation], bool],
+        mirror: Mirror | None,
+    ) -> Outcome:
+        return run_trial(
+            config,
+            paths,
+            device=command["device"],
+            cache=Path(command["cache"]),
+            report=report,
+            should_stop=channel.should_stop,
+            checkpoint_seconds=command["checkpoint_seconds"],
+            evaluation_batch_size=command["evaluation_batch_size"],
+            mirror=mirror,
+            refit_to=command["refit_to"],
+            feature_cache=command["feature_cache"],
+        )
+
     with _errors_to(paths.log), loggers.closed_on_error():
         if is_function(config.task):
             outcome = run_function(
@@ -184,20 +205,12 @@ def _train(channel: Channel, command: Message) -> None:
                 report=report,
                 should_stop=channel.should_stop,
             )
+        elif config.is_folded:
+            outcome = run_folds(config, paths, train, report, mirror)
+            if "folds" in outcome.flags:  # from here on the one whose weights are kept
+                config = config.of_fold(outcome.flags["folds"]["kept"])
         else:
-            outcome = run_trial(
-                config,
-                paths,
-                device=command["device"],
-                cache=Path(command["cache"]),
-                report=report,
-                should_stop=channel.should_stop,
-                checkpoint_seconds=command["checkpoint_seconds"],
-                evaluation_batch_size=command["evaluation_batch_size"],
-                mirror=mirror,
-                refit_to=command["refit_to"],
-                feature_cache=command["feature_cache"],
-            )
+            outcome = train(config, paths, report, mirror)
         notes = [note for note in (outcome.note, *loggers.close(outcome.reason)) if note]
         held_out = None
         has_test = command["with_test"] and not is_function(config.task)

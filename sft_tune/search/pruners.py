@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import (
     BasePruner,
     HyperbandPruner,
@@ -11,6 +13,7 @@ from optuna.pruners import (
     NopPruner,
     PercentilePruner,
     SuccessiveHalvingPruner,
+    WilcoxonPruner,
 )
 
 from sft_tune.spec.study import PrunerSpec
@@ -36,11 +39,18 @@ def _percentile(spec: PrunerSpec) -> BasePruner:
     )
 
 
+def _wilcoxon(spec: PrunerSpec) -> BasePruner:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return WilcoxonPruner(p_threshold=spec.p_threshold)
+
+
 PRUNERS: dict[str, Callable[[PrunerSpec], BasePruner]] = {
     "asha": _asha,
     "hyperband": _hyperband,
     "median": _median,
     "percentile": _percentile,
+    "wilcoxon": _wilcoxon,
     "none": lambda spec: NopPruner(),
 }
 

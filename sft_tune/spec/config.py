@@ -58,6 +58,15 @@ class TrialConfig(BaseModel):
         object.__setattr__(self, "objective", with_metric(self.objective, self.task))
         return self
 
+    @property
+    def is_folded(self) -> bool:
+        """Whether it is to be trained once for each fold."""
+        return self.data.folds is not None and self.data.fold is None
+
+    def of_fold(self, fold: int) -> Self:
+        """Return the configuration of the fold ``fold``, from 0, alone."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"fold": fold})})
+
     def fingerprint(self) -> str:
         """Return a digest of the configuration without its seed, to find duplicates.
 

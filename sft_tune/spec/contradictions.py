@@ -19,6 +19,7 @@ _PRUNER_KEYS = {
     "reduction": ("asha", "hyperband"),
     "percentile": ("percentile",),
     "startup_trials": ("median", "percentile"),
+    "p_threshold": ("wilcoxon",),
 }
 
 
@@ -84,9 +85,17 @@ def _splits(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
             ("data", "validation_fraction"),
             "data.validation is given, so this is unused; remove it",
         )
+    if data.fold is not None and ok(("data", "fold"), ("data", "folds")):
+        if data.folds is None:
+            yield ("data", "fold"), "is one of data.folds, which is not given; give it"
+        elif data.fold >= data.folds:
+            yield ("data", "fold"), f"must be below data.folds, {data.folds}; they count from 0"
+    for key in ("validation", "validation_fraction"):
+        if data.folds is not None and findings.has(("data", key)):
+            yield ("data", key), "unused: data.folds takes validation from train; remove it"
     if data.test and data.test_fraction > 0:
         yield ("data", "test_fraction"), "data.test is given, so this is unused; remove it"
-    if data.validation_fraction + data.test_fraction >= 1 and ok(("data",)):
+    if data.folds is None and data.validation_fraction + data.test_fraction >= 1 and ok(("data",)):
         yield (
             ("data", "test_fraction"),
             f"with validation_fraction {shown(data.validation_fraction)} nothing remains to "
@@ -157,16 +166,24 @@ def _pruner(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
                 f"is read only by {' and '.join(users)}, not {pruner.name}; remove it, or "
                 f"set `name: {users[0]}`",
             )
+    if pruner.name == "wilcoxon" and (spec.data.folds is None or spec.data.fold is not None):
+        yield (
+            ("pruner", "name"),
+            "wilcoxon compares trials fold by fold; give data.folds, or choose another",
+        )
+        return
     # The last rung is the end of the trial, where there is nothing left to save.
-    rungs = spec.objective.rungs
+    key, rungs = "objective.rungs", spec.objective.rungs
+    if spec.data.folds is not None and spec.data.fold is None:
+        key, rungs = "data.folds", spec.data.folds
     asked = findings.has(("pruner", "name")) or findings.has(("pruner", "first"))
     if asked and findings.ok(("objective", "rungs"), ("pruner", "first")):
         if rungs == 1 or pruner.first > 100 * (rungs - 1) / rungs:
             place: Place = ("pruner", "first" if findings.has(("pruner", "first")) else "name")
             yield (
                 place,
-                f"nothing can be pruned: objective.rungs is {rungs}, and no rung before the end "
-                f"has the progress of {pruner.first} %; raise rungs, or set `name: none`",
+                f"nothing can be pruned: {key} is {rungs}, and no rung before the end has the "
+                f"progress of {pruner.first} %; raise {key.partition('.')[2]}, or set `name: none`",
             )
 
 

@@ -47,11 +47,10 @@ class DataSpec(Section):
     """Where the labelled examples come from, and how they are split."""
 
     source: str = Field(
-        description="A folder of images (one subfolder a class), a .csv, .jsonl or .parquet file "
-        "or a folder of them, COCO's annotations (.json) of images, or their folder; or "
-        "torchvision:NAME, hub:ID (Hugging Face hub), sklearn:digits, "
-        "python:module:function or python:file.py:function (called with the split's name, "
-        "returns examples)."
+        description="A folder of images or sounds (one subfolder a class), a .csv, .jsonl or "
+        ".parquet file or a folder of them, COCO's annotations (.json) of images, or their folder; "
+        "or torchvision:NAME, hub:ID (Hugging Face hub), sklearn:digits, python:module:function or "
+        "python:file.py:function (called with the split's name, returns examples)."
     )
     train: str | None = Field(
         None,
@@ -74,6 +73,9 @@ class DataSpec(Section):
         None, description="Column that holds a second text; the model reads both as a pair."
     )
     image_column: str = Field("image", description="Column that holds the image.")
+    audio_column: str = Field(
+        "audio", description="Column that holds the path of the sound (audio-classification)."
+    )
     label_column: str = Field("label", description="Column that holds the label.")
     tokens_column: str = Field(
         "tokens", description="Column that holds a list of words (token-classification)."
@@ -124,6 +126,19 @@ class DataSpec(Section):
         lt=1,
         description="Share of train that becomes validation (stratified) when there is none.",
     )
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=100,
+        description="Cross-validation: a trial is trained so many times, each time with another "
+        "share of train as validation (stratified); its value is the mean. A validation split of "
+        "the source's own is not read.",
+    )
+    fold: int | None = Field(
+        None,
+        ge=0,
+        description="Only this one of the folds, from 0. Default: each in turn.",
+    )
     test_fraction: float = Field(
         0.0,
         ge=0,
@@ -156,6 +171,16 @@ class DataSpec(Section):
         "weights, else 0.5 and 0.5.",
     )
     max_length: int = Field(256, ge=4, le=131072, description="Texts are cut to this many tokens.")
+    max_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Sounds are cut to this many seconds (audio-classification).",
+    )
+    skip_unreadable: bool = Field(
+        False,
+        description="Leave out images and sounds that cannot be read; else they are errors.",
+    )
 
 
 class ModelSpec(Section):
@@ -261,9 +286,10 @@ class SamplerSpec(Section):
 class PrunerSpec(Section):
     """When a trial that is behind is stopped."""
 
-    name: Literal["asha", "hyperband", "median", "percentile", "none"] = Field(
+    name: Literal["asha", "hyperband", "median", "percentile", "wilcoxon", "none"] = Field(
         "asha",
-        description="asha (asynchronous successive halving), hyperband, median, percentile, none.",
+        description="asha (asynchronous successive halving), hyperband, median, percentile, "
+        "wilcoxon (signed-rank test against the best trial, fold by fold; with data.folds), none.",
     )
     first: int = Field(
         10, ge=1, le=99, description="Progress in percent before which nothing is pruned."
@@ -273,6 +299,13 @@ class PrunerSpec(Section):
     )
     percentile: float = Field(
         25.0, gt=0, lt=100, description="percentile: keep a trial in this best percentage."
+    )
+    p_threshold: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="wilcoxon: a trial is stopped when it is worse than the best one with a "
+        "p-value below this.",
     )
     startup_trials: int = Field(
         5, ge=0, description="median and percentile: nothing is pruned before so many are done."

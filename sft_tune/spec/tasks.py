@@ -16,6 +16,7 @@ Task = Literal[
     "token-classification",
     "semantic-segmentation",
     "object-detection",
+    "audio-classification",
 ]
 Metric = Literal[
     "auto",
@@ -42,7 +43,7 @@ Metric = Literal[
     "loss",
 ]
 Direction = Literal["maximize", "minimize"]
-Input = Literal["image", "text", "words"]
+Input = Literal["image", "text", "words", "audio"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ _IMAGE_TECHNIQUES = ("augment", "auto_augment", "color_jitter", "erasing", "mix"
 # Of any number of labels an example: metrics of one class each have no meaning.
 MULTI_LABEL = tuple(m for m in _CLASSIFICATION if m not in ("balanced_accuracy", "matthews"))
 _REGRESSION = ("rmse", "mse", "mae", "r2", "spearman", "loss")
-_IMAGE_DATA = ("image_size", "normalize")
+_IMAGE_DATA = ("image_size", "normalize", "skip_unreadable")
 _TEXT_DATA = ("max_length",)
 TASKS: dict[Task, TaskFacts] = {
     "image-classification": TaskFacts(
@@ -188,6 +189,13 @@ TASKS: dict[Task, TaskFacts] = {
         classes=False,
         boxes=True,
         training=("augment", "color_jitter"),
+    ),
+    "audio-classification": TaskFacts(
+        input="audio",
+        metrics=_CLASSIFICATION,
+        columns=("audio_column", "label_column"),
+        data=("classes", "max_seconds", "skip_unreadable"),
+        training=("batching", *CLASS_TECHNIQUES),
     ),
 }
 # The settings of `data` and `training` that some tasks have no use for.

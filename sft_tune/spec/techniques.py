@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from sft_tune.spec.config import setting
 from sft_tune.spec.documents import Place
 from sft_tune.spec.findings import Findings
 from sft_tune.spec.space_rules import combinations
-from sft_tune.spec.study import StudySpec
-from sft_tune.spec.wording import shown
+from sft_tune.spec.study import ModelSpec, StudySpec
+from sft_tune.spec.training import TrainingSpec
+from sft_tune.spec.wording import settings, shown
 
 Finding = tuple[Place, str]
 Rule = Callable[[StudySpec, Findings], Iterator[Finding]]
 
 _ADAPTIVE = ("adamw", "adam", "muon")
 _TO_A_MINIMUM = ("linear", "cosine", "polynomial", "warmup_stable_decay", "one_cycle")
-# Settings that some values of another one ignore: searching them there would be in vain.
+# Settings that some values of another one ignore: giving or searching them there is in vain.
 _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "momentum": ("optimizer", ("sgd", "muon")),
     "nesterov": ("optimizer", ("sgd", "muon")),
@@ -42,6 +44,16 @@ _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
 _LORA_DETAILS = ("model.lora_alpha", "model.lora_dropout", "model.lora_targets", "model.lora_merge")
 
 
+def unread(model: ModelSpec, training: TrainingSpec) -> set[str]:
+    """Return the settings (``momentum``, ``model.lora_alpha``) that one configuration ignores."""
+    names = {name for name, (other, read) in _NEEDS.items() if getattr(training, other) not in read}
+    if training.patience is None:
+        names.add("min_change")
+    if model.lora_rank is None:
+        names.update(_LORA_DETAILS)
+    return names
+
+
 def place_of(spec: StudySpec, name: str) -> Place:
     """Return where the setting ``name`` gets its value: in the space, or in its section."""
     if name in spec.space:
@@ -61,29 +73,34 @@ def places_of(*names: str) -> list[Place]:
 
 def _settings_in_vain(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     for name, (other, values) in _NEEDS.items():
-        if name not in spec.space or not findings.ok(*places_of(name, other)):
+        if not _decided(spec, name) or not findings.ok(*places_of(name, other)):
             continue
         if not any(cell[other] in values for cell in _active(spec, name, other)):
             wanted = " or ".join(values)
             yield (
-                ("space", name),
+                place_of(spec, name),
                 f"has an effect only with {other}: {wanted}; add that or remove it",
             )
 
 
+def _decided(spec: StudySpec, name: str) -> bool:
+    """Tell whether the file searches ``name``, or fixes it to another value than its default."""
+    return name in spec.space or setting(spec, name) != settings()[name].default
+
+
 def _active(spec: StudySpec, name: str, other: str) -> Iterator[dict[str, Any]]:
-    """Yield the combinations of both in which ``name`` is searched."""
-    when = (spec.space[name].when or {}).get(other)
+    """Yield the combinations of both in which ``name`` has the value that the file decides."""
+    when = (spec.space[name].when or {}).get(other) if name in spec.space else None
     for cell in combinations(spec, [name, other]):
         if when is None or cell[other] in when:
             yield cell
 
 
 def _change_without_patience(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    if "min_change" in spec.space and findings.ok(*places_of("min_change", "patience")):
+    if _decided(spec, "min_change") and findings.ok(*places_of("min_change", "patience")):
         if all(cell["patience"] is None for cell in _active(spec, "min_change", "patience")):
             yield (
-                ("space", "min_change"),
+                place_of(spec, "min_change"),
                 "has an effect only with patience; give that a number or remove this",
             )
 
@@ -156,9 +173,9 @@ def _lora(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
             return
     ranks = [cell[rank] for cell in combinations(spec, [rank])]
     for name in _LORA_DETAILS:
-        if name in spec.space and all(value is None for value in ranks):
+        if _decided(spec, name) and all(value is None for value in ranks):
             yield (
-                ("space", name),
+                place_of(spec, name),
                 "has an effect only with model.lora_rank; give that, or remove it",
             )
 

@@ -132,6 +132,30 @@ RECIPES: dict[str, Recipe] = {
   head_multiplier: {low: 1.0, high: 10.0, log: true}
 """,
     ),
+    "sounds": Recipe(
+        why="Audio transformers: AdamW with low rates and a warm-up, small batches of long inputs.",
+        training="""\
+  optimizer: adamw
+  learning_rate: 5e-5
+  schedule: linear
+  warmup: 0.1
+  weight_decay: 0.01
+  batch_size: 8
+  epochs: 5
+  clip_norm: 1.0
+""",
+        space="""\
+  # The setting that matters most.
+  learning_rate: {low: 5e-6, high: 5e-4, log: true}
+  epochs: [3, 5, 10]
+  batch_size: [8, 16, 32]
+  # Without a warm-up the first steps of AdamW can undo the pretraining.
+  warmup: {low: 0.0, high: 0.3}
+  weight_decay: {low: 1e-3, high: 0.1, log: true}
+  # The new head starts at random, the backbone does not: it may need a higher rate.
+  head_multiplier: {low: 1.0, high: 30.0, log: true}
+""",
+    ),
     "encoder": Recipe(
         why="Text encoders: the recipe of BERT (Devlin et al. 2018, appendix A.3), widened.",
         training="""\
@@ -158,6 +182,9 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 
+_AUDIO_DATA = """\
+  max_seconds: 10       # longer sounds are cut
+"""
 _IMAGE_DATA = """\
   # image_size: 224     # default: the images' own size, or the model's where they differ
 """
@@ -273,6 +300,9 @@ def _columns(task: Task, found: Guess) -> str:
         lines = (f"  image_column: {column}\n" if column else "") + _IMAGE_DATA
         if TASKS[task].masks:
             return notes + lines + _MASK_DATA
+    elif TASKS[task].input == "audio":
+        column = settings.get("audio_column")
+        lines = (f"  audio_column: {column}\n" if column else "") + _AUDIO_DATA
     else:
         lines = _TEXT_DATA.format(text_column=settings.get("text_column", "text"))
     if "label_column" in settings or not TASKS[task].classes:
@@ -308,11 +338,13 @@ def _metric(task: Task) -> str:
 def _family(task: Task, model: str) -> str:
     scheme, _, rest = model.partition(":")
     if TASKS[task].input != "image":
+        sounds = TASKS[task].input == "audio"
         if scheme == "transformers" and rest:
-            return "encoder"
+            return "sounds" if sounds else "encoder"
+        known = "facebook/wav2vec2-base" if sounds else "google-bert/bert-base-uncased"
         raise UserError(
             f"a model for {task} is transformers:ID-or-path, not {model!r}; "
-            "for example transformers:google-bert/bert-base-uncased"
+            f"for example transformers:{known}"
         )
     if TASKS[task].boxes:
         if scheme == "torchvision" and rest:

@@ -13,7 +13,8 @@ import torch
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
-from sft_tune.trial.data import BoxSplit, ImageSplit, Prepared, Split, TextSplit, prepare
+from sft_tune.spec.tasks import TASKS
+from sft_tune.trial.data import BoxSplit, ImageSplit, Prepared, Split, prepare
 from sft_tune.trial.device import (
     is_out_of_memory,
     memory_of_its_own,
@@ -168,7 +169,9 @@ def _cannot_take(config: TrialConfig, data: Prepared, error: Exception) -> Model
     size = train.pixels.shape[2:] if isinstance(train, ImageSplit) else None
     if is_out_of_memory(error):
         # Not even one example fits: larger batches are taken apart.
-        smaller = "data.max_length" if isinstance(train, TextSplit) else "data.image_size"
+        smaller = {"image": "data.image_size", "audio": "data.max_seconds"}.get(
+            TASKS[config.task].input, "data.max_length"
+        )
         what, remedy = "runs out of memory", f"lower {smaller}, or give a smaller model"
     elif "more than 1 value per channel" in reason:
         what = f"cannot train with batch size {config.training.batch_size}"
@@ -178,6 +181,8 @@ def _cannot_take(config: TrialConfig, data: Prepared, error: Exception) -> Model
         remedy = "set data.image_size to a size it takes (224)"
     elif isinstance(train, BoxSplit):
         what, remedy = "does not take these images", "set data.image_size, or give another model"
+    elif config.task == "audio-classification":
+        what, remedy = "does not take these sounds", "change data.max_seconds, or the model"
     else:
         what, remedy = "does not take these texts", "lower data.max_length, or give another model"
     return ModelError(f"model.name: {config.model.name} {what}: {reason}; {remedy}")

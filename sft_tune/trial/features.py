@@ -31,7 +31,13 @@ from sft_tune.trial.step import Trainee
 FORMAT = 1
 MOST_BYTES = 4 * 2**30
 TRIED = 4
-TASKS = ("image-classification", "text-classification", "image-regression", "text-regression")
+TASKS = (
+    "image-classification",
+    "text-classification",
+    "image-regression",
+    "text-regression",
+    "audio-classification",
+)
 # Settings of transformers that change nothing in evaluation, or only the head.
 OF_THE_HEAD = ("id2label", "label2id", "num_labels")
 

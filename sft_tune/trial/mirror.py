@@ -24,8 +24,6 @@ KEPT = 2
 PATIENCE = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds between the tries of what has to be there before the trial's end is told."""
 
-_CHECKPOINT = re.compile(rf"resume-(\d+){re.escape(WEIGHTS)}")
-
 
 def open_mirror(url: str | None, paths: TrialPaths) -> Mirror | None:
     """Return the mirror of ``paths`` at ``url``, the log so far fetched; None without a URL.
@@ -43,11 +41,6 @@ def open_mirror(url: str | None, paths: TrialPaths) -> Mirror | None:
     return mirror
 
 
-def checkpoint_name(step: int) -> str:
-    """Return the name there of the checkpoint after ``step`` steps."""
-    return f"resume-{step:09d}{WEIGHTS}"
-
-
 class Mirror:
     """The copy of one trial's folder at a URL."""
 
@@ -61,7 +54,10 @@ class Mirror:
         self.url = url
         self._paths = paths
         self._remote = RemoteFiles(url)
-        self._there = {step for name in self._sizes() if (step := _step_of(name)) is not None}
+        self._stem = paths.resume.stem
+        named = re.compile(rf"{re.escape(self._stem)}-(\d+){re.escape(WEIGHTS)}")
+        self._there = {int(found[1]) for name in self._sizes() if (found := named.fullmatch(name))}
+        self._parts: list[Mirror] = []
         self._complaints: list[str] = []
         self._failed = False
         self._changed = threading.Condition()
@@ -72,6 +68,28 @@ class Mirror:
     def best(self) -> str:
         """Where the best weights are."""
         return f"{self.url}/{self._paths.best.name}"
+
+    def part(self, paths: TrialPaths) -> Mirror:
+        """Return a mirror at the same URL of other files of the same folder.
+
+        Raises:
+            StorageError: the URL cannot be read.
+        """
+        try:
+            part = Mirror(self.url, paths)
+        except OSError as error:
+            raise StorageError(f"storage.artifacts: {error}; start again later") from error
+        self._parts.append(part)
+        return part
+
+    def fetch_file(self, path: Path) -> None:
+        """Bring the file ``path`` of the trial's folder here, where it is there.
+
+        Raises:
+            OSError: it could not be copied.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            self._remote.get(path.name, path)
 
     def fetch(self) -> list[str]:
         """Bring the last good checkpoint here when it is further than the one that is here.
@@ -86,12 +104,12 @@ class Mirror:
         for step in sorted((step for step in self._there if step > here), reverse=True):
             fetched = self._paths.root / "fetched.tmp"
             try:
-                self._remote.get(checkpoint_name(step), fetched)
+                self._remote.get(self._name(step), fetched)
                 checkpoint.read(fetched)
             except (FileNotFoundError, ValueError) as error:
                 fetched.unlink(missing_ok=True)
                 self._there.discard(step)
-                said = str(error).replace(str(fetched), f"{self.url}/{checkpoint_name(step)}")
+                said = str(error).replace(str(fetched), f"{self.url}/{self._name(step)}")
                 wrong.append(f"{said}; took the one before it")
                 continue
             except OSError as error:
@@ -134,13 +152,21 @@ class Mirror:
         Raises:
             OSError: they could not be copied.
         """
+        self.put_file(self._paths.best)
+
+    def put_file(self, path: Path) -> None:
+        """Copy the file ``path`` there, with patience.
+
+        Raises:
+            OSError: it could not be copied.
+        """
         pause = threading.Event()
         for seconds in PATIENCE:
             with contextlib.suppress(OSError):
-                self._remote.put(self._paths.best, self._paths.best.name)
+                self._remote.put(path, path.name)
                 return
             pause.wait(seconds)
-        self._remote.put(self._paths.best, self._paths.best.name)
+        self._remote.put(path, path.name)
 
     def leave(self, step: int) -> None:
         """Copy the checkpoint after ``step`` steps, for the trial to go on another time.
@@ -173,7 +199,7 @@ class Mirror:
         It stays where a trial that has not ``ended`` has in it what could not be copied.
         """
         self.put_notes()
-        if ended or not self._failed:
+        if ended or not any(mirror._failed for mirror in (self, *self._parts)):
             shutil.rmtree(self._paths.root, ignore_errors=True)
 
     def _upload(self) -> None:
@@ -189,17 +215,21 @@ class Mirror:
 
     def _copy(self, step: int, frozen: Path) -> None:
         try:
-            self._remote.put(frozen, checkpoint_name(step))
+            self._remote.put(frozen, self._name(step))
             self._failed = False
             self._there.add(step)
             for old in sorted(self._there)[:-KEPT]:
-                self._remote.remove(checkpoint_name(old))
+                self._remote.remove(self._name(old))
                 self._there.discard(old)
             self.put_notes()
         except OSError as error:
             self._complain(error)
         finally:
             frozen.unlink(missing_ok=True)
+
+    def _name(self, step: int) -> str:
+        """Return the name there of the checkpoint after ``step`` steps."""
+        return f"{self._stem}-{step:09d}{WEIGHTS}"
 
     def _sizes(self) -> dict[str, int]:
         return self._remote.sizes()
@@ -213,11 +243,6 @@ class Mirror:
         with self._changed:
             self._complaints.append(f"not copied: {error}")
             self._failed = True
-
-
-def _step_of(name: str) -> int | None:
-    found = _CHECKPOINT.fullmatch(name)
-    return int(found[1]) if found else None
 
 
 def _same_file(path: Path, other: Path) -> None:

@@ -16,6 +16,7 @@ class TrialPaths:
     log.txt                     what the worker printed
     files                       what a task's own training function keeps
     reports.json                what that has reported, while the trial is not ended
+    resume-folds.json           of cross-validation: the folds that are done
     ==========================  ======================================================
     """
 
@@ -29,6 +30,7 @@ class TrialPaths:
         self.log = root / "log.txt"
         self.function_folder = root / "files"
         self.reports = root / "reports.json"
+        self.folds = root / "resume-folds.json"
 
     def __repr__(self) -> str:
         return f"TrialPaths({str(self.root)!r})"
@@ -47,5 +49,21 @@ class TrialPaths:
 
         What a process left that died while it wrote goes with it.
         """
-        for path in (self.resume, self.previous_resume, self.reports, *self.root.glob("*.tmp")):
+        for path in (self.reports, *self.root.glob("resume*"), *self.root.glob("*.tmp")):
             path.unlink(missing_ok=True)
+
+
+class FoldPaths(TrialPaths):
+    """The files of one fold of a trial, in the trial's folder; its end on record removes them."""
+
+    def __init__(self, root: Path, fold: int) -> None:
+        """Name the files of the fold ``fold``, from 0, under ``root``."""
+        super().__init__(root)
+        self.best = root / f"resume-fold-{fold}-best.safetensors"
+        self.resume = root / f"resume-fold-{fold}.safetensors"
+        self.previous_resume = root / f"resume-fold-{fold}.previous.safetensors"
+
+    def drop_state(self) -> None:
+        """Delete what the fold would go on from: it is done."""
+        self.resume.unlink(missing_ok=True)
+        self.previous_resume.unlink(missing_ok=True)

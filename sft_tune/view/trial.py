@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from sft_tune.spec.faults import from_flags
-from sft_tune.spec.space import Value
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.view import words
 from sft_tune.view.status import owner_in_words
@@ -21,6 +21,9 @@ from sft_tune.view.tables import (
     state_of_trial,
     watched_table,
 )
+
+if TYPE_CHECKING:
+    from sft_tune.spec.space import Value
 
 
 def draw_best(
@@ -46,6 +49,8 @@ def draw_best(
         facts.add_row("validation", _metrics(row.metrics))
     if confirmed is not None:
         facts.add_row("confirmed", confirmed)
+    if (folds := words.folds(row.flags)) is not None:
+        facts.add_row("folds", folds)
     if row.best_progress is not None:
         facts.add_row("reached at", f"{row.best_progress} % of its {_steps(row)}")
     facts.add_row("trained for", words.duration(row.seconds))
@@ -120,6 +125,8 @@ def _trial_facts(
         facts.add_row(study.metric or "value", f"{words.score(row.value)}{at}")
     if row.metrics:
         facts.add_row("validation", _metrics(row.metrics))
+    if (folds := words.folds(row.flags)) is not None:
+        facts.add_row("folds", folds)
     curve = [rung.metrics[study.metric] for rung in rungs if study.metric in rung.metrics]
     if len(curve) > 1:
         facts.add_row("curve", words.sparkline(curve, 40))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from typing import Any
 import optuna
 import pytest
 
-from sft_tune.errors import DataError, ModelError, StudyExistsError, TrialError
+import sft_tune
+from sft_tune.errors import DataError, ModelError, StudyExistsError, TrialError, UserError
 from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import LocalWorker
 from sft_tune.run.events import Event, Notice, RungReached, TrialEnded, TrialStarted
@@ -268,3 +270,36 @@ def test_starting_a_finished_study_counts_no_time(study_file: StudyFile) -> None
     assert before is not None and 0 < before < 60
     after = active()
     assert after is not None and before <= after < before + 5
+
+
+def test_a_cross_validated_study_is_pruned_between_folds_and_exported(
+    study_file: StudyFile, tmp_path: Path
+) -> None:
+    path = study_file(
+        data={"folds": 5, "classes": [0, 1], "validation_limit": None, "train_limit": 200},
+        training={"learning_rate": 0.02},
+        space={"learning_rate": [0.02, 1e-6]},
+        sampler={"name": "grid"},
+        pruner={"name": "wilcoxon"},
+        budget=None,
+    )
+    start(path)
+    good, bad = rows()
+    assert (good.reason, bad.reason) == ("completed", "pruned")
+    # Of four pairs that are all worse the test's p is 1/16, of three 1/8.
+    assert bad.note == "after 4 of 5 folds"
+    found = good.flags["folds"]
+    assert good.value == pytest.approx(sum(found["values"]) / 5)
+    assert "faults" not in good.flags  # folds are no curve
+    db = Database.open("sqlite:///t.db", create=False)
+    try:
+        rungs = reads.evaluation_rows(db, "tiny", good.number)
+    finally:
+        db.dispose()
+    assert [rung.progress for rung in rungs] == [20, 40, 60, 80, 100]
+    assert [rung.metrics["accuracy"] for rung in rungs] == found["values"]
+    study = sft_tune.open_study("tiny", storage="sqlite:///t.db")
+    exported = json.loads((study.export(tmp_path / "out") / "export.json").read_text())
+    assert exported["validation"] == pytest.approx(found["metrics"])
+    with pytest.raises(UserError, match=r"cross-validated \(data.folds\)"):
+        study.export(tmp_path / "soup", soup=True)

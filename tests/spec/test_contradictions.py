@@ -30,6 +30,13 @@ def text(**sections: Any) -> dict[str, Any]:
 
 TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     # what changes, place, rule with remedy, value shown
+    ({"data": {"fold": 1}}, "data.fold", "is one of data.folds, which is not given; give it", "1"),
+    ({"data": {"folds": 3, "fold": 3}}, "data.fold", "must be below data.folds, 3; they count from 0", "3"),
+    ({"data": {"folds": 3, "validation_fraction": 0.1}}, "data.validation_fraction", "unused: data.folds takes validation from train; remove it", "0.1"),
+    ({"pruner": {"name": "wilcoxon"}}, "pruner.name", "wilcoxon compares trials fold by fold; give data.folds, or choose another", "'wilcoxon'"),
+    ({"data": {"folds": 5, "fold": 0}, "pruner": {"name": "wilcoxon"}}, "pruner.name", "wilcoxon compares trials fold by fold; give data.folds, or choose another", "'wilcoxon'"),
+    ({"data": {"folds": 2}, "pruner": {"name": "asha", "first": 60}}, "pruner.first", "nothing can be pruned: data.folds is 2, and no rung before the end has the progress of 60 %; raise folds, or set `name: none`", "60"),
+    ({"pruner": {"name": "asha", "p_threshold": 0.2}}, "pruner.p_threshold", "is read only by wilcoxon, not asha; remove it, or set `name: wilcoxon`", "0.2"),
     (text(data={"source": "torchvision:CIFAR10"}), "data.source", "holds images, but the task is text-classification; change one of them", "'torchvision:CIFAR10'"),
     (text(data={"source": "sklearn:digits"}), "data.source", "holds images, but the task is text-classification; change one of them", "'sklearn:digits'"),
     (text(data={"image_size": 32}), "data.image_size", NO_TEXT, "32"),
@@ -50,6 +57,11 @@ TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"space": {"decay_factor": [0.9, 0.8], "schedule": ["linear", "cosine"]}}, "space.decay_factor", "has an effect only with schedule: exponential or step; add that or remove it", "[0.9, 0.8]"),
     ({"space": {"min_learning_rate": [0, 1e-5]}, "training": {"schedule": "constant"}}, "space.min_learning_rate", "has an effect only with schedule: linear or cosine or polynomial or warmup_stable_decay or one_cycle; add that or remove it", "[0, 1e-05]"),
     ({"space": {"momentum": {"values": [0.9], "when": {"optimizer": "adam"}}, "optimizer": ["adamw", "adam", "sgd"]}}, "space.momentum", "has an effect only with optimizer: sgd or muon; add that or remove it", "{values: [0.9], when: {optimizer: 'adam'}}"),
+    ({"training": {"optimizer": "adam", "momentum": 0.5}}, "training.momentum", "has an effect only with optimizer: sgd or muon; add that or remove it", "0.5"),
+    ({"training": {"decay_factor": 0.5}, "space": {"schedule": ["constant", "linear"]}}, "training.decay_factor", "has an effect only with schedule: exponential or step; add that or remove it", "0.5"),
+    ({"training": {"min_learning_rate": 1e-3, "schedule": "constant"}}, "training.min_learning_rate", "has an effect only with schedule: linear or cosine or polynomial or warmup_stable_decay or one_cycle; add that or remove it", "0.001"),
+    ({"training": {"min_change": 0.1}}, "training.min_change", "has an effect only with patience; give that a number or remove this", "0.1"),
+    (text(model={"lora_alpha": 3}), "model.lora_alpha", "has an effect only with model.lora_rank; give that, or remove it", "3"),
     ({"training": {"min_learning_rate": 1e-3}}, "training.min_learning_rate", "must not exceed learning_rate, which may be 0.0001; lower it", "0.001"),
     ({"space": {"min_learning_rate": {"low": 1e-6, "high": 1e-3}}}, "space.min_learning_rate", "must not exceed learning_rate, which may be 0.0001; lower it", "{low: 1e-06, high: 0.001}"),
     ({"training": {"freeze": "blocks"}}, "training.freeze", "freeze: blocks with model.weights: none keeps random weights for ever; change one, or keep them apart with `when`", "'blocks'"),
@@ -110,11 +122,12 @@ def test_a_contradiction_is_told_with_place_value_and_remedy(
         text(training={"augment": "none"}, data={"image_column": "image"}),
         text(space={"augment": ["none"]}),
         {"data": {"max_length": 256}},
-        {"training": {"min_learning_rate": 1e-3, "schedule": "constant"}},
         {"training": {"min_learning_rate": 1e-4}},
+        {"training": {"momentum": 0.9, "decay_factor": 0.9}},  # their defaults
         {
-            "training": {"momentum": 0.5, "decay_factor": 0.5}
-        },  # fixed, so nothing is searched in vain
+            "training": {"momentum": 0.5, "decay_factor": 0.5, "min_change": 0.1},
+            "space": {"optimizer": ["adam", "sgd"], "schedule": ["step"], "patience": [None, 2]},
+        },
         {"space": {"momentum": [0.8, 0.9], "optimizer": ["adamw", "sgd"]}},
         {"data": {"normalize": {"mean": [0.5], "std": [0.5]}}},
         {"data": {"validation": "a", "test": "b", "validation_fraction": 0.2}, "task": "oops"},

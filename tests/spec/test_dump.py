@@ -12,6 +12,7 @@ from sft_tune.spec.documents import parse_text
 from sft_tune.spec.dump import dump_study, dump_training
 from sft_tune.spec.load import parse_study
 from sft_tune.spec.study import DataSpec, ModelSpec, ObjectiveSpec, ResourcesSpec
+from sft_tune.spec.techniques import unread
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.spec.wording import kind, options
 from sft_tune.spec.wording import settings as settings_of_a_space
@@ -33,7 +34,7 @@ def values(name: str) -> st.SearchStrategy[Any]:
     if field.annotation in (bool, bool | None):
         return absent | st.booleans()
     if kind(name) == "integer":
-        return absent | st.integers(1, 1000)
+        return absent | st.integers(1, 30)
     return absent | st.floats(1e-12, 0.999) | st.sampled_from([1e-5, 0.1])
 
 
@@ -49,18 +50,29 @@ models = st.builds(
 )
 
 
+loras = st.sampled_from(
+    [{}, {"lora_alpha": 3.0}, {"lora_rank": 4, "lora_alpha": 3.0}, {"lora_merge": False}]
+)
+
+
+def problems(root: Path, **sections: Any) -> dict[str, str]:
+    try:
+        parse_study({**STUDY, **sections}, root=root)
+    except StudyFileError as error:
+        return {problem.path: problem.rule for problem in error.problems}
+    return {}
+
+
 @settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(trainings, models)
-def test_a_dumped_configuration_is_the_same_in_a_study_file(
-    tmp_path: Path, training: dict[str, Any], model: ModelSpec
+@given(trainings, models, loras)
+def test_what_a_configuration_ignores_is_refused_in_a_file_and_left_out_of_its_dump(
+    tmp_path: Path, training: dict[str, Any], model: ModelSpec, lora: dict[str, Any]
 ) -> None:
-    written = {"model": model.model_dump(mode="json"), "training": training}
-    try:
-        parse_study({**STUDY, **written}, root=tmp_path)
-    except StudyFileError:
-        reject()  # no trial has it: the loader refuses spaces that could draw it
+    model = model.model_copy(update=lora)
+    if lora:
+        model = model.model_copy(update={"name": "transformers:a/b", "weights": "DEFAULT"})
     config = TrialConfig(
         task="image-classification",
         data=DataSpec(source="sklearn:digits"),
@@ -69,12 +81,33 @@ def test_a_dumped_configuration_is_the_same_in_a_study_file(
         objective=ObjectiveSpec(),
         seed=1,
     )
+    written = {"model": model.model_dump(mode="json"), "training": training}
+    found = problems(tmp_path, **written)
+    in_vain = {path for path, rule in found.items() if rule.startswith("has an effect only with")}
+    ignored = unread(model, config.training)
+    kept = {
+        "model": model.model_dump(exclude={name.removeprefix("model.") for name in ignored}),
+        "training": config.training.model_dump(exclude=ignored),
+    }
+    places = {name if "." in name else f"training.{name}" for name in ignored}
+    assert in_vain == {path for path in places if _differs(config, path)}
+
     sections = parse_text(dump_training(config), ".yaml", "s").data
+    assert set(sections["training"]) == set(kept["training"])
+    assert set(sections["model"]) == set(kept["model"])
+    if set(found) - in_vain:
+        reject()  # no trial has it: the loader refuses spaces that could draw it
     spec = parse_study({**STUDY, **sections}, root=tmp_path)
-    assert set(sections["training"]) == set(TrainingSpec.model_fields)
-    assert spec.training == config.training
-    assert spec.model == config.model
-    assert assemble(spec, {}, 0).fingerprint() == config.fingerprint()
+    assert spec.training == TrainingSpec(**kept["training"])
+    assert spec.model == ModelSpec(**kept["model"])
+    if not in_vain:
+        assert assemble(spec, {}, 0).fingerprint() == config.fingerprint()
+
+
+def _differs(config: TrialConfig, path: str) -> bool:
+    section, name = path.split(".")
+    spec = getattr(config, section)
+    return bool(getattr(spec, name) != type(spec).model_fields[name].default)
 
 
 def test_a_dumped_study_is_one_whose_default_is_the_configuration(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ KINDS: list[tuple[Task, str, str]] = [
     ("semantic-segmentation", "torchvision:deeplabv3_resnet50", "cnn"),
     ("object-detection", "torchvision:fasterrcnn_resnet50_fpn_v2", "detector"),
     ("token-classification", "transformers:google-bert/bert-base-uncased", "encoder"),
+    ("audio-classification", "transformers:facebook/wav2vec2-base", "sounds"),
 ]
 
 

@@ -1,6 +1,7 @@
 """The data side of a trial: sources, splits, prepared arrays, batches."""
 
 from sft_tune.trial.data.arrays import (
+    AudioSplit,
     BoxSplit,
     FeatureSplit,
     ImageSplit,
@@ -18,6 +19,7 @@ from sft_tune.trial.data.batches import (
 from sft_tune.trial.data.prepare import prepare
 
 __all__ = [
+    "AudioSplit",
     "Batch",
     "BoxSplit",
     "FeatureSplit",

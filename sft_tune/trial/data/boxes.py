@@ -17,8 +17,8 @@ from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec
 from sft_tune.trial.data.arrays import array_path
 from sft_tune.trial.data.cache import ArrayWriter, save
-from sft_tune.trial.data.examples import Examples, did_you_mean, listed
-from sft_tune.trial.data.images import UnreadableImageError, image_size, in_order, read_image
+from sft_tune.trial.data.examples import Examples, UnreadableError, did_you_mean, listed
+from sft_tune.trial.data.images import image_size, in_order, read_image
 from sft_tune.trial.data.labels import class_indices, in_label_order, label_name
 from sft_tune.trial.data.parts import Part
 from sft_tune.trial.data.target_kinds import Found, Labels, Stats
@@ -261,7 +261,7 @@ class BoxEncoder:
         """Write the arrays of a `BoxSplit`; return facts.
 
         Raises:
-            UnreadableImageError: for the first image that cannot be read.
+            UnreadableError: for the first image that cannot be read.
             DataError: for boxes that are not on their image.
         """
         own = np.array([image_size(examples, i) for i in rows.tolist()], dtype=np.int64)
@@ -335,7 +335,7 @@ def _decoded(
     """Return image ``i`` resized to ``size``, uint8 [3, h, w]."""
     image = read_image(examples, i)
     if [image.height, image.width] != own.tolist():
-        raise UnreadableImageError(examples.place(i), "its size is not what its header says")
+        raise UnreadableError("image", examples.place(i), "its size is not what its header says")
     if (size != own).any():
         # Pillow widens its filters when it shrinks an image: antialiased.
         height, width = size.tolist()

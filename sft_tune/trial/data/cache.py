@@ -169,20 +169,32 @@ class ArrayWriter:
     the latter kills the process.
     """
 
-    def __init__(self, path: Path, shape: Sequence[int], dtype: DTypeLike) -> None:
-        """Begin the file ``path``; its parts must make up ``shape``."""
+    def __init__(self, path: Path, shape: Sequence[int | None], dtype: DTypeLike) -> None:
+        """Begin the file ``path``; its parts must make up ``shape``.
+
+        The first side may be None: it is as long as the parts turn out to be.
+        """
         self._path, self._dtype = path, np.dtype(dtype)
-        self._missing = int(np.prod(shape))
+        self._shape = tuple(side or 0 for side in shape)
+        self._grows = shape[0] is None
+        self._missing = int(np.prod(self._shape))
         with writing(path.parent.parent):
             self._file = path.open("wb")
-            header = npy.header_data_from_array_1_0(np.empty(0, self._dtype))
-            npy.write_array_header_1_0(
-                self._file, {**header, "shape": tuple(shape), "fortran_order": False}
-            )
+            self._write_header()
+
+    def _write_header(self) -> None:
+        """Write what kind of array the file holds, with room for a longer first side."""
+        header = npy.header_data_from_array_1_0(np.empty(0, self._dtype))
+        npy.write_array_header_1_0(
+            self._file, {**header, "shape": self._shape, "fortran_order": False}
+        )
 
     def append(self, part: NDArray[Any]) -> None:
         """Append ``part``, in C order."""
-        self._missing -= part.size
+        if self._grows:
+            self._shape = (self._shape[0] + len(part), *self._shape[1:])
+        else:
+            self._missing -= part.size
         with writing(self._path.parent.parent):
             self._file.write(np.ascontiguousarray(part, dtype=self._dtype).data)
 
@@ -193,6 +205,9 @@ class ArrayWriter:
             ValueError: where the parts do not make up the shape.
         """
         with writing(self._path.parent.parent), self._file:
+            if self._grows:
+                self._file.seek(0)
+                self._write_header()
             self._file.flush()
             os.fsync(self._file.fileno())
         if self._missing:

@@ -72,10 +72,10 @@ class CocoFiles:
             for entries in found
         ]
         images = _images(path, parsed)
-        if missing := [image for image in images if not image.is_file()]:
+        if images and not any(image.is_file() for image in images):
             raise DataError(
-                f"{path}: {len(missing)} of {len(images)} images are not there: "
-                f"{listed(missing, 3)}. Put them beside the file, or into `images` beside it."
+                f"{path}: none of its {len(images)} images is there, for example {images[0]}. "
+                "Put them beside the file, or into `images` beside it."
             )
         return Examples(images, labels, lambda i: f"{path}, image {images[i].name}")
 

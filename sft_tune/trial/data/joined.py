@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sft_tune.trial.data.arrays import BoxSplit, ImageSplit, Prepared, Split, TextSplit
+from sft_tune.trial.data.arrays import AudioSplit, BoxSplit, ImageSplit, Prepared, Split, TextSplit
 
 
 def with_validation(data: Prepared) -> Prepared:
@@ -22,7 +23,7 @@ def joined(first: Split, second: Split) -> Split:
     """Return the examples of ``first``, then those of ``second``, in memory.
 
     Raises:
-        TypeError: when one holds images and the other texts.
+        TypeError: when one holds images and the other texts, and the like.
     """
     targets = np.concatenate([first.targets, second.targets])
     if isinstance(first, ImageSplit) and isinstance(second, ImageSplit):
@@ -36,10 +37,16 @@ def joined(first: Split, second: Split) -> Split:
         arrays: dict[str, Any] = {
             name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in parts
         }
-        offsets = np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]])
-        return BoxSplit(**arrays, offsets=offsets, targets=targets)
+        return BoxSplit(**arrays, offsets=_offsets(first, second), targets=targets)
+    if isinstance(first, AudioSplit) and isinstance(second, AudioSplit):
+        return replace(
+            first,
+            values=np.concatenate([first.values, second.values]),
+            offsets=_offsets(first, second),
+            targets=targets,
+        )
     if not isinstance(first, TextSplit) or not isinstance(second, TextSplit):
-        raise TypeError("images and texts cannot be joined")
+        raise TypeError("inputs of two kinds cannot be joined")
     types = None
     if first.token_types is not None or second.token_types is not None:
         # Absent where all are zero.
@@ -57,8 +64,14 @@ def joined(first: Split, second: Split) -> Split:
     return replace(
         first,
         tokens=np.concatenate([first.tokens, second.tokens]),
-        offsets=np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),
+        offsets=_offsets(first, second),
         targets=targets,
         token_types=types,
         tags=tags,
     )
+
+
+def _offsets(
+    first: TextSplit | AudioSplit | BoxSplit, second: TextSplit | AudioSplit | BoxSplit
+) -> NDArray[np.int64]:
+    return np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ import numpy as np
 
 from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, ModelSpec, Task
-from sft_tune.spec.tasks import TASKS
+from sft_tune.spec.tasks import TASKS, Input
 from sft_tune.trial.data.arrays import Prepared, load_split
+from sft_tune.trial.data.audio import audio_encoder
 from sft_tune.trial.data.boxes import BoxEncoder, sides
 from sft_tune.trial.data.cache import Entry, key_of, open_or_build, prepared_root
 from sft_tune.trial.data.columns import columns_of, reads_images
-from sft_tune.trial.data.examples import Examples, Source, SplitName, reason
+from sft_tune.trial.data.examples import Examples, Source, SplitName, UnreadableError, reason
 from sft_tune.trial.data.images import ImageEncoder, MixedSizesError, made_for
 from sft_tune.trial.data.labels import check_agreement
 from sft_tune.trial.data.masks import MaskEncoder
@@ -27,9 +28,16 @@ from sft_tune.trial.data.tags import tag_encoder
 from sft_tune.trial.data.target_kinds import Targets
 from sft_tune.trial.data.targets import targets_of
 from sft_tune.trial.data.text import check_texts, text_encoder
+from sft_tune.trial.data.unreadable import only_readable, unreadable
 
 # Part of every key: raise it when the same source and settings make other arrays.
 FORMAT = 2
+ENCODERS: dict[Input, Callable[[DataSpec, ModelSpec], Encoder]] = {
+    "text": text_encoder,
+    "words": tag_encoder,
+    "audio": audio_encoder,
+}
+"""What is given to a model -> what writes it as arrays; images have theirs made below."""
 
 
 def prepare(
@@ -103,7 +111,7 @@ def _request(
     source.has("train")  # first, so that a source that fails at all fails for train
     # A function has to be called to know, so it is asked only where the answer matters.
     own_test = source.has("test", ask=with_test or data.test_fraction > 0)
-    own_validation = bool(source.has("validation"))
+    own_validation = data.folds is None and bool(source.has("validation"))
     return _Request(task, data, model, source, prepared_root(cache), own_validation, own_test)
 
 
@@ -111,8 +119,7 @@ def _search_entry(request: _Request) -> tuple[Entry, Encoder]:
     """Return the entry of train and validation, and the encoder that it was made with."""
     data = request.data
     if not reads_images(request.task):
-        words = TASKS[request.task].input == "words"
-        encoder: Encoder = (tag_encoder if words else text_encoder)(data, request.model)
+        encoder: Encoder = ENCODERS[TASKS[request.task].input](data, request.model)
         entry = _built_search(request, encoder)
     elif TASKS[request.task].boxes:
         encoder = BoxEncoder(*sides(request.model.name, data.image_size))
@@ -143,12 +150,14 @@ def _built_search(request: _Request, encoder: Encoder) -> Entry:
         "test_fraction": request.test_fraction,
         "limits": [data.train_limit, data.validation_limit],
     }
+    if data.folds is not None:
+        fields |= {"validation_fraction": None, "folds": [data.folds, data.fold or 0]}
 
     def build(folder: Path) -> dict[str, Any]:
         labels, chosen, held_out = _search_parts(request)
         parts, stats = request.targets.finish(chosen, None)
         try:
-            splits = write_parts(parts, encoder, folder)
+            splits = _written(parts, encoder, folder)
         except MixedSizesError as error:
             for path in folder.glob("*.npy"):
                 path.unlink()
@@ -177,7 +186,18 @@ def _common_fields(request: _Request, encoder: Encoder) -> dict[str, Any]:
         "split_seed": data.split_seed,
         "encoder": encoder.identity,
         **({"box_format": data.box_format} if TASKS[request.task].boxes else {}),
+        **({"skip_unreadable": True} if data.skip_unreadable else {}),
     }
+
+
+def _written(
+    parts: Mapping[str, Part], encoder: Encoder, folder: Path
+) -> dict[str, dict[str, Any]]:
+    """Write ``parts``; of inputs that cannot be read all are named at once."""
+    try:
+        return write_parts(parts, encoder, folder)
+    except UnreadableError as first:
+        raise unreadable([part[:2] for part in parts.values()], first) from first
 
 
 def _search_parts(request: _Request) -> tuple[tuple[str, ...], dict[str, Part], int]:
@@ -195,7 +215,8 @@ def _search_parts(request: _Request) -> tuple[tuple[str, ...], dict[str, Part], 
         validation, _ = _read(request, "validation", labels)
     else:
         validation = whole.take(rows.validation)
-        remedy = "Add examples, or raise data.validation_fraction."
+        share = "lower data.folds" if data.folds else "raise data.validation_fraction"
+        remedy = f"Add examples, or {share}."
     train = train.take(take_at_most(train.strata, data.train_limit, seed, "train_limit"))
     request.targets.check_train(train, labels, request.where("train"))
     chosen = take_at_most(validation.strata, data.validation_limit, seed, "validation_limit")
@@ -212,6 +233,8 @@ def _split(request: _Request, whole: Part) -> Parts:
         validation_fraction=fraction,
         test_fraction=request.test_fraction,
         seed=request.data.split_seed,
+        folds=request.data.folds,
+        fold=request.data.fold or 0,
     )
 
 
@@ -230,6 +253,8 @@ def _read(
         raise
     if texts:
         check_texts(examples, part.rows, where)
+    if request.data.skip_unreadable:
+        part = only_readable(part, request.task)
     return part, labels
 
 
@@ -270,7 +295,7 @@ def _test_entry(request: _Request, search: Entry, encoder: Encoder) -> Entry | N
         request.targets.check(part, labels, request.where("test"), remedy)
         parts, _ = request.targets.finish({"test": part}, search.meta["stats"])
         return {
-            "splits": write_parts(parts, encoder, folder),
+            "splits": _written(parts, encoder, folder),
             "examples": {"test": len(part.rows)},
             "class_counts": {"test": request.targets.counts(part, labels)},
         }
@@ -295,7 +320,9 @@ def _facts(
         "validation_from": "source" if request.own_validation else "train",
         "test_from": {True: "source", False: fraction, None: "unknown"}[request.own_test],
     }
-    if not reads_images(request.task):
+    if TASKS[request.task].input == "audio":
+        facts["audio"] = {split: meta["audio"] for split, meta in splits.items()}
+    elif not reads_images(request.task):
         facts["tokens"] = {split: meta["tokens"] for split, meta in splits.items()}
     else:
         facts["image_size"] = splits["train"]["size"]

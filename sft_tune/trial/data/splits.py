@@ -37,12 +37,17 @@ def apportion(counts: Indices, total: int, low: Indices, high: Indices) -> Indic
 
 def _pick(targets: Indices, seats: Indices, seed: int, purpose: str) -> Indices:
     """Return the rows, ascending, of ``seats[c]`` random examples of each class ``c``."""
-    state = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    # RandomState and not a Generator: NumPy promises never to change its stream (NEP 19).
-    order = np.random.RandomState(int.from_bytes(state[:4], "big")).permutation(len(targets))
+    order = _order(len(targets), seed, purpose)
     shuffled = targets[order]
     chosen = [order[np.flatnonzero(shuffled == c)[:n]] for c, n in enumerate(seats)]
     return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, dtype=np.int64)
+
+
+def _order(count: int, seed: int, purpose: str) -> Indices:
+    """Return the numbers below ``count`` in random order."""
+    state = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    # RandomState and not a Generator: NumPy promises never to change its stream (NEP 19).
+    return np.random.RandomState(int.from_bytes(state[:4], "big")).permutation(count)
 
 
 def take_fraction(targets: Indices, fraction: float, seed: int, purpose: str) -> Indices:
@@ -79,6 +84,26 @@ def take_at_most(targets: Indices, limit: int | None, seed: int, purpose: str) -
     return _pick(targets, apportion(counts, limit, low, counts), seed, purpose)
 
 
+def take_fold(targets: Indices, folds: int, fold: int, seed: int) -> Indices:
+    """Choose the examples of one fold of k-fold cross-validation, stratified.
+
+    Every example is in one fold. Of each class each fold has as many as any other, or one more;
+    so it has of the whole.
+
+    Args:
+        targets: class of each example [n].
+        folds: number of folds.
+        fold: the one that is chosen, from 0.
+        seed: seed of the choice.
+
+    Returns:
+        Rows taken, ascending.
+    """
+    shuffled = _order(len(targets), seed, "folds")
+    by_class = shuffled[np.argsort(targets[shuffled], kind="stable")]
+    return np.sort(by_class[fold::folds])
+
+
 class Parts(NamedTuple):
     """Rows of a source's train split, ascending, by what they are used for."""
 
@@ -88,7 +113,13 @@ class Parts(NamedTuple):
 
 
 def split_train(
-    targets: Indices, *, validation_fraction: float, test_fraction: float, seed: int
+    targets: Indices,
+    *,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> Parts:
     """Split what a source has as train: test is taken first, then validation from the rest.
 
@@ -97,13 +128,19 @@ def split_train(
         validation_fraction: share of what test leaves; 0: none.
         test_fraction: share of all; 0: none.
         seed: seed of the split.
+        folds: of cross-validation: validation is one of so many parts of what test leaves, and
+            ``validation_fraction`` does not count.
+        fold: which of them, from 0.
     """
     rows = np.arange(len(targets))
     none = np.empty(0, dtype=np.int64)
     test = take_fraction(targets, test_fraction, seed, "test") if test_fraction else none
     rest = np.setdiff1d(rows, test, assume_unique=True)
-    if not validation_fraction:
+    if folds is not None:
+        inside = take_fold(targets[rest], folds, fold, seed)
+    elif validation_fraction:
+        inside = take_fraction(targets[rest], validation_fraction, seed, "validation")
+    else:
         return Parts(rest, none, test)
-    inside = take_fraction(targets[rest], validation_fraction, seed, "validation")
     validation = rest[inside]
     return Parts(np.setdiff1d(rest, validation, assume_unique=True), validation, test)

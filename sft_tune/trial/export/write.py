@@ -16,7 +16,9 @@ from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.study import Task
 from sft_tune.spec.tasks import TASKS
 from sft_tune.trial import checkpoint, convnet, detectors
-from sft_tune.trial.data import Prepared, TextSplit, prepare
+from sft_tune.trial.data import AudioSplit, Prepared, TextSplit, prepare
+from sft_tune.trial.data.audio import load_extractor
+from sft_tune.trial.data.pretrained import pretrained_folder
 from sft_tune.trial.device import open_device
 from sft_tune.trial.export import loader
 from sft_tune.trial.export.measure import example_of, logits_of
@@ -188,10 +190,10 @@ def _side(card: dict[str, Any]) -> int | None:
 def _write_transformers(
     module: Any, config: TrialConfig, card: dict[str, Any], data: Prepared, folder: Path
 ) -> int | None:
-    """Write weights, configuration and tokenizer or image processor.
+    """Write weights, configuration and what makes inputs: of texts, images or sounds.
 
     Returns:
-        How many tokens the tokenizer cuts texts to; None for images.
+        How many tokens the tokenizer cuts texts to; None for images and sounds.
     """
     module.config.problem_type = PROBLEM_TYPES.get(outputs_of(config))
     module.to("cpu").save_pretrained(folder)
@@ -199,6 +201,10 @@ def _write_transformers(
         limit = int(data.facts["tokens"]["train"]["limit"])
         _write_tokenizer(config.model.name.partition(":")[2], limit, folder)
         return limit
+    if isinstance(data.train, AudioSplit):
+        source = pretrained_folder(config.model.name.partition(":")[2])
+        load_extractor(source).save_pretrained(str(folder))
+        return None
     from transformers import ViTImageProcessor
 
     height, width = card["image_size"]
@@ -220,7 +226,6 @@ def _write_transformers(
 
 
 def _write_tokenizer(source: str, limit: int, folder: Path) -> None:
-    from sft_tune.trial.data.pretrained import pretrained_folder
     from sft_tune.trial.data.text import load_tokenizer
 
     tokenizer = load_tokenizer(pretrained_folder(source))

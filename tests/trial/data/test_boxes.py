@@ -260,8 +260,14 @@ def test_broken_annotations_are_told(coco: Path) -> None:
     edited(coco, categories=own["categories"])
     with pytest.raises(DataError, match="has no box on its 4 images"):
         prepared(edited(coco, annotations=[]))
-    (coco / "train" / "2.png").unlink()
-    with pytest.raises(DataError, match="1 of 4 images are not there: .*2.png"):
+    edited(coco, annotations=own["annotations"])
+    (coco / "train" / "3.png").unlink()
+    with pytest.raises(DataError, match="image 3.png cannot be read"):
+        prepared(coco)
+    assert prepared(coco, skip_unreadable=True).train.targets.tolist() == [2, 0, 1]
+    for image in (coco / "train").glob("*.png"):
+        image.unlink()
+    with pytest.raises(DataError, match="none of its 4 images is there"):
         prepared(coco)
     (coco / "train" / "_annotations.coco.json").write_text("{")
     with pytest.raises(DataError, match="is not JSON"):

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft_tune.trial.data.splits import apportion, split_train, take_at_most, take_fraction
+from sft_tune.trial.data.splits import (
+    apportion,
+    split_train,
+    take_at_most,
+    take_fold,
+    take_fraction,
+)
 
 targets = st.lists(st.integers(0, 4), min_size=1, max_size=80).map(
     lambda values: np.array(values, dtype=np.int64)
@@ -88,3 +94,27 @@ def test_seats_by_largest_remainder(counts, total, low, high, seats):
     arrays = (np.array(values, dtype=np.int64) for values in (counts, low, high))
     c, lo, hi = arrays
     assert apportion(c, total, lo, hi).tolist() == seats
+
+
+@given(targets, st.integers(2, 7), st.integers(0, 9))
+def test_folds_share_out_all_examples_and_each_class_evenly(y, folds, seed):
+    taken = [take_fold(y, folds, fold, seed) for fold in range(folds)]
+    assert sorted(np.concatenate(taken).tolist()) == list(range(len(y)))
+    sizes = [len(rows) for rows in taken]
+    assert max(sizes) - min(sizes) <= 1
+    counts = np.array([np.bincount(y[rows], minlength=5) for rows in taken])
+    assert (counts.max(axis=0) - counts.min(axis=0) <= 1).all()
+
+
+def test_a_fold_is_validation_and_test_is_none_of_it():
+    y = np.repeat([0, 1], 30)
+    parts = [
+        split_train(y, validation_fraction=0.2, test_fraction=0.25, seed=1, folds=3, fold=fold)
+        for fold in range(3)
+    ]
+    assert {tuple(part.test) for part in parts} == {tuple(parts[0].test)}
+    assert [len(part.validation) for part in parts] == [15, 15, 15]
+    everything = np.concatenate([part.validation for part in parts] + [parts[0].test])
+    assert sorted(everything.tolist()) == list(range(60))
+    for part in parts:
+        assert not set(part.train) & (set(part.validation) | set(part.test))
