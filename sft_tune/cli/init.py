@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -56,8 +57,8 @@ def init(
         typer.Option(
             metavar="NAME",
             show_default=False,
-            help="torchvision:NAME, transformers:ID-or-path or builtin:convnet. Default: "
-            "resnet18 for images, BERT for texts, wav2vec 2.0 for sounds.",
+            help="torchvision:NAME, timm:NAME, transformers:ID-or-path or builtin:convnet. "
+            "Default: resnet18 for images, BERT for texts, wav2vec 2.0 for sounds.",
         ),
     ] = None,
     name: Annotated[
@@ -100,7 +101,7 @@ def init(
     except UserError as error:
         raise UserError("\n".join([str(error), *_missing(data)])) from None
     if model:
-        _check_torchvision(wanted, model)
+        _check_name(wanted, model)
     try:
         with output.open("x", encoding="utf8") as file:
             file.write(text)
@@ -121,20 +122,22 @@ def _look_into(data: str | None, task: Task | None) -> Guess:
     return Guess(TEXTS if table and not task else None)
 
 
-def _check_torchvision(task: Task, model: str) -> None:
-    """Refuse a name that torchvision does not have, before a file is written with it."""
+def _check_name(task: Task, model: str) -> None:
+    """Refuse a name that its library does not have, before a file is written with it."""
     scheme, _, name = model.partition(":")
-    if scheme != "torchvision":
+    check: Callable[[str], None]
+    if scheme == "torchvision" and task == "object-detection":
+        from sft_tune.trial.models_detection import check_name as check
+    elif scheme == "torchvision" and task == "semantic-segmentation":
+        from sft_tune.trial.models_segmentation import check_name as check
+    elif scheme == "torchvision":
+        from sft_tune.trial.models_torchvision import check_name as check
+    elif scheme == "timm":
+        from sft_tune.trial.models_timm import check_name as check
+    else:
         return
-    from sft_tune.trial import models_detection, models_segmentation, models_torchvision
-
     try:
-        if task == "object-detection":
-            models_detection.check_name(model)
-        elif task == "semantic-segmentation":
-            models_segmentation.check_name(model)
-        else:
-            models_torchvision.check_name(name)
+        check(name)
     except ModelError as error:
         raise UserError(f"--model: {str(error).removeprefix('model.name: ')}") from None
 

@@ -25,7 +25,7 @@ from sft_tune.spec.wording import near
 
 ROOT_VARIABLE = "SFT_TUNE_ROOT"
 DATA_SCHEMES = ("torchvision", "hub", "sklearn", "python")
-MODEL_SCHEMES = ("torchvision", "transformers", "builtin")
+MODEL_SCHEMES = ("torchvision", "transformers", "timm", "builtin")
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]+)(.*)", re.DOTALL)
 _DATABASE = re.compile(r"(sqlite|postgres|postgresql|mysql|mariadb)(\+\w+)?://")

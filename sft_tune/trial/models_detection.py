@@ -93,9 +93,9 @@ def epsilon(model: ModelSpec) -> float | None:
     return 0.0 if coco and model.name.partition(":")[2] in WITHOUT_EPSILON else None
 
 
-def check_name(full_name: str) -> None:
-    """Raise ModelError unless torchvision has a detector of the name."""
-    _known(full_name)
+def check_name(name: str) -> None:
+    """Raise ModelError unless torchvision has a detector ``name``."""
+    _known(f"torchvision:{name}")
 
 
 def _known(full_name: str) -> str:

@@ -1,4 +1,4 @@
-"""Load the image model of this folder. It needs torch and torchvision, and nothing else.
+"""Load the image model of this folder. It needs torch and torchvision or timm, and nothing else.
 
 From the shell, the labels of pictures and their probabilities (of a regression, its number; of
 a class for each pixel, their shares and a picture of the indices, photo.mask.png; of boxes, each
@@ -69,7 +69,7 @@ def preprocess(image: Image.Image, settings: dict[str, Any]) -> Tensor:
     from PIL import Image
 
     image = image.convert("RGB")
-    if settings["outputs"] == "boxes":
+    if settings["image_size"] is None:
         # A detector resizes and normalizes images itself.
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     height, width = settings["image_size"]
@@ -108,6 +108,12 @@ def _skeleton(settings: dict[str, Any], folder: Path) -> nn.Module:
     }
     if settings["library"] == "builtin":
         module: nn.Module = _beside(folder, "convnet").ConvNet(2)
+    elif settings["library"] == "timm":
+        import timm
+
+        classes = len(settings["labels"])
+        made: nn.Module = timm.create_model(settings["name"], num_classes=classes, **arguments)
+        return made
     else:
         import torchvision
 
