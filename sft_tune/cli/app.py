@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from sft_tune.cli import (
     advise,
     best,
+    cache,
     check,
     compare,
     confirm,
@@ -166,7 +167,7 @@ for _command in (
     *(enqueue.enqueue, enqueue.retry, prune.prune_checkpoints),
     *(list_.list_, status.status, trials.trials, show.show, best.best),
     *(confirm.confirm, compare.compare, advise.advise, report_.report, plot.plot, export.export),
-    *(import_.import_, dashboard.dashboard, delete.delete, schema.schema),
+    *(import_.import_, dashboard.dashboard, delete.delete, cache.cache, schema.schema),
 ):
     app.command(_command.__name__.rstrip("_").replace("_", "-"))(_command)
 

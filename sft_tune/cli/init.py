@@ -24,12 +24,14 @@ Task = Literal[
     "semantic-segmentation",
     "object-detection",
     "audio-classification",
+    "causal-lm",
 ]
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"
 AUDIO_MODEL = "transformers:facebook/wav2vec2-base"
 MASK_MODEL = "torchvision:deeplabv3_resnet50"
 BOX_MODEL = "torchvision:fasterrcnn_resnet50_fpn_v2"
+WRITERS = {"causal-lm": "transformers:Qwen/Qwen3-0.6B"}
 IMAGE_MODEL, TEXT_MODEL = "torchvision:resnet18", "transformers:google-bert/bert-base-uncased"
 # What needs no file and no network, so that the file runs as it is.
 DIGITS, SMALL_MODEL = "sklearn:digits", "builtin:convnet"
@@ -58,7 +60,8 @@ def init(
             metavar="NAME",
             show_default=False,
             help="torchvision:NAME, timm:NAME, transformers:ID-or-path or builtin:convnet. "
-            "Default: resnet18 for images, BERT for texts, wav2vec 2.0 for sounds.",
+            "Default: resnet18 for images, BERT for texts, wav2vec 2.0 for sounds, "
+            "Qwen3 0.6B to write.",
         ),
     ] = None,
     name: Annotated[
@@ -90,7 +93,7 @@ def init(
         raise UserError(f"--data: {wanted} has no default; give a folder of {what}")
     if data is None and wanted != IMAGES:
         raise UserError(f"--data: {wanted} has no default; give a .csv or .jsonl file, or hub:ID")
-    usual = IMAGE_MODEL if images else TEXT_MODEL
+    usual = IMAGE_MODEL if images else WRITERS.get(wanted, TEXT_MODEL)
     usual = MASK_MODEL if masks else BOX_MODEL if boxes else usual
     if wanted == "audio-classification":
         usual = AUDIO_MODEL

@@ -17,6 +17,7 @@ Task = Literal[
     "semantic-segmentation",
     "object-detection",
     "audio-classification",
+    "causal-lm",
 ]
 Metric = Literal[
     "auto",
@@ -40,6 +41,8 @@ Metric = Literal[
     "pixel_accuracy",
     "map",
     "map_50",
+    "perplexity",
+    "token_accuracy",
     "loss",
 ]
 Direction = Literal["maximize", "minimize"]
@@ -79,6 +82,8 @@ METRICS: dict[str, MetricFacts] = {
     "pixel_accuracy": SCORE,
     "map": SCORE,
     "map_50": SCORE,
+    "perplexity": MetricFacts("minimize", low=1.0, high=None),
+    "token_accuracy": SCORE,
     "loss": ERROR,
 }
 
@@ -96,6 +101,7 @@ class TaskFacts:
         classes: whether the targets are classes: splits are then stratified, and two are needed.
         masks: whether the target is a class for each pixel of an image.
         boxes: whether the target is any number of boxes, each with a class.
+        writes: whether the target is a text: the model has no classes, and keeps its head.
         training: settings of `training` that have a meaning here and not for all tasks.
     """
 
@@ -107,6 +113,7 @@ class TaskFacts:
     classes: bool = True
     masks: bool = False
     boxes: bool = False
+    writes: bool = False
     training: tuple[str, ...] = ()
 
 
@@ -196,6 +203,16 @@ TASKS: dict[Task, TaskFacts] = {
         columns=("audio_column", "label_column"),
         data=("classes", "max_seconds", "skip_unreadable"),
         training=("batching", *CLASS_TECHNIQUES),
+    ),
+    "causal-lm": TaskFacts(
+        input="text",
+        metrics=("loss", "perplexity", "token_accuracy"),
+        columns=("prompt_column", "completion_column", "messages_column"),
+        data=("packing", *_TEXT_DATA),
+        targets=("completion_column", "messages_column"),
+        classes=False,
+        writes=True,
+        training=("batching", "label_smoothing"),
     ),
 }
 # The settings of `data` and `training` that some tasks have no use for.

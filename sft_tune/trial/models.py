@@ -36,6 +36,7 @@ class BuiltModel:
         dense: whether it has logits for every pixel.
         detector: whether it answers with losses and boxes, and normalizes its pixels itself.
         chain: modules of the head in the order of their calls, where features come as inputs.
+        writes: whether it is a language model, whose logits are of the tokens of a vocabulary.
     """
 
     module: nn.Module
@@ -46,6 +47,7 @@ class BuiltModel:
     dense: bool = False
     detector: bool = False
     chain: tuple[str, ...] = ()
+    writes: bool = False
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the logits of ``inputs``: pixel_values, or input_ids and masks.
@@ -60,6 +62,8 @@ class BuiltModel:
             answer = self.module(inputs["pixel_values"])
             logits: Tensor = answer["out"] if self.dense else answer
         else:
+            if self.writes:
+                inputs = self._written_out(inputs)
             logits = self.module(**inputs, **(self.extra or {})).logits
         if self.dense and logits.shape[2:] != (size := inputs["pixel_values"].shape[2:]):
             logits = functional.interpolate(logits.float(), size, mode="bilinear")
@@ -81,6 +85,14 @@ class BuiltModel:
             detection.statistics(self.module, inputs)
         else:
             self.logits(inputs)
+
+    def _written_out(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        from sft_tune.trial.models_language import forward_arguments
+
+        kind = next(iter(inputs.values())).device.type
+        if torch.is_autocast_enabled(kind):
+            return forward_arguments(inputs, torch.get_autocast_dtype(kind))
+        return forward_arguments(inputs, next(self.module.parameters()).dtype)
 
     def head_logits(self, chain: tuple[str, ...], features: Tensor) -> Tensor:
         """Return what the modules ``chain``, one after the other, make of ``features``."""
@@ -164,7 +176,8 @@ def build_model(
             f"model.name: {model.name!r} is unknown; give torchvision:NAME, "
             "timm:NAME, transformers:ID-or-path or builtin:convnet"
         )
-    built.dense, built.detector = TASKS[task].masks, TASKS[task].boxes
+    facts = TASKS[task]
+    built.dense, built.detector, built.writes = facts.masks, facts.boxes, facts.writes
     if normalize is not None:
         built.normalize = (three(normalize.mean, "mean"), three(normalize.std, "std"))
     if built.detector:

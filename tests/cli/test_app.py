@@ -16,7 +16,7 @@ COMMANDS = (
     *("init", "check", "start", "train"),
     *("submit", "worker", "stop", "pause", "resume", "enqueue", "retry", "prune-checkpoints"),
     *("list", "status", "trials", "show", "best", "confirm", "compare", "advise"),
-    *("report", "plot", "export", "import", "dashboard", "delete", "schema"),
+    *("report", "plot", "export", "import", "dashboard", "delete", "cache", "schema"),
 )
 
 

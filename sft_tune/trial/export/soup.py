@@ -145,7 +145,7 @@ class _State:
         side = size[0] if size is not None and size[0] == size[1] else None
         config = card["model_config"]
         extra = {} if config is None else size_arguments(module, side)
-        built = built_model(module, self._config.task, card["normalize"], config, extra)
+        built = built_model(self._config.task, module, card["normalize"], config, extra)
         return validation_metrics(built, self._config, self._data, self._device, self._batch_size)
 
 

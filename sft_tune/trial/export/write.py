@@ -21,13 +21,14 @@ from sft_tune.trial.data.audio import load_extractor
 from sft_tune.trial.data.pretrained import pretrained_folder
 from sft_tune.trial.device import open_device
 from sft_tune.trial.export import loader
-from sft_tune.trial.export.measure import example_of, logits_of
+from sft_tune.trial.export.measure import compared, example_of, logits_of
 from sft_tune.trial.heads import find_output_layers
 from sft_tune.trial.load import load_checkpoint
 from sft_tune.trial.lora import exported, wrapped_layers
 from sft_tune.trial.models import BuiltModel, parameter_count
 from sft_tune.trial.models_detection import arguments as detector_arguments
 from sft_tune.trial.models_detection import epsilon, has_frozen_statistics
+from sft_tune.trial.models_language import generation_settings
 from sft_tune.trial.models_segmentation import library_arguments as dense_arguments
 from sft_tune.trial.models_transformers import size_arguments, skeleton
 
@@ -76,14 +77,19 @@ def export(
             "--format onnx: a detector answers with as many boxes as it finds, which is not "
             "written as ONNX here; leave --format onnx out"
         )
+    if onnx and TASKS[config.task].writes:
+        raise ModelError(
+            f"a model for {config.task} is not written as ONNX: it writes token by token; export "
+            "it without --format onnx"
+        )
     where = open_device(device)
     data = prepare(config.task, config.data, config.model, cache=cache)
     module = load_checkpoint(best, device)
     _, header = checkpoint.read(best)
     card = header["card"]
     call = {} if card["model_config"] is None else size_arguments(module, _side(card))
-    built = built_model(module, config.task, card["normalize"], card["model_config"], call)
-    example = example_of(data.validation, built.normalize, where)
+    built = built_model(config.task, module, card["normalize"], card["model_config"], call)
+    example = example_of(data.validation, built.normalize, where, compared(config))
     save_file({"logits": logits_of(built, example).cpu().contiguous()}, reference)
     built.module = module = plain(module, config, card)
     facts: dict[str, Any] = {
@@ -118,8 +124,8 @@ def _readable(folder: Path) -> None:
 
 
 def built_model(
-    module: nn.Module,
     task: Task,
+    module: nn.Module,
     normalize: Any,
     config: dict[str, Any] | None,
     extra: dict[str, Any],
@@ -127,20 +133,21 @@ def built_model(
     """Return ``module`` as what evaluates it wants it; nothing of it is to be trained."""
     mean, std = normalize
     built = BuiltModel(module, (), (tuple(mean), tuple(std)), config=config, extra=extra)
-    built.dense, built.detector = TASKS[task].masks, TASKS[task].boxes
+    facts = TASKS[task]
+    built.dense, built.detector, built.writes = facts.masks, facts.boxes, facts.writes
     return built
 
 
 def outputs_of(config: TrialConfig) -> str:
     """Return what the outputs are.
 
-    ``classes``, ``labels`` (each yes or no), ``tags`` (of tokens), ``masks``, ``boxes`` or
-    ``number``.
+    ``classes``, ``labels`` (each yes or no), ``tags`` (of tokens), ``masks``, ``boxes``, ``text``
+    or ``number``.
     """
-    if TASKS[config.task].boxes:
-        return "boxes"
-    if TASKS[config.task].masks:
-        return "masks"
+    facts = TASKS[config.task]
+    for what, is_so in (("boxes", facts.boxes), ("masks", facts.masks), ("text", facts.writes)):
+        if is_so:
+            return what
     if config.task.endswith("regression"):
         return "number"
     if config.task == "token-classification":
@@ -198,15 +205,20 @@ def _write_transformers(
     Returns:
         How many tokens the tokenizer cuts texts to; None for images and sounds.
     """
-    module.config.problem_type = PROBLEM_TYPES.get(outputs_of(config))
+    source = config.model.name.partition(":")[2]
+    if outputs_of(config) == "text":
+        # How the pretrained model writes (what ends a text, ...) is the fine-tuned one's way, too.
+        module.generation_config = generation_settings(source, module.config)
+    else:
+        module.config.problem_type = PROBLEM_TYPES.get(outputs_of(config))
     module.to("cpu").save_pretrained(folder)
     if isinstance(data.train, TextSplit):
         limit = int(data.facts["tokens"]["train"]["limit"])
-        _write_tokenizer(config.model.name.partition(":")[2], limit, folder)
+        # What is written may be longer than what was read in training.
+        _write_tokenizer(source, None if outputs_of(config) == "text" else limit, folder)
         return limit
     if isinstance(data.train, AudioSplit):
-        source = pretrained_folder(config.model.name.partition(":")[2])
-        load_extractor(source).save_pretrained(str(folder))
+        load_extractor(pretrained_folder(source)).save_pretrained(str(folder))
         return None
     from transformers import ViTImageProcessor
 
@@ -228,12 +240,13 @@ def _write_transformers(
     return None
 
 
-def _write_tokenizer(source: str, limit: int, folder: Path) -> None:
+def _write_tokenizer(source: str, limit: int | None, folder: Path) -> None:
     from sft_tune.trial.data.text import load_tokenizer
 
     tokenizer = load_tokenizer(pretrained_folder(source))
-    # So that `truncation=True` cuts where the trial did.
-    tokenizer.model_max_length = limit
+    if limit is not None:
+        # So that `truncation=True` cuts where the trial did.
+        tokenizer.model_max_length = limit
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(str(folder))

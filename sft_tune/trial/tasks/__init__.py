@@ -6,6 +6,7 @@ from sft_tune.spec.study import DataSpec, Task
 from sft_tune.trial.tasks import (
     classification,
     detection,
+    language,
     multi_label,
     regression,
     segmentation,
@@ -24,6 +25,7 @@ TASKS: dict[Task, TrialTask] = {
     "token-classification": tagging,
     "semantic-segmentation": segmentation,
     "object-detection": detection,
+    "causal-lm": language,
 }
 
 
