@@ -54,8 +54,8 @@ def init(
         typer.Option(
             metavar="NAME",
             show_default=False,
-            help="torchvision:NAME, transformers:ID-or-path or builtin:convnet. Default: "
-            "resnet18 for images, BERT for texts, wav2vec 2.0 for sounds.",
+            help="torchvision:NAME, timm:NAME, transformers:ID-or-path or builtin:convnet. "
+            "Default: resnet18 for images, BERT for texts, wav2vec 2.0 for sounds.",
         ),
     ] = None,
     name: Annotated[
@@ -96,7 +96,7 @@ def init(
     except UserError as error:
         raise UserError("\n".join([str(error), *_missing(data)])) from None
     if model:
-        _check_torchvision(model)
+        _check_name(model)
     try:
         with output.open("x", encoding="utf8") as file:
             file.write(text)
@@ -117,13 +117,15 @@ def _look_into(data: str | None, task: Task | None) -> Guess:
     return Guess(TEXTS if table and not task else None)
 
 
-def _check_torchvision(model: str) -> None:
-    """Refuse a name that torchvision does not have, before a file is written with it."""
+def _check_name(model: str) -> None:
+    """Refuse a name that its library does not have, before a file is written with it."""
     scheme, _, name = model.partition(":")
-    if scheme != "torchvision":
+    if scheme == "torchvision":
+        from sft_tune.trial.models_torchvision import check_name
+    elif scheme == "timm":
+        from sft_tune.trial.models_timm import check_name
+    else:
         return
-    from sft_tune.trial.models_torchvision import check_name
-
     try:
         check_name(name)
     except ModelError as error:

@@ -173,8 +173,8 @@ class ModelSpec(Section):
     """The pretrained model whose weights are fine-tuned; its head is replaced to fit the labels."""
 
     name: str = Field(
-        description="torchvision:NAME, transformers:ID-or-path, or builtin:convnet "
-        "(a small convolutional network of this package)."
+        description="torchvision:NAME, transformers:ID-or-path, timm:NAME (needs "
+        "`sft_tune[timm]`), or builtin:convnet (a small convolutional network of this package)."
     )
     weights: str = Field(
         "DEFAULT",

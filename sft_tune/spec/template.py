@@ -13,8 +13,8 @@ from sft_tune.spec.study import Task
 from sft_tune.spec.tasks import TASKS
 from sft_tune.spec.yaml12 import yaml_scalar
 
-# torchvision's models of these kinds were trained with AdamW and are fine-tuned with it.
-_ADAMW_MODELS = ("vit", "swin", "maxvit", "convnext")
+# The libraries' models of these kinds were trained with AdamW and are fine-tuned with it.
+_ADAMW_MODELS = ("vit", "swin", "maxvit", "convnext", "deit", "eva", "beit", "mixer", "coatnet")
 # Signs, which mean something else in a mirror.
 _NO_MIRROR = re.compile(r"digits|mnist|svhn|usps|gtsrb|omniglot", re.IGNORECASE)
 _AUGMENT = "augment: flip         # wrong for images that a mirror changes, like digits: then none"
@@ -228,8 +228,8 @@ def study_template(
 
     Args:
         task: the task; it decides the data's settings.
-        model: as in the file: ``torchvision:NAME``, ``transformers:ID-or-path``,
-            ``builtin:convnet``; it decides the recommended space.
+        model: as in the file: ``torchvision:NAME``, ``timm:NAME``,
+            ``transformers:ID-or-path``, ``builtin:convnet``; it decides the recommended space.
         source: as in the file; a relative path is relative to where the file will be saved.
         name: name of the study. Default: made of the source's and the model's.
         found: the settings of its columns, and what to say of them. Default: the usual ones.
@@ -317,12 +317,12 @@ def _family(task: Task, model: str) -> str:
         )
     if model == "builtin:convnet" and not TASKS[task].masks:
         return "convnet"
-    if scheme == "torchvision" and rest:
+    if scheme in ("torchvision", "timm") and rest:
         return "transformer" if rest.lower().startswith(_ADAMW_MODELS) else "cnn"
     if scheme == "transformers" and rest:
         return "transformer"
     raise UserError(
-        f"a model for {task} is torchvision:NAME, transformers:ID-or-path or "
+        f"a model for {task} is torchvision:NAME, timm:NAME, transformers:ID-or-path or "
         f"builtin:convnet, not {model!r}; for example torchvision:resnet18"
     )
 

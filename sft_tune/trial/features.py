@@ -78,8 +78,10 @@ def use_features(trainee: Trainee, cache: Path, batch_size: int) -> str:
             _write(trainee, entrance, split, folder, name, (len(split), *shape), batch_size)
         return {"kind": "features", "bytes": size}
 
+    config = trainee.config
+    about = f"{config.data.source}: features of {config.model.name}"
     try:
-        entry = open_or_build(prepared_root(cache), _key(trainee, entrance), build)
+        entry = open_or_build(prepared_root(cache), _key(trainee, entrance), build, about=about)
     except SftTuneError as error:
         return f"the backbone's features were not kept: {error}"
     trainee.model.chain = entrance.chain

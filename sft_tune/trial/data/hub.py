@@ -97,7 +97,10 @@ class Hub:
         if self._names is None:
             key = key_of({"hub": self._stored_identity()})
             entry = open_or_build(
-                prepared_root(self._cache), key, lambda folder: {"splits": list(self._splits())}
+                prepared_root(self._cache),
+                key,
+                lambda folder: {"splits": list(self._splits())},
+                about=f"{self._data.source}: names of its splits",
             )
             self._names = entry.meta["splits"]
         return self._names

@@ -176,6 +176,10 @@ def made_for(model: ModelSpec) -> int:
     library, _, name = model.name.partition(":")
     if library == "torchvision":
         return _torchvision_side(name, model.weights)
+    if library == "timm":
+        from sft_tune.trial.models_timm import side
+
+        return side(model)
     if library == "transformers":
         return _transformers_side(name)
     return _DEFAULT_SIDE

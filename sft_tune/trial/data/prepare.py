@@ -168,7 +168,14 @@ def _built_search(request: _Request, encoder: Encoder) -> Entry:
             "held_out": held_out,
         }
 
-    return open_or_build(request.root, key_of(fields), build)
+    return open_or_build(request.root, key_of(fields), build, about=_about(request))
+
+
+def _about(request: _Request) -> str:
+    """Return what an entry is made from, for people."""
+    facts = TASKS[request.task]
+    tokens = f", tokens of {request.model.name}" if facts.input == "text" else ""
+    return f"{request.data.source}: {request.task}{tokens}"
 
 
 def _common_fields(request: _Request, encoder: Encoder) -> dict[str, Any]:
@@ -295,7 +302,8 @@ def _test_entry(request: _Request, search: Entry, encoder: Encoder) -> Entry | N
             "class_counts": {"test": request.targets.counts(part, labels)},
         }
 
-    return open_or_build(request.root, key_of(fields), build)
+    about = f"{_about(request)} (test)"
+    return open_or_build(request.root, key_of(fields), build, about=about)
 
 
 def _facts(
