@@ -29,6 +29,7 @@ TWICE = [
         "sentences_regression",
         "scenes_segformer",
         "sounds_ast",
+        "translations_gpt2",
     )
 ]
 NETWORK = [name for name in FILES if name.startswith(("cifar10", "imdb"))]

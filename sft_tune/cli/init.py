@@ -22,11 +22,13 @@ Task = Literal[
     "token-classification",
     "semantic-segmentation",
     "audio-classification",
+    "causal-lm",
 ]
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"
 AUDIO_MODEL = "transformers:facebook/wav2vec2-base"
 MASK_MODEL = "torchvision:deeplabv3_resnet50"
+WRITERS = {"causal-lm": "transformers:Qwen/Qwen3-0.6B"}
 IMAGE_MODEL, TEXT_MODEL = "torchvision:resnet18", "transformers:google-bert/bert-base-uncased"
 # What needs no file and no network, so that the file runs as it is.
 DIGITS, SMALL_MODEL = "sklearn:digits", "builtin:convnet"
@@ -55,7 +57,8 @@ def init(
             metavar="NAME",
             show_default=False,
             help="torchvision:NAME, timm:NAME, transformers:ID-or-path or builtin:convnet. "
-            "Default: resnet18 for images, BERT for texts, wav2vec 2.0 for sounds.",
+            "Default: resnet18 for images, BERT for texts, wav2vec 2.0 for sounds, "
+            "Qwen3 0.6B to write.",
         ),
     ] = None,
     name: Annotated[
@@ -86,7 +89,7 @@ def init(
         raise UserError(f"--data: {wanted} has no default; give a folder of images and masks")
     if data is None and wanted != IMAGES:
         raise UserError(f"--data: {wanted} has no default; give a .csv or .jsonl file, or hub:ID")
-    usual = MASK_MODEL if masks else IMAGE_MODEL if images else TEXT_MODEL
+    usual = MASK_MODEL if masks else IMAGE_MODEL if images else WRITERS.get(wanted, TEXT_MODEL)
     if wanted == "audio-classification":
         usual = AUDIO_MODEL
     chosen = model or (SMALL_MODEL if data is None else usual)

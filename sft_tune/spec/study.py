@@ -87,6 +87,26 @@ class DataSpec(Section):
     mask_column: str = Field(
         "mask", description="Column that holds the mask of an image (semantic-segmentation)."
     )
+    prompt_column: str = Field(
+        "prompt", description="Column that holds what the model is given (causal-lm)."
+    )
+    completion_column: str = Field(
+        "completion",
+        description="Column that holds what the model is to write after it (causal-lm); only "
+        "this is learnt, with the end-of-text token after it. Both are tokenized each for itself: "
+        "a space or line's end between them belongs to one of them.",
+    )
+    messages_column: str | None = Field(
+        None,
+        description="In place of the two: column of chats (causal-lm), each a list of messages "
+        "with `role` and `content`, written out by the tokenizer's chat template; only what the "
+        "assistant says is learnt.",
+    )
+    packing: bool = Field(
+        False,
+        description="Several training examples in one row of at most max_length tokens, none "
+        "of which sees another (causal-lm): no padding; batch_size then counts rows.",
+    )
     ignore_index: int = Field(
         255,
         ge=0,
@@ -156,7 +176,13 @@ class DataSpec(Section):
         description="Mean and deviation of the pixels. Default: those of the pretrained "
         "weights, else 0.5 and 0.5.",
     )
-    max_length: int = Field(256, ge=4, le=131072, description="Texts are cut to this many tokens.")
+    max_length: int = Field(
+        256,
+        ge=4,
+        le=131072,
+        description="Texts are cut to this many tokens. Of causal-lm prompts lose their beginning, "
+        "chats their end; one of which nothing is left to learn is an error.",
+    )
     max_seconds: float = Field(
         10.0,
         gt=0,

@@ -7,7 +7,7 @@ from typing import Any
 
 from sft_tune.spec.findings import Findings
 from sft_tune.spec.space_rules import combinations
-from sft_tune.spec.study import DataSpec, StudySpec
+from sft_tune.spec.study import DataSpec, ModelSpec, StudySpec
 from sft_tune.spec.tasks import (
     CLASS_TECHNIQUES,
     DATA_OF_SOME,
@@ -122,6 +122,27 @@ def _multi_label(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
             yield place_of(spec, key), "has no meaning with multi_label; remove it"
 
 
+def _writing(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    """A model that writes has no new head, so nothing that is about one."""
+    if not TASKS[spec.task].writes:
+        return
+    if spec.data.messages_column is not None:
+        for key in ("prompt_column", "completion_column"):
+            if getattr(spec.data, key) != _default(DataSpec, key):
+                yield ("data", key), "has no meaning beside messages_column; remove one of them"
+    if findings.ok(*places_of("freeze")):
+        for cell in combinations(spec, ["freeze"]):
+            if cell["freeze"] not in ("none", "blocks"):
+                rule = f"{cell['freeze']} is about a new head, and {spec.task} has none"
+                yield place_of(spec, "freeze"), f"{rule}; use none, blocks, or model.lora_rank"
+    for name in ("head_multiplier", "model.head_init"):
+        section, _, key = name.rpartition(".")
+        default = _default(ModelSpec if section else TrainingSpec, key)
+        given = getattr(spec.model if section else spec.training, key)
+        if findings.ok(*places_of(name)) and (name in spec.space or given != default):
+            yield place_of(spec, name), f"has no meaning for {spec.task}: no new head; remove it"
+
+
 def _with_task(rule: Rule) -> Rule:
     """Return ``rule`` for studies whose task is known."""
 
@@ -131,4 +152,7 @@ def _with_task(rule: Rule) -> Rule:
     return applied
 
 
-TASK_RULES: tuple[Rule, ...] = (*map(_with_task, (_data, _training, _model, _multi_label)), _metric)
+TASK_RULES: tuple[Rule, ...] = (
+    *map(_with_task, (_data, _training, _model, _multi_label, _writing)),
+    _metric,
+)

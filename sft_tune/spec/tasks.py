@@ -16,6 +16,7 @@ Task = Literal[
     "token-classification",
     "semantic-segmentation",
     "audio-classification",
+    "causal-lm",
 ]
 Metric = Literal[
     "auto",
@@ -37,6 +38,8 @@ Metric = Literal[
     "entity_recall",
     "mean_iou",
     "pixel_accuracy",
+    "perplexity",
+    "token_accuracy",
     "loss",
 ]
 Direction = Literal["maximize", "minimize"]
@@ -74,6 +77,8 @@ METRICS: dict[str, MetricFacts] = {
     "entity_recall": SCORE,
     "mean_iou": SCORE,
     "pixel_accuracy": SCORE,
+    "perplexity": MetricFacts("minimize", low=1.0, high=None),
+    "token_accuracy": SCORE,
     "loss": ERROR,
 }
 
@@ -90,6 +95,7 @@ class TaskFacts:
         data: other settings of `data` that have a meaning.
         classes: whether the targets are classes: splits are then stratified, and two are needed.
         masks: whether the target is a class for each pixel of an image.
+        writes: whether the target is a text: the model has no classes, and keeps its head.
         training: settings of `training` that have a meaning here and not for all tasks.
     """
 
@@ -100,6 +106,7 @@ class TaskFacts:
     targets: tuple[str, ...] = ("label_column",)
     classes: bool = True
     masks: bool = False
+    writes: bool = False
     training: tuple[str, ...] = ()
 
 
@@ -179,6 +186,16 @@ TASKS: dict[Task, TaskFacts] = {
         columns=("audio_column", "label_column"),
         data=("classes", "max_seconds", "skip_unreadable"),
         training=("batching", *CLASS_TECHNIQUES),
+    ),
+    "causal-lm": TaskFacts(
+        input="text",
+        metrics=("loss", "perplexity", "token_accuracy"),
+        columns=("prompt_column", "completion_column", "messages_column"),
+        data=("packing", *_TEXT_DATA),
+        targets=("completion_column", "messages_column"),
+        classes=False,
+        writes=True,
+        training=("batching", "label_smoothing"),
     ),
 }
 # The settings of `data` and `training` that some tasks have no use for.

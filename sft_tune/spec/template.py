@@ -158,10 +158,38 @@ RECIPES: dict[str, Recipe] = {
   model.dropout: {low: 0.0, high: 0.3}
 """,
     ),
+    "writer": Recipe(
+        why="Language models: LoRA on all linear layers (Hu et al. 2022; Dettmers et al. 2023).",
+        training="""\
+  optimizer: adamw
+  learning_rate: 2e-4
+  schedule: cosine
+  warmup: 0.05
+  weight_decay: 0.0
+  batch_size: 16
+  micro_batch: 4        # so many examples at once: the gradient is that of the whole batch
+  epochs: 2
+  clip_norm: 1.0
+  gradient_checkpointing: true
+""",
+        space="""\
+  # The setting that matters most. LoRA takes ten times the rate of training all weights.
+  learning_rate: {low: 2e-5, high: 1e-3, log: true}
+  # More capacity for what is new; low ranks do for most tasks.
+  model.lora_rank: [8, 16, 32]
+  epochs: [1, 2, 3]
+  batch_size: [8, 16, 32]
+  warmup: {low: 0.0, high: 0.1}
+""",
+    ),
 }
 
 _AUDIO_DATA = """\
   max_seconds: 10       # longer sounds are cut
+"""
+_WRITER_DATA = """\
+{columns}  max_length: 512       # longer examples are cut to so many tokens
+  # packing: true       # several examples in a row: faster where most are short
 """
 _IMAGE_DATA = """\
   # image_size: 224     # default: the images' own size, or the model's where they differ
@@ -241,6 +269,8 @@ def study_template(
     augment = _NO_AUGMENT if _NO_MIRROR.search(source) else _AUGMENT
     builtin = model.startswith("builtin:")
     weights = "  weights: none         # it has no published weights; or give a file of your own\n"
+    lora = "  lora_rank: 16         # needs `sft_tune[lora]`; leave it out to train all weights\n"
+    writes = TASKS[task].writes
     return _FILE.format(
         name=yaml_scalar(name or _name(source, model)),
         task=task,
@@ -248,7 +278,7 @@ def study_template(
         columns=_columns(task, found or Guess()),
         fraction=0.2,
         model=yaml_scalar(model),
-        weights=weights if builtin else "",
+        weights=weights if builtin else lora if writes else "",
         why=recipe.why,
         training=recipe.training.format(augment=augment),
         space=recipe.space,
@@ -264,6 +294,12 @@ def _columns(task: Task, found: Guess) -> str:
         tokens, tags = (settings.get(k) for k in ("tokens_column", "tags_column"))
         words = _WORDS_DATA.format(tokens_column=tokens or "tokens", tags_column=tags or "ner_tags")
         return notes + words
+    if TASKS[task].writes:
+        named = {key: settings.get(key) for key in TASKS[task].columns}
+        lines = "".join(f"  {key}: {value}\n" for key, value in named.items() if value)
+        if not lines:
+            lines = "  prompt_column: prompt\n  completion_column: completion\n"
+        return notes + _WRITER_DATA.format(columns=lines)
     if TASKS[task].input == "image":
         column = settings.get("image_column")
         lines = (f"  image_column: {column}\n" if column else "") + _IMAGE_DATA
@@ -309,6 +345,8 @@ def _family(task: Task, model: str) -> str:
     if TASKS[task].input != "image":
         sounds = TASKS[task].input == "audio"
         if scheme == "transformers" and rest:
+            if TASKS[task].writes:
+                return "writer"
             return "sounds" if sounds else "encoder"
         known = "facebook/wav2vec2-base" if sounds else "google-bert/bert-base-uncased"
         raise UserError(

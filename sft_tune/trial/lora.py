@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -45,10 +46,12 @@ def targets(module: nn.Module, spec: ModelSpec, head: tuple[str, ...]) -> list[s
     """
     from transformers.pytorch_utils import Conv1D
 
+    # A language model's last layer is often its embedding, too: an update would part them.
+    last = getattr(module, "get_output_embeddings", lambda: None)()
     linear = [
         name
         for name, part in module.named_modules()
-        if isinstance(part, nn.Linear | Conv1D) and not in_head(name, head)
+        if isinstance(part, nn.Linear | Conv1D) and not in_head(name, head) and part is not last
     ]
     wanted = [word.strip() for word in spec.lora_targets.split(",")]
     if wanted == [ALL_LINEAR]:
@@ -82,7 +85,10 @@ def inject(module: nn.Module, spec: ModelSpec, names: list[str]) -> None:
         lora_dropout=spec.lora_dropout,
         target_modules=names,
     )
-    inject_adapter_in_model(config, module, adapter_name=ADAPTER)
+    with warnings.catch_warnings():
+        # That GPT-2's layers have their matrices transposed, which peft then minds.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+        inject_adapter_in_model(config, module, adapter_name=ADAPTER)
 
 
 def wrapped_layers(state: Iterable[str]) -> list[str]:

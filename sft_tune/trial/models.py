@@ -35,6 +35,7 @@ class BuiltModel:
         extra: arguments that every forward pass gets besides the inputs.
         dense: whether it has logits for every pixel.
         chain: modules of the head in the order of their calls, where features come as inputs.
+        writes: whether it is a language model, whose logits are of the tokens of a vocabulary.
     """
 
     module: nn.Module
@@ -44,6 +45,7 @@ class BuiltModel:
     extra: dict[str, Any] | None = None
     dense: bool = False
     chain: tuple[str, ...] = ()
+    writes: bool = False
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the logits of ``inputs``: pixel_values, or input_ids and masks.
@@ -58,10 +60,20 @@ class BuiltModel:
             answer = self.module(inputs["pixel_values"])
             logits: Tensor = answer["out"] if self.dense else answer
         else:
+            if self.writes:
+                inputs = self._written_out(inputs)
             logits = self.module(**inputs, **(self.extra or {})).logits
         if self.dense and logits.shape[2:] != (size := inputs["pixel_values"].shape[2:]):
             logits = functional.interpolate(logits.float(), size, mode="bilinear")
         return logits
+
+    def _written_out(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        from sft_tune.trial.models_language import forward_arguments
+
+        kind = next(iter(inputs.values())).device.type
+        if torch.is_autocast_enabled(kind):
+            return forward_arguments(inputs, torch.get_autocast_dtype(kind))
+        return forward_arguments(inputs, next(self.module.parameters()).dtype)
 
     def head_logits(self, chain: tuple[str, ...], features: Tensor) -> Tensor:
         """Return what the modules ``chain``, one after the other, make of ``features``."""
@@ -140,7 +152,7 @@ def build_model(
             f"model.name: {model.name!r} is unknown; give torchvision:NAME, "
             "timm:NAME, transformers:ID-or-path or builtin:convnet"
         )
-    built.dense = TASKS[task].masks
+    built.dense, built.writes = TASKS[task].masks, TASKS[task].writes
     if normalize is not None:
         built.normalize = (three(normalize.mean, "mean"), three(normalize.std, "std"))
     return built

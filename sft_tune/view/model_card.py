@@ -201,7 +201,7 @@ def card_markdown(card: ModelCard) -> str:
     lead = (
         f"{model} ({words.amount(exported['parameters'])} parameters), fine-tuned for {card.task}"
     )
-    if exported["outputs"] != "number":
+    if exported["outputs"] not in ("number", "text"):
         shown = ", ".join(labels[:20]) + (", ..." if labels[20:] else "")
         lead += f" with {words.plural(len(labels), 'label')}: {shown}"
     parts = [

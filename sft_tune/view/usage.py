@@ -51,6 +51,26 @@ with torch.inference_mode():
 {result}
 ```"""
 
+WRITER = """\
+```python
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained(".").eval()
+{inputs}
+with torch.inference_mode():
+    written = model.generate(**inputs, max_new_tokens=100)
+{result}
+```"""
+
+PROMPT = 'inputs = tokenizer("a prompt", return_tensors="pt")'
+CHAT = """\
+chat = [{"role": "user", "content": "a question"}]
+inputs = tokenizer.apply_chat_template(
+    chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+)"""
+
 IMAGES = """\
 ```python
 import torch
@@ -100,6 +120,8 @@ RESULTS = {
     "for index, word in enumerate(words):\n"
     "    print(word, {labels}[int(logits[0, places.index(index)].argmax())])",
     "number": "print(float(logits[0, 0]))",
+    "text": 'new = written[0, inputs["input_ids"].shape[1] :]\n'
+    "print(tokenizer.decode(new, skip_special_tokens=True))",
 }
 """What is done with the outputs, by what they are."""
 
@@ -111,6 +133,9 @@ def snippets(exported: Mapping[str, Any], task: str) -> list[str]:
         kind = next(facts.input for name, facts in TASKS.items() if name == task)
         texts = {"text": TEXT, "words": WORDS, "image": IMAGES, "audio": SOUNDS}
         text = texts[kind].replace("{call}", call)
+        if exported["outputs"] == "text":
+            chats = exported["config"]["data"]["messages_column"] is not None
+            text = WRITER.replace("{inputs}", CHAT if chats else PROMPT)
         found, labels = [text], "model.config.id2label"
     else:
         found, labels = [SCRIPT, PROGRAM], "model.labels"

@@ -27,6 +27,7 @@ KINDS: list[tuple[Task, str, str]] = [
     ("semantic-segmentation", "torchvision:deeplabv3_resnet50", "cnn"),
     ("token-classification", "transformers:google-bert/bert-base-uncased", "encoder"),
     ("audio-classification", "transformers:facebook/wav2vec2-base", "sounds"),
+    ("causal-lm", "transformers:Qwen/Qwen3-0.6B", "writer"),
 ]
 
 

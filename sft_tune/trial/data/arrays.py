@@ -45,6 +45,9 @@ class TextSplit:
         pad_type: token type id to pad with.
         pad_left: whether the model wants its padding before the text.
         tags: index of each token's tag or `UNTAGGED`, int32 [total]; None where texts have none.
+            Of a language model the token that follows, where it is to be learnt.
+        segments: which example of its row each token is of, counted from 1, int32 [total]; None
+            where each row is one example.
     """
 
     tokens: NDArray[np.int32]
@@ -55,6 +58,7 @@ class TextSplit:
     pad_type: int = 0
     pad_left: bool = False
     tags: NDArray[np.int32] | None = None
+    segments: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -168,16 +172,21 @@ def load_split(folder: Path, split: str, meta: dict[str, Any]) -> Split:
             key=meta["key"],
             masked=meta["masked"],
         )
-    types, tags = array_path(folder, split, "types"), array_path(folder, split, "tags")
+
+    def optional(what: str) -> NDArray[Any] | None:
+        path = array_path(folder, split, what)
+        return _mapped(path) if path.exists() else None
+
     return TextSplit(
         tokens=_mapped(array_path(folder, split, "tokens")),
         offsets=_mapped(array_path(folder, split, "offsets")),
         targets=targets,
         pad_id=meta["pad_id"],
-        token_types=_mapped(types) if types.exists() else None,
+        token_types=optional("types"),
         pad_type=meta["pad_type"],
         pad_left=meta["pad_left"],
-        tags=_mapped(tags) if tags.exists() else None,
+        tags=optional("tags"),
+        segments=optional("segments"),
     )
 
 

@@ -33,6 +33,7 @@ class Batch:
     Attributes:
         inputs: keyword arguments of a model: ``pixel_values`` float32 [b, 3, h, w], normalized;
             or ``input_ids``, ``attention_mask`` and perhaps ``token_type_ids``, int64 [b, length];
+        with ``segments`` of the same shape in place of the mask where rows hold several examples;
             or ``input_values`` or ``input_features`` float32 [b, length, ...] of sounds, perhaps
             with ``attention_mask``;
             or ``features`` float32 [b, ...] of a frozen backbone.
@@ -236,6 +237,9 @@ def _padded(
     }
     if split.token_types is not None:
         inputs["token_type_ids"] = filled(split.token_types, split.pad_type)
+    if split.segments is not None:
+        inputs["segments"] = filled(split.segments, 0)
+        del inputs["attention_mask"]
     return inputs, None if split.tags is None else filled(split.tags, UNTAGGED)
 
 

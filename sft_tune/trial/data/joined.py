@@ -50,6 +50,15 @@ def joined(first: Split, second: Split) -> Split:
     tags = None
     if first.tags is not None and second.tags is not None:
         tags = np.concatenate([first.tags, second.tags])
+    segments = None
+    if first.segments is not None or second.segments is not None:
+        # Where rows are single examples.
+        segments = np.concatenate(
+            [
+                np.ones(len(part.tokens), np.int32) if part.segments is None else part.segments
+                for part in (first, second)
+            ]
+        )
     return replace(
         first,
         tokens=np.concatenate([first.tokens, second.tokens]),
@@ -57,6 +66,7 @@ def joined(first: Split, second: Split) -> Split:
         targets=targets,
         token_types=types,
         tags=tags,
+        segments=segments,
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.data import Prepared, Split, gather
 from sft_tune.trial.data.batches import Normalize
 from sft_tune.trial.device import resolve_precision
@@ -17,15 +18,24 @@ from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.tasks import task_of
 
 EXAMPLES = 32
+# Of language models, whose logits are as many as tokens times a vocabulary.
+EXAMPLES_WRITTEN = 4
 
 Example = Mapping[str, Tensor]
 """The inputs of a few examples, as a model takes them."""
 
 
-def example_of(split: Split, normalize: Normalize, device: torch.device) -> Example:
-    """Return the first examples of ``split``, at most `EXAMPLES`, as inputs of a model."""
-    rows = torch.arange(min(EXAMPLES, len(split)))
+def example_of(
+    split: Split, normalize: Normalize, device: torch.device, most: int = EXAMPLES
+) -> Example:
+    """Return the first examples of ``split``, at most ``most``, as inputs of a model."""
+    rows = torch.arange(min(most, len(split)))
     return gather(split, rows, device, normalize=normalize).inputs
+
+
+def compared(config: TrialConfig) -> int:
+    """Return of how many examples the logits of a model of ``config`` are compared, at most."""
+    return EXAMPLES_WRITTEN if TASKS[config.task].writes else EXAMPLES
 
 
 @torch.inference_mode()

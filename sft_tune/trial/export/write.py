@@ -13,6 +13,7 @@ from torch import nn
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.study import Task
 from sft_tune.spec.tasks import TASKS
 from sft_tune.trial import checkpoint, convnet, models_timm, models_torchvision
 from sft_tune.trial.data import AudioSplit, Prepared, TextSplit, prepare
@@ -20,11 +21,12 @@ from sft_tune.trial.data.audio import load_extractor
 from sft_tune.trial.data.pretrained import pretrained_folder
 from sft_tune.trial.device import open_device
 from sft_tune.trial.export import loader
-from sft_tune.trial.export.measure import example_of, logits_of
+from sft_tune.trial.export.measure import compared, example_of, logits_of
 from sft_tune.trial.heads import find_output_layers
 from sft_tune.trial.load import load_checkpoint
 from sft_tune.trial.lora import exported, wrapped_layers
 from sft_tune.trial.models import BuiltModel, parameter_count
+from sft_tune.trial.models_language import generation_settings
 from sft_tune.trial.models_transformers import size_arguments, skeleton
 
 SETTINGS = "model.json"
@@ -72,14 +74,19 @@ def export(
             f"a model for {config.task} is not exported; load its best.safetensors by "
             "`study.best.load_model()`"
         )
+    if onnx and TASKS[config.task].writes:
+        raise ModelError(
+            f"a model for {config.task} is not written as ONNX: it writes token by token; export "
+            "it without --format onnx"
+        )
     where = open_device(device)
     data = prepare(config.task, config.data, config.model, cache=cache)
     module = load_checkpoint(best, device)
     _, header = checkpoint.read(best)
     card = header["card"]
     call = {} if card["model_config"] is None else size_arguments(module, _side(card))
-    built = built_model(module, card["normalize"], card["model_config"], call)
-    example = example_of(data.validation, built.normalize, where)
+    built = built_model(config.task, module, card["normalize"], card["model_config"], call)
+    example = example_of(data.validation, built.normalize, where, compared(config))
     save_file({"logits": logits_of(built, example).cpu()}, reference)
     built.module = module = plain(module, config, card)
     facts: dict[str, Any] = {
@@ -114,18 +121,26 @@ def _readable(folder: Path) -> None:
 
 
 def built_model(
-    module: nn.Module, normalize: Any, config: dict[str, Any] | None, extra: dict[str, Any]
+    task: Task,
+    module: nn.Module,
+    normalize: Any,
+    config: dict[str, Any] | None,
+    extra: dict[str, Any],
 ) -> BuiltModel:
     """Return ``module`` as what evaluates it wants it; nothing of it is to be trained."""
     mean, std = normalize
-    return BuiltModel(module, (), (tuple(mean), tuple(std)), config=config, extra=extra)
+    built = BuiltModel(module, (), (tuple(mean), tuple(std)), config=config, extra=extra)
+    built.dense, built.writes = TASKS[task].masks, TASKS[task].writes
+    return built
 
 
 def outputs_of(config: TrialConfig) -> str:
     """Return what the outputs are.
 
-    ``classes``, ``labels`` (each yes or no), ``tags`` (of tokens) or ``number``.
+    ``classes``, ``labels`` (each yes or no), ``tags`` (of tokens), ``text`` or ``number``.
     """
+    if TASKS[config.task].writes:
+        return "text"
     if config.task.endswith("regression"):
         return "number"
     if config.task == "token-classification":
@@ -183,15 +198,20 @@ def _write_transformers(
     Returns:
         How many tokens the tokenizer cuts texts to; None for images and sounds.
     """
-    module.config.problem_type = PROBLEM_TYPES.get(outputs_of(config))
+    source = config.model.name.partition(":")[2]
+    if outputs_of(config) == "text":
+        # How the pretrained model writes (what ends a text, ...) is the fine-tuned one's way, too.
+        module.generation_config = generation_settings(source, module.config)
+    else:
+        module.config.problem_type = PROBLEM_TYPES.get(outputs_of(config))
     module.to("cpu").save_pretrained(folder)
     if isinstance(data.train, TextSplit):
         limit = int(data.facts["tokens"]["train"]["limit"])
-        _write_tokenizer(config.model.name.partition(":")[2], limit, folder)
+        # What is written may be longer than what was read in training.
+        _write_tokenizer(source, None if outputs_of(config) == "text" else limit, folder)
         return limit
     if isinstance(data.train, AudioSplit):
-        source = pretrained_folder(config.model.name.partition(":")[2])
-        load_extractor(source).save_pretrained(str(folder))
+        load_extractor(pretrained_folder(source)).save_pretrained(str(folder))
         return None
     from transformers import ViTImageProcessor
 
@@ -213,12 +233,13 @@ def _write_transformers(
     return None
 
 
-def _write_tokenizer(source: str, limit: int, folder: Path) -> None:
+def _write_tokenizer(source: str, limit: int | None, folder: Path) -> None:
     from sft_tune.trial.data.text import load_tokenizer
 
     tokenizer = load_tokenizer(pretrained_folder(source))
-    # So that `truncation=True` cuts where the trial did.
-    tokenizer.model_max_length = limit
+    if limit is not None:
+        # So that `truncation=True` cuts where the trial did.
+        tokenizer.model_max_length = limit
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(str(folder))

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from sft_tune.spec.study import DataSpec, Task
-from sft_tune.trial.tasks import classification, multi_label, regression, segmentation, tagging
+from sft_tune.trial.tasks import (
+    classification,
+    language,
+    multi_label,
+    regression,
+    segmentation,
+    tagging,
+)
 from sft_tune.trial.tasks.protocol import Outputs, TrialTask
 
 __all__ = ["TASKS", "Outputs", "TrialTask", "task_of"]
@@ -16,6 +23,7 @@ TASKS: dict[Task, TrialTask] = {
     "text-regression": regression,
     "token-classification": tagging,
     "semantic-segmentation": segmentation,
+    "causal-lm": language,
 }
 
 
