@@ -29,6 +29,7 @@ TWICE = [
         "scenes_segformer",
         "sounds_ast",
         "translations_gpt2",
+        "translations_t5",
     )
 ]
 NETWORK = [name for name in FILES if name.startswith(("cifar10", "imdb"))]

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,13 @@ Normalize = tuple[Channels, Channels]
 HALF: Channels = (0.5, 0.5, 0.5)
 
 
+class Writing(NamedTuple):
+    """How texts are written: the beams of the search, and the most tokens of one."""
+
+    beams: int
+    max_new_tokens: int
+
+
 @dataclass
 class BuiltModel:
     """A model ready to be fine-tuned.
@@ -36,6 +43,7 @@ class BuiltModel:
         dense: whether it has logits for every pixel.
         chain: modules of the head in the order of their calls, where features come as inputs.
         writes: whether it is a language model, whose logits are of the tokens of a vocabulary.
+        writing: how it writes texts to be measured; None: it does not.
     """
 
     module: nn.Module
@@ -46,6 +54,7 @@ class BuiltModel:
     dense: bool = False
     chain: tuple[str, ...] = ()
     writes: bool = False
+    writing: Writing | None = None
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the logits of ``inputs``: pixel_values, or input_ids and masks.
@@ -72,8 +81,8 @@ class BuiltModel:
 
         kind = next(iter(inputs.values())).device.type
         if torch.is_autocast_enabled(kind):
-            return forward_arguments(inputs, torch.get_autocast_dtype(kind))
-        return forward_arguments(inputs, next(self.module.parameters()).dtype)
+            return forward_arguments(self.module, inputs, torch.get_autocast_dtype(kind))
+        return forward_arguments(self.module, inputs, next(self.module.parameters()).dtype)
 
     def head_logits(self, chain: tuple[str, ...], features: Tensor) -> Tensor:
         """Return what the modules ``chain``, one after the other, make of ``features``."""

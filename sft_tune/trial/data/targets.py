@@ -82,4 +82,5 @@ TARGETS: dict[Task, Targets] = {
     "token-classification": TagTargets(),
     "semantic-segmentation": MaskTargets(),
     "causal-lm": CompletionTargets(),
+    "seq2seq": CompletionTargets("target_column"),
 }

@@ -10,6 +10,7 @@ from sft_tune.trial.tasks import (
     regression,
     segmentation,
     tagging,
+    translation,
 )
 from sft_tune.trial.tasks.protocol import Outputs, TrialTask
 
@@ -24,6 +25,7 @@ TASKS: dict[Task, TrialTask] = {
     "token-classification": tagging,
     "semantic-segmentation": segmentation,
     "causal-lm": language,
+    "seq2seq": translation,
 }
 
 
