@@ -141,7 +141,7 @@ def _kept(
     for rows in indices.split_with_sizes(sizes):
         batch = gather(split, rows, device, normalize=model.normalize)
         with autocast(device, dtype):
-            outputs = model.logits(batch.inputs)
+            outputs = model.outputs(batch.inputs)
             texts = {} if model.writing is None else {"written": written(model, batch.inputs)}
         found.append({**task.keep(outputs, batch), **texts})
     return found
