@@ -233,8 +233,8 @@ class ModelSpec(Section):
     lora_rank: int | None = Field(
         None,
         ge=1,
-        description="LoRA, for models of transformers: rank of the updates that are trained in "
-        "place of the backbone's weights (needs `sft_tune[lora]`). Default: no LoRA.",
+        description="LoRA: rank of the updates that are trained in place of the backbone's weights "
+        "(needs `sft_tune[lora]`). Default: no LoRA.",
     )
     lora_alpha: float | None = Field(
         None,
@@ -247,8 +247,8 @@ class ModelSpec(Section):
     )
     lora_targets: str = Field(
         "all-linear",
-        description="LoRA: which layers get updates: all-linear, or the ends of their names, with "
-        "commas between (query,value).",
+        description="LoRA: which layers get updates: all-linear (in networks that are mostly "
+        "convolutions those, too), or the ends of their names, with commas between (query,value).",
     )
     lora_merge: bool = Field(
         True,

@@ -84,15 +84,19 @@ def fetch_checkpoint(url: str, cache: Path) -> Path:
 def _skeleton(
     config: TrialConfig, card: checkpoint.Header, tensors: Mapping[str, Tensor]
 ) -> nn.Module:
-    """Return the module that the checkpoint ``card`` describes, with random weights."""
-    module: nn.Module
+    """Return the module whose ``tensors`` a checkpoint holds, with random weights."""
+    module = bare_module(config, card)
+    if names := wrapped_layers(tensors):
+        inject(module, config.model, names)
+    return module
+
+
+def bare_module(config: TrialConfig, card: checkpoint.Header) -> nn.Module:
+    """Return the module that the checkpoint ``card`` describes, without LoRA, random weights."""
     if card["model_config"] is not None:
         from sft_tune.trial import models_transformers
 
-        module = models_transformers.skeleton(config.task, card["model_config"])
-        if names := wrapped_layers(tensors):
-            inject(module, config.model, names)
-        return module
+        return models_transformers.skeleton(config.task, card["model_config"])
     if TASKS[config.task].masks:
         from sft_tune.trial import models_segmentation
 
@@ -102,5 +106,5 @@ def _skeleton(
     height, width = card["image_size"]
     library = models_timm if config.model.name.startswith("timm:") else models_torchvision
     side = height if height == width else None
-    module = library.skeleton(config.model, len(card["labels"]), side)
+    module: nn.Module = library.skeleton(config.model, len(card["labels"]), side)
     return module

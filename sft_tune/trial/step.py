@@ -196,7 +196,7 @@ def _model(config: TrialConfig, data: Prepared, device: torch.device) -> BuiltMo
     model = build(config.model)
     initialize(model, config.model, config.seed, build)
     if config.model.lora_rank is not None:
-        add_lora(model, config.model, config.seed)
+        add_lora(model, config.model, config.seed, _size(train))
     model.to(device)
     if config.data.packing and isinstance(train, TextSplit):
         check_packing(model, train, config.model.name)
@@ -356,10 +356,16 @@ def _parts(batch: Batch, sizes: list[int], device: torch.device) -> Iterator[Bat
 
 def _side(split: Split) -> int | None:
     """Return the side of square images in pixels; None for others."""
+    height, width = _size(split) or (0, None)
+    return width if height == width else None
+
+
+def _size(split: Split) -> tuple[int, int] | None:
+    """Return height and width of images; None for others."""
     if not isinstance(split, ImageSplit):
         return None
     height, width = split.pixels.shape[2:]
-    return int(width) if height == width else None
+    return int(height), int(width)
 
 
 def _clip(optimizer: Optimizer, training: TrainingSpec) -> Tensor:

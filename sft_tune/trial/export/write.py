@@ -23,11 +23,11 @@ from sft_tune.trial.device import open_device
 from sft_tune.trial.export import loader
 from sft_tune.trial.export.measure import compared, example_of, logits_of
 from sft_tune.trial.heads import find_output_layers
-from sft_tune.trial.load import load_checkpoint
+from sft_tune.trial.load import bare_module, load_checkpoint
 from sft_tune.trial.lora import exported, wrapped_layers
 from sft_tune.trial.models import BuiltModel, parameter_count
 from sft_tune.trial.models_language import generation_settings
-from sft_tune.trial.models_transformers import size_arguments, skeleton
+from sft_tune.trial.models_transformers import size_arguments
 
 SETTINGS = "model.json"
 WEIGHTS = "model.safetensors"
@@ -161,7 +161,7 @@ def plain(module: nn.Module, config: TrialConfig, card: dict[str, Any]) -> nn.Mo
         merged = exported(module, config.model.model_copy(update={"lora_merge": True}))
         hooks = module._forward_hooks
         device = next(module.parameters()).device
-        module = skeleton(config.task, card["model_config"])
+        module = bare_module(config, card)
         module.load_state_dict(merged)
         module.to(device).eval()._forward_hooks = hooks
     stats = card.get("stats") or {}
