@@ -48,9 +48,9 @@ class DataSpec(Section):
 
     source: str = Field(
         description="A folder of images or sounds (one subfolder a class), a .csv, .jsonl or "
-        ".parquet file or a folder of them; or torchvision:NAME, hub:ID (Hugging Face hub), "
-        "sklearn:digits, python:module:function or python:file.py:function (called with the "
-        "split's name, returns examples)."
+        ".parquet file or a folder of them, COCO's annotations (.json) of images, or their folder; "
+        "or torchvision:NAME, hub:ID (Hugging Face hub), sklearn:digits, python:module:function or "
+        "python:file.py:function (called with the split's name, returns examples)."
     )
     train: str | None = Field(
         None,
@@ -113,6 +113,19 @@ class DataSpec(Section):
         le=255,
         description="The index in masks of pixels that do not count (semantic-segmentation).",
     )
+    boxes_column: str = Field(
+        "boxes",
+        description="Column that holds the list of boxes of an image, each of four numbers in "
+        "pixels (object-detection).",
+    )
+    box_labels_column: str = Field(
+        "labels", description="Column that holds the labels of the boxes (object-detection)."
+    )
+    box_format: Literal["xyxy", "xywh"] = Field(
+        "xyxy",
+        description="What the four numbers of boxes_column are: xyxy (left, top, right, bottom), "
+        "xywh (left, top, width, height). COCO's own files are xywh whatever this is.",
+    )
     label_columns: tuple[str, ...] | None = Field(
         None,
         description="With multi_label: columns of 0 and 1, one a label, in place of label_column.",
@@ -124,8 +137,8 @@ class DataSpec(Section):
     )
     classes: tuple[str | int, ...] | None = Field(
         None,
-        description="Keep only the examples of these labels; of masks: the names of the indices "
-        "0, 1, ... Default: all.",
+        description="Keep only the examples of these labels, of images with boxes the boxes; of "
+        "masks: the names of the indices 0, 1, ... Default: all.",
     )
     validation_fraction: float = Field(
         0.2,
@@ -169,7 +182,8 @@ class DataSpec(Section):
         ge=8,
         le=4096,
         description="Side in pixels that images are resized to (square). Default: their own "
-        "size when all are equal, else what the model was made for.",
+        "size when all are equal, else what the model was made for. Of object-detection: the "
+        "shorter side that the detector sees, the other in proportion. Default: the detector's.",
     )
     normalize: NormalizeSpec | None = Field(
         None,
@@ -285,8 +299,11 @@ class SamplerSpec(Section):
     name: Literal["tpe", "random", "grid", "gp", "qmc"] = Field(
         "tpe", description="tpe (Bayesian), random, grid, gp (Gaussian process), qmc."
     )
-    startup_trials: int = Field(
-        10, ge=1, description="Random trials before tpe or gp begin to model."
+    startup_trials: int = Field(10, ge=1, description="Trials before tpe or gp begin to model.")
+    startup: Literal["random", "qmc"] = Field(
+        "random",
+        description="How these are drawn: random, or qmc (evenly over the ranges: a scrambled "
+        "Sobol sequence; choices and what depends on them at random).",
     )
     enqueue: tuple[dict[str, Scalar], ...] = Field(
         (),

@@ -28,9 +28,12 @@ def _data(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     images = facts.input == "image"
     if not images and data.source.startswith(_IMAGE_SOURCES) and findings.ok(("data", "source")):
         yield ("data", "source"), f"holds images, but the task is {spec.task}; change one of them"
-    if facts.masks and data.source.startswith((*_IMAGE_SOURCES, "hub:")):
+    if (facts.masks or facts.boxes) and data.source.startswith((*_IMAGE_SOURCES, "hub:")):
         if findings.ok(("data", "source")):
-            yield ("data", "source"), "has no masks; give a folder of images and masks, or python:"
+            has = "masks; give a folder of images and masks, or python:"
+            if facts.boxes:
+                has = "boxes; give COCO's annotations, JSON lines, or python:"
+            yield ("data", "source"), f"has no {has}"
     for key in sorted(DATA_OF_SOME - {*facts.columns, *facts.data}):
         if findings.ok(("data", key)) and getattr(data, key) != _default(DataSpec, key):
             yield ("data", key), f"has no meaning for {spec.task}; remove it"
@@ -49,17 +52,30 @@ def _training(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
                 yield ("space", key), rule
         elif getattr(spec.training, key) != default:
             yield ("training", key), rule
+    if TASKS[spec.task].boxes:
+        values: tuple[Any, ...] = (spec.training.augment,)
+        if "augment" in spec.space:
+            values = spec.space["augment"].values or ()
+        if "flip_crop" in values:
+            yield place_of(spec, "augment"), "flip_crop would cut boxes apart; use none or flip"
 
 
 def _model(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     facts = TASKS[spec.task]
-    if not findings.ok(*places_of("model.name")) or (facts.input == "image" and not facts.masks):
+    if not findings.ok(*places_of("model.name")) or (
+        facts.input == "image" and not (facts.masks or facts.boxes)
+    ):
         return
     names = {cell["model.name"] for cell in combinations(spec, ["model.name"])}
     if facts.masks:
         if bad := sorted(name for name in names if str(name).startswith(("builtin:", "timm:"))):
             remedy = "use torchvision:NAME or transformers:ID-or-path"
             yield place_of(spec, "model.name"), f"{bad[0]} makes no masks; {remedy}"
+        return
+    if facts.boxes:
+        if others := sorted(name for name in names if not str(name).startswith("torchvision:")):
+            remedy = "use torchvision:NAME, for example torchvision:fcos_resnet50_fpn"
+            yield place_of(spec, "model.name"), f"{others[0]} finds no boxes; {remedy}"
         return
     bad = sorted(name for name in names if not str(name).startswith("transformers:"))
     if bad:

@@ -110,6 +110,28 @@ RECIPES: dict[str, Recipe] = {
   head_multiplier: {low: 1.0, high: 30.0, log: true}
 """,
     ),
+    "detector": Recipe(
+        why="Detectors: small batches of large images, AdamW with low rates and a warm-up.",
+        training="""\
+  optimizer: adamw
+  learning_rate: 1e-4
+  schedule: cosine
+  warmup: 0.1
+  weight_decay: 1e-4
+  clip_norm: 1.0
+  batch_size: 8
+  epochs: 12
+  {augment}
+""",
+        space="""\
+  # The setting that matters most.
+  learning_rate: {low: 1e-5, high: 1e-3, log: true}
+  epochs: [6, 12, 24]
+  weight_decay: {low: 1e-5, high: 1e-2, log: true}
+  # The new layers start at random, the rest does not: they may need a higher rate.
+  head_multiplier: {low: 1.0, high: 10.0, log: true}
+""",
+    ),
     "sounds": Recipe(
         why="Audio transformers: AdamW with low rates and a warm-up, small batches of long inputs.",
         training="""\
@@ -209,6 +231,13 @@ _MASK_DATA = """\
   ignore_index: 255     # pixels that do not count
   # classes: [background, thing]  # names of the indices; default: the numbers
 """
+_BOX_DATA = """\
+  # The source has annotations in COCO's format: train/any.json beside its images (and validation/,
+  # test/), or annotations/instances_train.json; or tables, of the columns image, boxes and labels.
+  # box_format: xywh    # in tables; default: xyxy (left, top, right, bottom)
+  # classes: [cat, dog] # boxes of other classes are left out; default: all
+  # image_size: 480     # the shorter side that the detector sees; default: the detector's (800)
+"""
 _FILE = """\
 # A study of sft_tune: what to fine-tune, on what, what to search, and for how long.
 # The README lists every key; `sft-tune schema` gives a schema to editors that complete YAML.
@@ -302,6 +331,8 @@ def _columns(task: Task, found: Guess) -> str:
         return notes + _WRITER_DATA.format(columns=lines)
     if TASKS[task].input == "image":
         column = settings.get("image_column")
+        if TASKS[task].boxes:
+            return notes + (f"  image_column: {column}\n" if column else "") + _BOX_DATA
         lines = (f"  image_column: {column}\n" if column else "") + _IMAGE_DATA
         if TASKS[task].masks:
             return notes + lines + _MASK_DATA
@@ -352,6 +383,13 @@ def _family(task: Task, model: str) -> str:
         raise UserError(
             f"a model for {task} is transformers:ID-or-path, not {model!r}; "
             f"for example transformers:{known}"
+        )
+    if TASKS[task].boxes:
+        if scheme == "torchvision" and rest:
+            return "detector"
+        raise UserError(
+            f"a model for {task} is torchvision:NAME, not {model!r}; for example "
+            "torchvision:fasterrcnn_resnet50_fpn_v2"
         )
     if model == "builtin:convnet" and not TASKS[task].masks:
         return "convnet"

@@ -140,6 +140,6 @@ def _kept(
     for rows in indices.split_with_sizes(sizes):
         batch = gather(split, rows, device, normalize=model.normalize)
         with autocast(device, dtype):
-            outputs = model.logits(batch.inputs)
+            outputs = model.outputs(batch.inputs)
         found.append(task.keep(outputs, batch))
     return found

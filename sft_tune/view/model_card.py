@@ -24,6 +24,7 @@ FILES = {
     "model.json": "the network, its labels, size and normalization of images",
     "load_model.py": "loads it; needs torch and torchvision (or timm) only",
     "convnet.py": "the network",
+    "detectors.py": "the detector",
     "tokenizer.json": "the tokenizer, which cuts texts where training did",
     "tokenizer_config.json": "its settings",
     "preprocessor_config.json": "what is done to images",

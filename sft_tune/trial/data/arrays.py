@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,44 @@ class TextSplit:
 
 
 @dataclass(frozen=True)
+class BoxSplit:
+    """Images of one split, each in its own size, with the boxes of what is on them.
+
+    Attributes:
+        pixels: of all images, end to end, uint8 [total].
+        offsets: image ``i`` is ``pixels[offsets[i]:offsets[i + 1]]``, [3, h, w] RGB; int64 [n + 1].
+        sizes: height and width of each image, int64 [n, 2].
+        boxes: of all images, end to end: left, top, right, bottom in pixels, float32 [m, 4].
+        box_labels: index of the class of each box, int64 [m].
+        crowds: whether each box is of a crowd that is not told apart, uint8 [m]: such boxes are
+            not trained on, and what is found in them counts neither way.
+        targets: how many boxes each image has, int64 [n].
+    """
+
+    pixels: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    box_labels: NDArray[np.int64]
+    crowds: NDArray[np.uint8]
+    targets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @cached_property
+    def box_offsets(self) -> NDArray[np.int64]:
+        """The boxes of image ``i`` are ``boxes[box_offsets[i]:box_offsets[i + 1]]``, [n + 1]."""
+        return np.concatenate([[0], np.cumsum(self.targets)]).astype(np.int64)
+
+    def image(self, i: int) -> NDArray[np.uint8]:
+        """Return the pixels of image ``i``, [3, h, w]."""
+        height, width = self.sizes[i]
+        flat = self.pixels[self.offsets[i] : self.offsets[i + 1]]
+        return flat.reshape(3, int(height), int(width))
+
+
+@dataclass(frozen=True)
 class FeatureSplit:
     """What a frozen backbone makes of each example of one split.
 
@@ -113,7 +152,7 @@ class AudioSplit:
         return np.diff(self.offsets)
 
 
-Split = ImageSplit | TextSplit | AudioSplit
+Split = ImageSplit | TextSplit | AudioSplit | BoxSplit
 
 
 @dataclass(frozen=True)
@@ -163,6 +202,11 @@ def load_split(folder: Path, split: str, meta: dict[str, Any]) -> Split:
             _mapped(array_path(folder, split, "pixels")),
             targets,
             _mapped(masks) if masks.exists() else None,
+        )
+    if meta["kind"] == "boxes":
+        parts = ("pixels", "offsets", "sizes", "boxes", "box_labels", "crowds")
+        return BoxSplit(
+            **{what: _mapped(array_path(folder, split, what)) for what in parts}, targets=targets
         )
     if meta["kind"] == "audio":
         return AudioSplit(

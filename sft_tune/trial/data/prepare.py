@@ -14,6 +14,7 @@ from sft_tune.spec.study import DataSpec, ModelSpec, Task
 from sft_tune.spec.tasks import TASKS, Input
 from sft_tune.trial.data.arrays import Prepared, load_split
 from sft_tune.trial.data.audio import audio_encoder
+from sft_tune.trial.data.boxes import BoxEncoder, sides
 from sft_tune.trial.data.cache import Entry, key_of, open_or_build, prepared_root
 from sft_tune.trial.data.columns import columns_of, reads_images
 from sft_tune.trial.data.completions import completion_encoder
@@ -124,6 +125,9 @@ def _search_entry(request: _Request) -> tuple[Entry, Encoder]:
         make = completion_encoder if facts.writes else ENCODERS[facts.input]
         encoder = make(data, request.model)
         entry = _built_search(request, encoder)
+    elif TASKS[request.task].boxes:
+        encoder = BoxEncoder(*sides(request.model.name, data.image_size))
+        entry = _built_search(request, encoder)
     else:
         side = data.image_size
         maker = MaskEncoder if TASKS[request.task].masks else ImageEncoder
@@ -192,6 +196,7 @@ def _common_fields(request: _Request, encoder: Encoder) -> dict[str, Any]:
         "ignore_index": data.ignore_index,
         "split_seed": data.split_seed,
         "encoder": encoder.identity,
+        **({"box_format": data.box_format} if TASKS[request.task].boxes else {}),
         **({"skip_unreadable": True} if data.skip_unreadable else {}),
     }
 

@@ -40,9 +40,19 @@ def compared(config: TrialConfig) -> int:
 
 @torch.inference_mode()
 def logits_of(model: BuiltModel, example: Example) -> Tensor:
-    """Return the logits of ``example`` in single precision; the module is set to evaluation."""
+    """Return the logits of ``example`` in single precision; the module is set to evaluation.
+
+    Of a detector they are its losses, and what it finds, of each image [b, ...].
+    """
     model.module.to(next(iter(example.values())).device).eval()
-    return model.logits(dict(example)).float()
+    outputs = model.outputs(dict(example))
+    if isinstance(outputs, Tensor):
+        return outputs.float()
+    return torch.cat([part.float().flatten(1) for part in _rows(outputs)], dim=1)
+
+
+def _rows(outputs: Mapping[str, Tensor]) -> list[Tensor]:
+    return [part[:, None] if part.ndim == 1 else part for part in outputs.values()]
 
 
 def validation_metrics(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sft_tune.spec.study import DataSpec, Task
 from sft_tune.trial.tasks import (
     classification,
+    detection,
     language,
     multi_label,
     regression,
@@ -23,6 +24,7 @@ TASKS: dict[Task, TrialTask] = {
     "text-regression": regression,
     "token-classification": tagging,
     "semantic-segmentation": segmentation,
+    "object-detection": detection,
     "causal-lm": language,
 }
 
