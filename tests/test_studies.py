@@ -29,6 +29,7 @@ TWICE = [
         "scenes_segformer",
         "sounds_ast",
         "translations_gpt2",
+        "translations_t5",
     )
 ]
 # The same text and model as sentences_minilm, its head as in images_resnet_frozen.
