@@ -48,9 +48,9 @@ class DataSpec(Section):
 
     source: str = Field(
         description="A folder of images or sounds (one subfolder a class), a .csv, .jsonl or "
-        ".parquet file or a folder of them; or torchvision:NAME, hub:ID (Hugging Face hub), "
-        "sklearn:digits, python:module:function or python:file.py:function (called with the "
-        "split's name, returns examples)."
+        ".parquet file or a folder of them, COCO's annotations (.json) of images, or their folder; "
+        "or torchvision:NAME, hub:ID (Hugging Face hub), sklearn:digits, python:module:function or "
+        "python:file.py:function (called with the split's name, returns examples)."
     )
     train: str | None = Field(
         None,
@@ -102,6 +102,20 @@ class DataSpec(Section):
         "with `role` and `content`, written out by the tokenizer's chat template; only what the "
         "assistant says is learnt.",
     )
+    source_column: str = Field(
+        "source", description="Column that holds the text to read (seq2seq)."
+    )
+    target_column: str = Field(
+        "target", description="Column that holds the text to write (seq2seq)."
+    )
+    source_prefix: str = Field(
+        "",
+        description="What is put before each source, as T5's models have it (seq2seq): "
+        "`translate English to German: `.",
+    )
+    max_target_length: int = Field(
+        128, ge=4, le=131072, description="Targets are cut to this many tokens (seq2seq)."
+    )
     packing: bool = Field(
         False,
         description="Several training examples in one row of at most max_length tokens, none "
@@ -112,6 +126,19 @@ class DataSpec(Section):
         ge=0,
         le=255,
         description="The index in masks of pixels that do not count (semantic-segmentation).",
+    )
+    boxes_column: str = Field(
+        "boxes",
+        description="Column that holds the list of boxes of an image, each of four numbers in "
+        "pixels (object-detection).",
+    )
+    box_labels_column: str = Field(
+        "labels", description="Column that holds the labels of the boxes (object-detection)."
+    )
+    box_format: Literal["xyxy", "xywh"] = Field(
+        "xyxy",
+        description="What the four numbers of boxes_column are: xyxy (left, top, right, bottom), "
+        "xywh (left, top, width, height). COCO's own files are xywh whatever this is.",
     )
     label_columns: tuple[str, ...] | None = Field(
         None,
@@ -124,8 +151,8 @@ class DataSpec(Section):
     )
     classes: tuple[str | int, ...] | None = Field(
         None,
-        description="Keep only the examples of these labels; of masks: the names of the indices "
-        "0, 1, ... Default: all.",
+        description="Keep only the examples of these labels, of images with boxes the boxes; of "
+        "masks: the names of the indices 0, 1, ... Default: all.",
     )
     validation_fraction: float = Field(
         0.2,
@@ -169,7 +196,8 @@ class DataSpec(Section):
         ge=8,
         le=4096,
         description="Side in pixels that images are resized to (square). Default: their own "
-        "size when all are equal, else what the model was made for.",
+        "size when all are equal, else what the model was made for. Of object-detection: the "
+        "shorter side that the detector sees, the other in proportion. Default: the detector's.",
     )
     normalize: NormalizeSpec | None = Field(
         None,
@@ -233,8 +261,8 @@ class ModelSpec(Section):
     lora_rank: int | None = Field(
         None,
         ge=1,
-        description="LoRA, for models of transformers: rank of the updates that are trained in "
-        "place of the backbone's weights (needs `sft_tune[lora]`). Default: no LoRA.",
+        description="LoRA: rank of the updates that are trained in place of the backbone's weights "
+        "(needs `sft_tune[lora]`). Default: no LoRA.",
     )
     lora_alpha: float | None = Field(
         None,
@@ -247,8 +275,8 @@ class ModelSpec(Section):
     )
     lora_targets: str = Field(
         "all-linear",
-        description="LoRA: which layers get updates: all-linear, or the ends of their names, with "
-        "commas between (query,value).",
+        description="LoRA: which layers get updates: all-linear (in networks that are mostly "
+        "convolutions those, too), or the ends of their names, with commas between (query,value).",
     )
     lora_merge: bool = Field(
         True,
@@ -276,6 +304,17 @@ class ObjectiveSpec(Section):
         le=100,
         description="Evaluations per trial, evenly spaced over its own schedule; a trial may "
         "be pruned at each.",
+    )
+
+    beams: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Metrics of what is written (seq2seq): beams of the search for the likeliest "
+        "text; 1: greedy.",
+    )
+    max_new_tokens: int = Field(
+        64, ge=1, description="The same: a text is ended after this many tokens."
     )
 
 
@@ -430,6 +469,14 @@ class ResourcesSpec(Section):
         description="With `freeze: backbone` and nothing random before the head: compute what the "
         "backbone makes of each example once, keep it with the prepared data, and train the heads "
         "of all trials on it (no effect on the numbers but rounding).",
+    )
+    stack: Literal["auto", "off"] | Annotated[int, Field(ge=2, le=64)] = Field(
+        "auto",
+        description="Trials that train as one on each slot, where `feature_cache` applies and the "
+        "space has only settings that each may have for itself: learning rate and schedule, "
+        "epochs, optimizer (adamw, adam, sgd) and what belongs to it, clipping, label smoothing, "
+        "dropout (no effect on the numbers but rounding). auto: up to 8 in all, where a short "
+        "measurement finds that faster; off; or how many. `start` does it, not `worker`.",
     )
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (),
