@@ -194,6 +194,7 @@ def _train(channel: Channel, command: Message) -> None:
             mirror=mirror,
             refit_to=command["refit_to"],
             feature_cache=command["feature_cache"],
+            compiled=command["compile"],
         )
 
     with _errors_to(paths.log), loggers.closed_on_error():

@@ -428,6 +428,13 @@ class ResourcesSpec(Section):
         "backbone makes of each example once, keep it with the prepared data, and train the heads "
         "of all trials on it (no effect on the numbers but rounding).",
     )
+    compile: bool | Literal["auto"] = Field(
+        False,
+        description="Train through `torch.compile` (needs a C++ compiler on the CPU): true, or "
+        "auto, where the steps of a trial save more time than the compilation takes, as measured "
+        "once on this machine. Where it fails the trial goes on without, and says so (no effect "
+        "on the numbers but rounding).",
+    )
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (),
         description="Trackers that each trial is a run in, besides the database: tensorboard "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -36,6 +36,7 @@ class BuiltModel:
         dense: whether it has logits for every pixel.
         chain: modules of the head in the order of their calls, where features come as inputs.
         writes: whether it is a language model, whose logits are of the tokens of a vocabulary.
+        compiled: what is called in place of the module while it trains; None: the module.
     """
 
     module: nn.Module
@@ -46,6 +47,7 @@ class BuiltModel:
     dense: bool = False
     chain: tuple[str, ...] = ()
     writes: bool = False
+    compiled: Callable[..., Any] | None = None
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the logits of ``inputs``: pixel_values, or input_ids and masks.
@@ -56,13 +58,15 @@ class BuiltModel:
         """
         if "features" in inputs:
             return self.head_logits(self.chain, inputs["features"])
+        training = self.compiled is not None and self.module.training
+        call: Any = self.compiled if training else self.module
         if self.config is None:
-            answer = self.module(inputs["pixel_values"])
+            answer = call(inputs["pixel_values"])
             logits: Tensor = answer["out"] if self.dense else answer
         else:
             if self.writes:
                 inputs = self._written_out(inputs)
-            logits = self.module(**inputs, **(self.extra or {})).logits
+            logits = call(**inputs, **(self.extra or {})).logits
         if self.dense and logits.shape[2:] != (size := inputs["pixel_values"].shape[2:]):
             logits = functional.interpolate(logits.float(), size, mode="bilinear")
         return logits
