@@ -18,7 +18,7 @@ from sft_tune.run.events import TrialEnded
 from sft_tune.run.faults import FaultFinder
 from sft_tune.run.messages import cache_folder
 from sft_tune.run.owner import is_dead, owner_name
-from sft_tune.run.retention import drop_surplus, trial_place, working_folder
+from sft_tune.run.retention import drop_surplus, trial_place, working_folder, worst_kept
 from sft_tune.run.searcher import Point, Searcher
 from sft_tune.spec.config import TrialConfig, assemble
 from sft_tune.spec.faults import to_flags
@@ -52,6 +52,7 @@ class Placement:
         folder: of this machine, where it works.
         with_test: whether its best weights are evaluated on the test split, too.
         url: where its files belong in the end; None: in that folder.
+        kept_from: its weights go at once where its value is worse than this; None: they stay.
     """
 
     claim: Claim
@@ -62,6 +63,7 @@ class Placement:
     folder: Path
     with_test: bool = False
     url: str | None = None
+    kept_from: float | None = None
 
     @property
     def attempt(self) -> int:
@@ -198,7 +200,9 @@ class Ledger:
             host=platform.node(),
             now=self._clock(),
         )
-        return replace(placement, claim=claim)
+        keep, maximize = self._spec.resources.keep_checkpoints, self._maximize
+        kept_from = worst_kept(self._db, self._study.id, keep, maximize=maximize)
+        return replace(placement, claim=claim, kept_from=kept_from)
 
     def rung(self, placement: Placement, evaluation: Mapping[str, Any]) -> bool:
         """Record ``evaluation``; return whether the trial goes on."""

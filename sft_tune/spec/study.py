@@ -48,9 +48,9 @@ class DataSpec(Section):
 
     source: str = Field(
         description="A folder of images or sounds (one subfolder a class), a .csv, .jsonl or "
-        ".parquet file or a folder of them; or torchvision:NAME, hub:ID (Hugging Face hub), "
-        "sklearn:digits, python:module:function or python:file.py:function (called with the "
-        "split's name, returns examples)."
+        ".parquet file or a folder of them, COCO's annotations (.json) of images, or their folder; "
+        "or torchvision:NAME, hub:ID (Hugging Face hub), sklearn:digits, python:module:function or "
+        "python:file.py:function (called with the split's name, returns examples)."
     )
     train: str | None = Field(
         None,
@@ -102,6 +102,20 @@ class DataSpec(Section):
         "with `role` and `content`, written out by the tokenizer's chat template; only what the "
         "assistant says is learnt.",
     )
+    source_column: str = Field(
+        "source", description="Column that holds the text to read (seq2seq)."
+    )
+    target_column: str = Field(
+        "target", description="Column that holds the text to write (seq2seq)."
+    )
+    source_prefix: str = Field(
+        "",
+        description="What is put before each source, as T5's models have it (seq2seq): "
+        "`translate English to German: `.",
+    )
+    max_target_length: int = Field(
+        128, ge=4, le=131072, description="Targets are cut to this many tokens (seq2seq)."
+    )
     packing: bool = Field(
         False,
         description="Several training examples in one row of at most max_length tokens, none "
@@ -112,6 +126,19 @@ class DataSpec(Section):
         ge=0,
         le=255,
         description="The index in masks of pixels that do not count (semantic-segmentation).",
+    )
+    boxes_column: str = Field(
+        "boxes",
+        description="Column that holds the list of boxes of an image, each of four numbers in "
+        "pixels (object-detection).",
+    )
+    box_labels_column: str = Field(
+        "labels", description="Column that holds the labels of the boxes (object-detection)."
+    )
+    box_format: Literal["xyxy", "xywh"] = Field(
+        "xyxy",
+        description="What the four numbers of boxes_column are: xyxy (left, top, right, bottom), "
+        "xywh (left, top, width, height). COCO's own files are xywh whatever this is.",
     )
     label_columns: tuple[str, ...] | None = Field(
         None,
@@ -124,8 +151,8 @@ class DataSpec(Section):
     )
     classes: tuple[str | int, ...] | None = Field(
         None,
-        description="Keep only the examples of these labels; of masks: the names of the indices "
-        "0, 1, ... Default: all.",
+        description="Keep only the examples of these labels, of images with boxes the boxes; of "
+        "masks: the names of the indices 0, 1, ... Default: all.",
     )
     validation_fraction: float = Field(
         0.2,
@@ -169,7 +196,8 @@ class DataSpec(Section):
         ge=8,
         le=4096,
         description="Side in pixels that images are resized to (square). Default: their own "
-        "size when all are equal, else what the model was made for.",
+        "size when all are equal, else what the model was made for. Of object-detection: the "
+        "shorter side that the detector sees, the other in proportion. Default: the detector's.",
     )
     normalize: NormalizeSpec | None = Field(
         None,
@@ -278,6 +306,17 @@ class ObjectiveSpec(Section):
         "be pruned at each.",
     )
 
+    beams: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Metrics of what is written (seq2seq): beams of the search for the likeliest "
+        "text; 1: greedy.",
+    )
+    max_new_tokens: int = Field(
+        64, ge=1, description="The same: a text is ended after this many tokens."
+    )
+
 
 class SamplerSpec(Section):
     """How configurations are chosen."""
@@ -285,8 +324,11 @@ class SamplerSpec(Section):
     name: Literal["tpe", "random", "grid", "gp", "qmc"] = Field(
         "tpe", description="tpe (Bayesian), random, grid, gp (Gaussian process), qmc."
     )
-    startup_trials: int = Field(
-        10, ge=1, description="Random trials before tpe or gp begin to model."
+    startup_trials: int = Field(10, ge=1, description="Trials before tpe or gp begin to model.")
+    startup: Literal["random", "qmc"] = Field(
+        "random",
+        description="How these are drawn: random, or qmc (evenly over the ranges: a scrambled "
+        "Sobol sequence; choices and what depends on them at random).",
     )
     enqueue: tuple[dict[str, Scalar], ...] = Field(
         (),
@@ -434,6 +476,14 @@ class ResourcesSpec(Section):
         "auto, where the steps of a trial save more time than the compilation takes, as measured "
         "once on this machine. Where it fails the trial goes on without, and says so (no effect "
         "on the numbers but rounding).",
+    )
+    stack: Literal["auto", "off"] | Annotated[int, Field(ge=2, le=64)] = Field(
+        "auto",
+        description="Trials that train as one on each slot, where `feature_cache` applies and the "
+        "space has only settings that each may have for itself: learning rate and schedule, "
+        "epochs, optimizer (adamw, adam, sgd) and what belongs to it, clipping, label smoothing, "
+        "dropout (no effect on the numbers but rounding). auto: up to 8 in all, where a short "
+        "measurement finds that faster; off; or how many. `start` does it, not `worker`.",
     )
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (),

@@ -15,8 +15,10 @@ Task = Literal[
     "text-regression",
     "token-classification",
     "semantic-segmentation",
+    "object-detection",
     "audio-classification",
     "causal-lm",
+    "seq2seq",
 ]
 Metric = Literal[
     "auto",
@@ -38,8 +40,16 @@ Metric = Literal[
     "entity_recall",
     "mean_iou",
     "pixel_accuracy",
+    "map",
+    "map_50",
     "perplexity",
     "token_accuracy",
+    "chrf",
+    "bleu",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "exact_match",
     "loss",
 ]
 Direction = Literal["maximize", "minimize"]
@@ -56,6 +66,7 @@ class MetricFacts:
 
 
 SCORE = MetricFacts()
+PERCENT = MetricFacts(high=100.0)
 CORRELATION = MetricFacts(low=-1.0)
 ERROR = MetricFacts("minimize", high=None)
 METRICS: dict[str, MetricFacts] = {
@@ -77,8 +88,16 @@ METRICS: dict[str, MetricFacts] = {
     "entity_recall": SCORE,
     "mean_iou": SCORE,
     "pixel_accuracy": SCORE,
+    "map": SCORE,
+    "map_50": SCORE,
     "perplexity": MetricFacts("minimize", low=1.0, high=None),
     "token_accuracy": SCORE,
+    "chrf": PERCENT,
+    "bleu": PERCENT,
+    "rouge1": SCORE,
+    "rouge2": SCORE,
+    "rougeL": SCORE,
+    "exact_match": SCORE,
     "loss": ERROR,
 }
 
@@ -95,6 +114,7 @@ class TaskFacts:
         data: other settings of `data` that have a meaning.
         classes: whether the targets are classes: splits are then stratified, and two are needed.
         masks: whether the target is a class for each pixel of an image.
+        boxes: whether the target is any number of boxes, each with a class.
         writes: whether the target is a text: the model has no classes, and keeps its head.
         training: settings of `training` that have a meaning here and not for all tasks.
     """
@@ -106,6 +126,7 @@ class TaskFacts:
     targets: tuple[str, ...] = ("label_column",)
     classes: bool = True
     masks: bool = False
+    boxes: bool = False
     writes: bool = False
     training: tuple[str, ...] = ()
 
@@ -125,6 +146,8 @@ CLASS_TECHNIQUES = ("label_smoothing", "class_weights", "focal_gamma", "r_drop")
 _IMAGE_TECHNIQUES = ("augment", "auto_augment", "color_jitter", "erasing", "mix")
 # Of any number of labels an example: metrics of one class each have no meaning.
 MULTI_LABEL = tuple(m for m in _CLASSIFICATION if m not in ("balanced_accuracy", "matthews"))
+# Metrics of texts that a model has written.
+WRITTEN = ("chrf", "bleu", "rouge1", "rouge2", "rougeL", "exact_match")
 _REGRESSION = ("rmse", "mse", "mae", "r2", "spearman", "loss")
 _IMAGE_DATA = ("image_size", "normalize", "skip_unreadable")
 _TEXT_DATA = ("max_length",)
@@ -180,6 +203,16 @@ TASKS: dict[Task, TaskFacts] = {
         # The other ways to augment would move an image away from its mask.
         training=("augment", "color_jitter", "label_smoothing"),
     ),
+    "object-detection": TaskFacts(
+        input="image",
+        metrics=("map", "map_50", "loss"),
+        columns=("image_column", "boxes_column", "box_labels_column"),
+        data=("classes", "box_format", *_IMAGE_DATA),
+        targets=("boxes_column", "box_labels_column"),
+        classes=False,
+        boxes=True,
+        training=("augment", "color_jitter"),
+    ),
     "audio-classification": TaskFacts(
         input="audio",
         metrics=_CLASSIFICATION,
@@ -193,6 +226,16 @@ TASKS: dict[Task, TaskFacts] = {
         columns=("prompt_column", "completion_column", "messages_column"),
         data=("packing", *_TEXT_DATA),
         targets=("completion_column", "messages_column"),
+        classes=False,
+        writes=True,
+        training=("batching", "label_smoothing"),
+    ),
+    "seq2seq": TaskFacts(
+        input="text",
+        metrics=(*WRITTEN, "token_accuracy", "loss"),
+        columns=("source_column", "target_column"),
+        data=("source_prefix", "max_target_length", *_TEXT_DATA),
+        targets=("target_column",),
         classes=False,
         writes=True,
         training=("batching", "label_smoothing"),

@@ -78,6 +78,9 @@ def use_compiled(
     """
     if not asked or trainee.features or (asked == "auto" and before is False):
         return
+    if trainee.model.detector:
+        tell("not compiled: a detector answers in lists of boxes")
+        return
     path = cache / FOLDER / f"{key_of(_facts(trainee))}.json"
     left, known = trainee.plan.horizon - step, _read(path)
     if asked == "auto" and before is None and known is not None and not _repays(known, left):

@@ -26,7 +26,9 @@ def load_checkpoint(path: Path, device: str = "cpu") -> nn.Module:
     take pixels [b, 3, h, w] and return logits [b, classes]; models of transformers are called as
     their library says. Models that make masks answer as their library has it: torchvision's with
     a dictionary whose ``out`` is logits [b, classes, h, w], those of transformers with ``logits``
-    that may be smaller than the images. Of a regression the outputs are in the units of the
+    that may be smaller than the images. Detectors take a list of pixels [3, h, w] in 0..1, which
+    they normalize themselves, and answer with a dictionary for each: ``boxes``, ``scores`` and
+    ``labels``, which count from 1. Of a regression the outputs are in the units of the
     targets, of several labels they are logits, each to be compared with 0. Neither the pretrained
     weights nor the network is needed.
 
@@ -55,6 +57,10 @@ def load_checkpoint(path: Path, device: str = "cpu") -> nn.Module:
     module.stats = stats  # type: ignore[assignment]
     if "deviation" in stats:
         module.register_forward_hook(_in_the_users_units)
+    if TASKS[config.task].boxes:
+        from sft_tune.trial.detectors import set_normalization
+
+        set_normalization(module, mean, std)
     return module.to(where).eval()
 
 
@@ -97,6 +103,11 @@ def bare_module(config: TrialConfig, card: checkpoint.Header) -> nn.Module:
         from sft_tune.trial import models_transformers
 
         return models_transformers.skeleton(config.task, card["model_config"])
+    if TASKS[config.task].boxes:
+        from sft_tune.trial import models_detection
+
+        count, size = len(card["labels"]), config.data.image_size
+        return models_detection.skeleton(config.model, count, size)
     if TASKS[config.task].masks:
         from sft_tune.trial import models_segmentation
 

@@ -78,6 +78,7 @@ def run_trial(
     refit_to: int | None = None,
     feature_cache: bool = True,
     compiled: Asked = False,
+    kept_from: float | None = None,
 ) -> Outcome:
     """Fine-tune ``config``, or go on with it where ``paths`` hold a checkpoint of it.
 
@@ -98,6 +99,7 @@ def run_trial(
         mirror: copies what must outlive this machine to another place; None: nothing must.
         feature_cache: whether the features of a frozen backbone are computed once and kept.
         compiled: whether to train through `torch.compile` (see `sft_tune.trial.compiling`).
+        kept_from: write no weights where the objective's best value is worse than this.
         refit_to: train on train and validation together, and keep the weights of the rung at
             this percent: validation, which is then trained on, says no longer which is the best.
 
@@ -129,7 +131,7 @@ def run_trial(
             report_ = memory_report(error, where)
             ending = Ending("out_of_memory", f"after step {state.step}: {report_}")
         peak = peak_memory(where)
-    return outcome_of(paths, config, state, ending, peak, mirror)
+    return outcome_of(paths, config, state, ending, peak, mirror, kept_from)
 
 
 def _attempt(
@@ -334,24 +336,30 @@ def outcome_of(
     ending: Ending,
     peak: int,
     mirror: Mirror | None,
+    kept_from: float | None = None,
 ) -> Outcome:
     """Write the best weights, and return how the trial ended.
+
+    Weights of a value worse than ``kept_from`` are not written: nobody would keep them.
 
     Raises:
         TrialError: when they cannot be written.
         StorageError: when they cannot be copied to where they belong.
     """
     best, seconds, training = state.best, state.clock.total(), state.clock.training()
-    if best is not None:
+    worth = best is not None and not _is_worse(config, best.value, kept_from)
+    if not worth:
+        paths.best.unlink(missing_ok=True)  # of a time that it was stopped
+    elif best is not None:
         try:
             write_best(paths.best, best)
         except OSError as error:
             raise TrialError(
                 f"the best weights cannot be written: {error}; free space, then start again"
             ) from error
-    kept_at = str(paths.best) if best else None
+    kept_at = str(paths.best) if worth else None
     if mirror is not None:
-        kept_at = _copied(mirror, state, ending)
+        kept_at = _copied(mirror, state, ending, worth=worth)
     flags = _flags(state)
     notes = [ending.note, *state.notes, *_memory_notes(config, flags)]
     return Outcome(
@@ -371,13 +379,19 @@ def outcome_of(
     )
 
 
-def _copied(mirror: Mirror, state: TrialState, ending: Ending) -> str | None:
+def _is_worse(config: TrialConfig, value: float, than: float | None) -> bool:
+    if than is None:
+        return False
+    return value < than if resolve_direction(config.objective) == "maximize" else value > than
+
+
+def _copied(mirror: Mirror, state: TrialState, ending: Ending, *, worth: bool) -> str | None:
     """Copy what is needed of the trial to where it belongs; return where its best weights are.
 
     Raises:
         StorageError: when the best weights cannot be copied.
     """
-    kept = state.best is not None and ending.reason not in NOT_KEPT
+    kept = worth and ending.reason not in NOT_KEPT
     if ending.reason == "stopped":
         mirror.leave(state.step)
     try:

@@ -54,10 +54,10 @@ with torch.inference_mode():
 WRITER = """\
 ```python
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {kind}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
-model = AutoModelForCausalLM.from_pretrained(".").eval()
+model = {kind}.from_pretrained(".").eval()
 {inputs}
 with torch.inference_mode():
     written = model.generate(**inputs, max_new_tokens=100)
@@ -85,6 +85,22 @@ with torch.inference_mode():
 {result}
 ```"""
 
+MASKS = """\
+```python
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+processor = AutoImageProcessor.from_pretrained(".")
+model = AutoModelForSemanticSegmentation.from_pretrained(".").eval()
+inputs = processor(Image.open("photo.jpg"), return_tensors="pt")
+with torch.inference_mode():
+    logits = model(**inputs{call}).logits
+# They may be smaller than the image that was given.
+logits = torch.nn.functional.interpolate(logits, inputs["pixel_values"].shape[2:], mode="bilinear")
+{result}
+```"""
+
 SCRIPT = """\
 ```sh
 python load_model.py photo.jpg
@@ -98,8 +114,21 @@ from PIL import Image
 
 model = load_model()
 with torch.inference_mode():
-    logits = model(preprocess(Image.open("photo.jpg"), model.settings)[None])
+    logits = model(preprocess(Image.open("photo.jpg"), model.settings)[None]){out}
 {result}
+```"""
+
+BOXES = """\
+```python
+import torch
+from load_model import load_model, preprocess
+from PIL import Image
+
+model = load_model()
+with torch.inference_mode():
+    found = model([preprocess(Image.open("photo.jpg"), model.settings)])[0]
+for box, label, score in zip(found["boxes"], found["labels"], found["scores"]):
+    print({labels}[label - 1], float(score), box.tolist())  # 0 is the background
 ```"""
 
 ONNX = """\
@@ -119,11 +148,25 @@ RESULTS = {
     "tags": "places = inputs.word_ids(0)\n"
     "for index, word in enumerate(words):\n"
     "    print(word, {labels}[int(logits[0, places.index(index)].argmax())])",
+    "masks": "mask = logits[0].argmax(dim=0)\nprint({{labels}[i] for i in mask.unique().tolist()})",
     "number": "print(float(logits[0, 0]))",
     "text": 'new = written[0, inputs["input_ids"].shape[1] :]\n'
     "print(tokenizer.decode(new, skip_special_tokens=True))",
 }
 """What is done with the outputs, by what they are."""
+
+
+def _writer(data: Mapping[str, Any], task: str) -> str:
+    """Return the lines that let a model write."""
+    if task == "seq2seq":
+        given = repr(data["source_prefix"] + "a text")
+        text = WRITER.replace("{inputs}", f'inputs = tokenizer({given}, return_tensors="pt")')
+        text = text.replace(
+            "{result}", "print(tokenizer.decode(written[0], skip_special_tokens=True))"
+        )
+        return text.replace("{kind}", "AutoModelForSeq2SeqLM")
+    text = WRITER.replace("{inputs}", PROMPT if data["messages_column"] is None else CHAT)
+    return text.replace("{kind}", "AutoModelForCausalLM")
 
 
 def snippets(exported: Mapping[str, Any], task: str) -> list[str]:
@@ -132,13 +175,15 @@ def snippets(exported: Mapping[str, Any], task: str) -> list[str]:
         call = "".join(f", {name}={value}" for name, value in exported["call"].items())
         kind = next(facts.input for name, facts in TASKS.items() if name == task)
         texts = {"text": TEXT, "words": WORDS, "image": IMAGES, "audio": SOUNDS}
-        text = texts[kind].replace("{call}", call)
+        text = (MASKS if exported["outputs"] == "masks" else texts[kind]).replace("{call}", call)
         if exported["outputs"] == "text":
-            chats = exported["config"]["data"]["messages_column"] is not None
-            text = WRITER.replace("{inputs}", CHAT if chats else PROMPT)
+            text = _writer(exported["config"]["data"], task)
         found, labels = [text], "model.config.id2label"
+    elif exported["outputs"] == "boxes":
+        return [SCRIPT, BOXES.replace("{labels}", "model.labels")]
     else:
         found, labels = [SCRIPT, PROGRAM], "model.labels"
     result = RESULTS[exported["outputs"]].replace("{labels}", labels)
-    found = [text.replace("{result}", result) for text in found]
+    out = '["out"]' if exported["outputs"] == "masks" else ""
+    found = [text.replace("{result}", result).replace("{out}", out) for text in found]
     return [*found, ONNX] if exported["onnx"] else found

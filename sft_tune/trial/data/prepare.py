@@ -14,6 +14,7 @@ from sft_tune.spec.study import DataSpec, ModelSpec, Task
 from sft_tune.spec.tasks import TASKS, Input
 from sft_tune.trial.data.arrays import Prepared, load_split
 from sft_tune.trial.data.audio import audio_encoder
+from sft_tune.trial.data.boxes import BoxEncoder, sides
 from sft_tune.trial.data.cache import Entry, key_of, open_or_build, prepared_root
 from sft_tune.trial.data.columns import columns_of, reads_images
 from sft_tune.trial.data.completions import completion_encoder
@@ -28,6 +29,7 @@ from sft_tune.trial.data.tags import tag_encoder
 from sft_tune.trial.data.target_kinds import Targets
 from sft_tune.trial.data.targets import targets_of
 from sft_tune.trial.data.text import check_texts, text_encoder
+from sft_tune.trial.data.translations import translation_encoder
 from sft_tune.trial.data.unreadable import only_readable, unreadable
 
 # Part of every key: raise it when the same source and settings make other arrays.
@@ -38,6 +40,12 @@ ENCODERS: dict[Input, Callable[[DataSpec, ModelSpec], Encoder]] = {
     "audio": audio_encoder,
 }
 """What is given to a model -> what writes it as arrays; images have theirs made below."""
+
+WRITERS: dict[Task, Callable[[DataSpec, ModelSpec], Encoder]] = {
+    "causal-lm": completion_encoder,
+    "seq2seq": translation_encoder,
+}
+"""The same where a text is to be written, too."""
 
 
 def prepare(
@@ -75,6 +83,7 @@ def prepare(
         stats=entry.meta["stats"],
         facts=_facts(request, entry.meta, test.meta if test else None),
         identity=entry.folder.name,
+        tokenizer=getattr(encoder, "folder", None),
     )
 
 
@@ -121,8 +130,11 @@ def _search_entry(request: _Request) -> tuple[Entry, Encoder]:
     encoder: Encoder
     if not reads_images(request.task):
         facts = TASKS[request.task]
-        make = completion_encoder if facts.writes else ENCODERS[facts.input]
+        make = WRITERS[request.task] if facts.writes else ENCODERS[facts.input]
         encoder = make(data, request.model)
+        entry = _built_search(request, encoder)
+    elif TASKS[request.task].boxes:
+        encoder = BoxEncoder(*sides(request.model.name, data.image_size))
         entry = _built_search(request, encoder)
     else:
         side = data.image_size
@@ -192,6 +204,7 @@ def _common_fields(request: _Request, encoder: Encoder) -> dict[str, Any]:
         "ignore_index": data.ignore_index,
         "split_seed": data.split_seed,
         "encoder": encoder.identity,
+        **({"box_format": data.box_format} if TASKS[request.task].boxes else {}),
         **({"skip_unreadable": True} if data.skip_unreadable else {}),
     }
 
@@ -335,6 +348,8 @@ def _facts(
         facts["audio"] = {split: meta["audio"] for split, meta in splits.items()}
     elif not reads_images(request.task):
         facts["tokens"] = {split: meta["tokens"] for split, meta in splits.items()}
+        if "target_tokens" in splits["train"]:
+            facts["target_tokens"] = {s: meta["target_tokens"] for s, meta in splits.items()}
     else:
         facts["image_size"] = splits["train"]["size"]
         facts["resized"] = {split: meta["resized"] for split, meta in splits.items()}

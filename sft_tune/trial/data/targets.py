@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sft_tune.spec.study import DataSpec, Task
+from sft_tune.trial.data.boxes import BoxTargets
 from sft_tune.trial.data.completions import CompletionTargets
 from sft_tune.trial.data.examples import Examples
 from sft_tune.trial.data.label_sets import LabelSetTargets
@@ -81,5 +82,7 @@ TARGETS: dict[Task, Targets] = {
     "text-regression": NumberTargets(),
     "token-classification": TagTargets(),
     "semantic-segmentation": MaskTargets(),
+    "object-detection": BoxTargets(),
     "causal-lm": CompletionTargets(),
+    "seq2seq": CompletionTargets("target_column"),
 }

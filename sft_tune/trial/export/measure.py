@@ -15,6 +15,7 @@ from sft_tune.trial.data.batches import Normalize
 from sft_tune.trial.device import resolve_precision
 from sft_tune.trial.evaluate import evaluate
 from sft_tune.trial.models import BuiltModel
+from sft_tune.trial.models_language import generation_settings, writing_of
 from sft_tune.trial.tasks import task_of
 
 EXAMPLES = 32
@@ -40,9 +41,19 @@ def compared(config: TrialConfig) -> int:
 
 @torch.inference_mode()
 def logits_of(model: BuiltModel, example: Example) -> Tensor:
-    """Return the logits of ``example`` in single precision; the module is set to evaluation."""
+    """Return the logits of ``example`` in single precision; the module is set to evaluation.
+
+    Of a detector they are its losses, and what it finds, of each image [b, ...].
+    """
     model.module.to(next(iter(example.values())).device).eval()
-    return model.logits(dict(example)).float()
+    outputs = model.outputs(dict(example))
+    if isinstance(outputs, Tensor):
+        return outputs.float()
+    return torch.cat([part.float().flatten(1) for part in _rows(outputs)], dim=1)
+
+
+def _rows(outputs: Mapping[str, Tensor]) -> list[Tensor]:
+    return [part[:, None] if part.ndim == 1 else part for part in outputs.values()]
 
 
 def validation_metrics(
@@ -57,6 +68,10 @@ def validation_metrics(
     The outputs of a regression are in the units of the targets.
     """
     model.to(device)
+    model.writing = writing_of(config)
+    if model.writing is not None:
+        source = config.model.name.partition(":")[2]
+        model.module.generation_config = generation_settings(source, model.module.config)
     if "deviation" in data.stats:
         parts = (model.module, model.head, model.normalize, model.config, model.extra)
         mean, deviation = data.stats["mean"], data.stats["deviation"]

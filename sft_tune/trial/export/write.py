@@ -15,7 +15,7 @@ from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.study import Task
 from sft_tune.spec.tasks import TASKS
-from sft_tune.trial import checkpoint, convnet, models_timm, models_torchvision
+from sft_tune.trial import checkpoint, convnet, detectors, models_timm, models_torchvision
 from sft_tune.trial.data import AudioSplit, Prepared, TextSplit, prepare
 from sft_tune.trial.data.audio import load_extractor
 from sft_tune.trial.data.pretrained import pretrained_folder
@@ -26,7 +26,10 @@ from sft_tune.trial.heads import find_output_layers
 from sft_tune.trial.load import bare_module, load_checkpoint
 from sft_tune.trial.lora import exported, wrapped_layers
 from sft_tune.trial.models import BuiltModel, parameter_count
+from sft_tune.trial.models_detection import arguments as detector_arguments
+from sft_tune.trial.models_detection import epsilon, has_frozen_statistics
 from sft_tune.trial.models_language import generation_settings
+from sft_tune.trial.models_segmentation import library_arguments as dense_arguments
 from sft_tune.trial.models_transformers import size_arguments
 
 SETTINGS = "model.json"
@@ -69,10 +72,10 @@ def export(
         DataError: when the data is not what the configuration says.
         ModelError: when the checkpoint is missing, damaged, or cannot be written so.
     """
-    if TASKS[config.task].masks:
+    if onnx and TASKS[config.task].boxes:
         raise ModelError(
-            f"a model for {config.task} is not exported; load its best.safetensors by "
-            "`study.best.load_model()`"
+            "--format onnx: a detector answers with as many boxes as it finds, which is not "
+            "written as ONNX here; leave --format onnx out"
         )
     if onnx and TASKS[config.task].writes:
         raise ModelError(
@@ -87,7 +90,7 @@ def export(
     call = {} if card["model_config"] is None else size_arguments(module, _side(card))
     built = built_model(config.task, module, card["normalize"], card["model_config"], call)
     example = example_of(data.validation, built.normalize, where, compared(config))
-    save_file({"logits": logits_of(built, example).cpu()}, reference)
+    save_file({"logits": logits_of(built, example).cpu().contiguous()}, reference)
     built.module = module = plain(module, config, card)
     facts: dict[str, Any] = {
         "library": config.model.name.partition(":")[0],
@@ -130,17 +133,21 @@ def built_model(
     """Return ``module`` as what evaluates it wants it; nothing of it is to be trained."""
     mean, std = normalize
     built = BuiltModel(module, (), (tuple(mean), tuple(std)), config=config, extra=extra)
-    built.dense, built.writes = TASKS[task].masks, TASKS[task].writes
+    facts = TASKS[task]
+    built.dense, built.detector, built.writes = facts.masks, facts.boxes, facts.writes
     return built
 
 
 def outputs_of(config: TrialConfig) -> str:
     """Return what the outputs are.
 
-    ``classes``, ``labels`` (each yes or no), ``tags`` (of tokens), ``text`` or ``number``.
+    ``classes``, ``labels`` (each yes or no), ``tags`` (of tokens), ``masks``, ``boxes``, ``text``
+    or ``number``.
     """
-    if TASKS[config.task].writes:
-        return "text"
+    facts = TASKS[config.task]
+    for what, is_so in (("boxes", facts.boxes), ("masks", facts.masks), ("text", facts.writes)):
+        if is_so:
+            return what
     if config.task.endswith("regression"):
         return "number"
     if config.task == "token-classification":
@@ -250,22 +257,14 @@ def _write_image_model(
 ) -> None:
     """Write weights, what rebuilds the network around them, and the script that does it."""
     library, _, name = config.model.name.partition(":")
-    output = find_output_layers(module)[0]
-    # As `heads.replace_head` wraps a layer whose model has no dropout of its own.
-    head = output.removesuffix(".output")
-    own = module.get_submodule(head)
-    wrapped = head != output and isinstance(own, nn.Sequential) and hasattr(own, "dropout")
     mean, std = card["normalize"]
-    arguments = (models_timm if library == "timm" else models_torchvision).library_arguments
     settings = {
         "library": library,
         "name": name,
-        "arguments": arguments(config.model, _side(card)),
-        "head": head if wrapped else output,
-        "dropout_before_head": wrapped,
+        **_rebuilding(module, config, card),
         "labels": list(card["labels"]),
         "outputs": outputs_of(config),
-        "image_size": list(card["image_size"]),
+        "image_size": card["image_size"],
         "mean": list(mean),
         "std": list(std),
     }
@@ -275,6 +274,8 @@ def _write_image_model(
     shutil.copyfile(_source(loader), folder / "load_model.py")
     if library == "builtin":
         shutil.copyfile(_source(convnet), folder / "convnet.py")
+    if TASKS[config.task].boxes:
+        shutil.copyfile(_source(detectors), folder / "detectors.py")
     # The script's own network must take the weights: find out here, not at the user's.
     try:
         loader.load_model(folder)
@@ -284,6 +285,32 @@ def _write_image_model(
             f"{config.model.name} cannot be rebuilt outside of sft_tune: {first}; load its "
             "best.safetensors by `study.best.load_model()`"
         ) from error
+
+
+def _rebuilding(module: nn.Module, config: TrialConfig, card: dict[str, Any]) -> dict[str, Any]:
+    """Return what the script makes the network of ``module`` from, besides its name."""
+    if TASKS[config.task].boxes:
+        name = config.model.name.partition(":")[2]
+        return {
+            "arguments": detector_arguments(name, len(card["labels"]), config.data.image_size),
+            "frozen_batch_norm": has_frozen_statistics(config.model),
+            "epsilon": epsilon(config.model),
+        }
+    if TASKS[config.task].masks:
+        made_with = dense_arguments(config.model.name, len(card["labels"]))
+        return {"arguments": made_with, "head": None, "dropout_before_head": False}
+    output = find_output_layers(module)[0]
+    # As `heads.replace_head` wraps a layer whose model has no dropout of its own.
+    head = output.removesuffix(".output")
+    own = module.get_submodule(head)
+    wrapped = head != output and isinstance(own, nn.Sequential) and hasattr(own, "dropout")
+    timm = config.model.name.startswith("timm:")
+    arguments = (models_timm if timm else models_torchvision).library_arguments
+    return {
+        "arguments": arguments(config.model, _side(card)),
+        "head": head if wrapped else output,
+        "dropout_before_head": wrapped,
+    }
 
 
 def _source(module: Any) -> Path:

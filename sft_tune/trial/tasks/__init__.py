@@ -5,11 +5,13 @@ from __future__ import annotations
 from sft_tune.spec.study import DataSpec, Task
 from sft_tune.trial.tasks import (
     classification,
+    detection,
     language,
     multi_label,
     regression,
     segmentation,
     tagging,
+    translation,
 )
 from sft_tune.trial.tasks.protocol import Outputs, TrialTask
 
@@ -23,7 +25,9 @@ TASKS: dict[Task, TrialTask] = {
     "text-regression": regression,
     "token-classification": tagging,
     "semantic-segmentation": segmentation,
+    "object-detection": detection,
     "causal-lm": language,
+    "seq2seq": translation,
 }
 
 
