@@ -32,8 +32,6 @@ TWICE = [
         "translations_t5",
     )
 ]
-# The same text and model as sentences_minilm, its head as in images_resnet_frozen.
-SLOW = [*TWICE, "local/sentences_frozen.yaml"]
 NETWORK = [name for name in FILES if name.startswith(("cifar10", "imdb"))]
 
 
@@ -64,7 +62,7 @@ def test_every_file_is_of_a_kind_that_is_tested_here() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in LOCAL],
+    [pytest.param(name, marks=pytest.mark.slow if name in TWICE else ()) for name in LOCAL],
 )
 def test_a_study_over_local_files_runs(name: str, shared: Path) -> None:
     loaded = load_study(STUDIES / name)
