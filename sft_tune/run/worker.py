@@ -92,7 +92,7 @@ def main() -> None:
     """Serve commands until the runner goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel()
-    _warm_up()
+    warm_up()
     channel.send("ready", pid=os.getpid())
     handlers = {
         "probe": _probe,
@@ -112,7 +112,7 @@ def main() -> None:
             channel.send("error", kind=kind, message=text, traceback=traceback.format_exc())
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
     """Import now what would else be imported, for seconds, on the clock of the first trial."""
     import torch
 
