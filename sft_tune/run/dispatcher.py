@@ -175,6 +175,7 @@ class Dispatcher:
                 desk.spec.resources,
                 url=placement.url,
                 with_test=placement.with_test,
+                prunable=placement.prunable,
             )
         )
         desk.notify(

@@ -52,6 +52,7 @@ class Placement:
         folder: of this machine, where it works.
         with_test: whether its best weights are evaluated on the test split, too.
         url: where its files belong in the end; None: in that folder.
+        prunable: whether a rung may end it.
     """
 
     claim: Claim
@@ -62,6 +63,7 @@ class Placement:
     folder: Path
     with_test: bool = False
     url: str | None = None
+    prunable: bool = False
 
     @property
     def attempt(self) -> int:
@@ -207,10 +209,8 @@ class Ledger:
         value = evaluation["metrics"][self._spec.objective.metric]
         progress = evaluation["progress"]
         point = self._points[placement.claim.id]
-        prune = retrying(lambda: self._searcher.report(point, progress, value))
-        # The default configuration and those asked for are what the study compares itself with.
-        claim = placement.claim
-        return not prune or claim.asked is not None or claim.place < self._asked_for
+        retrying(lambda: self._searcher.report(point, progress, value))
+        return not (placement.prunable and retrying(point.trial.should_prune))
 
     def end(
         self,
@@ -306,8 +306,24 @@ class Ledger:
         self._points[claim.id] = point
         folder = Path(trial_place(str(self._folder), point.number))
         place = trial_place(self._artifacts, point.number)
-        url = place if is_url(place) else None
-        return Placement(claim, point.number, point.params, config, local, folder, url=url)
+        return Placement(
+            claim,
+            point.number,
+            point.params,
+            config,
+            local,
+            folder,
+            url=place if is_url(place) else None,
+            prunable=self._is_prunable(claim),
+        )
+
+    def _is_prunable(self, claim: Claim) -> bool:
+        """Tell whether a rung may end the trial.
+
+        The default configuration and those asked for are what the study compares itself with.
+        """
+        compared = claim.asked is not None or claim.place < self._asked_for
+        return self._spec.pruner.name != "none" and not compared
 
     def _count_time(self, at_most: float = LEASE_SECONDS) -> float:
         """Count the time since anyone last did; return the study's total in seconds."""

@@ -57,12 +57,13 @@ def train(
     with_test: bool = False,
     url: str | None = None,
     refit_to: int | None = None,
+    prunable: bool = True,
 ) -> Message:
     """Train ``config`` in ``folder`` on ``slot``, on from its checkpoint where it has one.
 
     ``with_test`` has the best weights evaluated on the test split afterwards. With ``url`` the
     trial's files belong there, and ``folder`` is of this machine alone. ``refit_to`` trains on
-    validation too (see `run_trial`).
+    validation too (see `run_trial`). What is not ``prunable`` trains on while a rung is recorded.
     """
     return {
         "do": "train",
@@ -79,6 +80,7 @@ def train(
         "with_test": with_test,
         "loggers": list(resources.loggers),
         "refit_to": refit_to,
+        "prunable": prunable,
     }
 
 

@@ -41,6 +41,7 @@ class Channel:
         os.dup2(2, 1)
         self.commands: queue.Queue[Message] = queue.Queue()
         self._verdicts: queue.Queue[bool] = queue.Queue()
+        self._awaited = 0
         self._stop = threading.Event()
         self._spoke = time.monotonic()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -53,8 +54,21 @@ class Channel:
 
     def ask(self, event: str, **content: Any) -> bool:
         """Send ``event`` and wait for the runner's verdict on it."""
+        self.settle()
         self.send(event, **content)
         return self._verdicts.get()
+
+    def tell(self, event: str, **content: Any) -> bool:
+        """Send ``event``; the verdict, which can only be to go on, is waited for in `settle`."""
+        self._awaited += 1
+        self.send(event, **content)
+        return True
+
+    def settle(self) -> None:
+        """Wait until the runner has dealt with everything that it was told."""
+        while self._awaited:
+            self._verdicts.get()
+            self._awaited -= 1
 
     def should_stop(self) -> bool:
         """Tell whether the runner wants the trial to be saved and left.
@@ -170,9 +184,12 @@ def _train(channel: Channel, command: Message) -> None:
     paths.config.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf8")
 
     loggers = Loggers(command["loggers"], config, paths.root)
+    # These keep their own record of what was reported, behind which they go on.
+    waits = command["prunable"] or is_function(config.task) or config.is_folded
 
     def report(evaluation: Evaluation) -> bool:
-        go_on = channel.ask("evaluation", **asdict(evaluation))
+        say = channel.ask if waits else channel.tell
+        go_on = say("evaluation", **asdict(evaluation))
         loggers.rung(evaluation)
         return go_on
 
@@ -194,6 +211,7 @@ def _train(channel: Channel, command: Message) -> None:
             mirror=mirror,
             refit_to=command["refit_to"],
             feature_cache=command["feature_cache"],
+            settle=channel.settle,
         )
 
     with _errors_to(paths.log), loggers.closed_on_error():

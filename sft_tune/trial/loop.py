@@ -52,6 +52,7 @@ class Hooks:
     mirror: Mirror | None
     refit_to: int | None
     feature_cache: bool
+    settle: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def run_trial(
     mirror: Mirror | None = None,
     refit_to: int | None = None,
     feature_cache: bool = True,
+    settle: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Fine-tune ``config``, or go on with it where ``paths`` hold a checkpoint of it.
 
@@ -87,8 +89,7 @@ def run_trial(
         paths: the trial's folder; it is created.
         device: ``cpu``, or ``cuda:N``.
         cache: folder of prepared data, and of micro-batches that have worked.
-        report: told of every rung; returns whether to go on. When it returns, the rung must be
-            on record: the next checkpoint is behind it.
+        report: told of every rung; returns whether to go on.
         should_stop: asked before each step; then the trial is saved, to go on another time.
         checkpoint_seconds: save what a resume needs at the rungs, when so much time has passed.
         evaluation_batch_size: examples per batch of the validation split.
@@ -96,6 +97,8 @@ def run_trial(
         feature_cache: whether the features of a frozen backbone are computed once and kept.
         refit_to: train on train and validation together, and keep the weights of the rung at
             this percent: validation, which is then trained on, says no longer which is the best.
+        settle: called before each checkpoint, which is behind the rungs that were reported: when
+            it returns they must be on record.
 
     Raises:
         DataError: when the data is not what the configuration says.
@@ -112,6 +115,7 @@ def run_trial(
         mirror,
         refit_to,
         feature_cache,
+        settle,
     )
     state = TrialState()
     _create(paths)
@@ -161,6 +165,7 @@ def _attempt(
 
     while state.step < plan.horizon:
         if hooks.should_stop():
+            hooks.settle()
             _save(paths, trainee, state, monitors, None)  # copied once, at the end
             return Ending("stopped", f"asked to, after step {state.step} of {plan.horizon}")
 
@@ -197,6 +202,7 @@ def _attempt(
             rungs = f"{state.patience.waited} rungs without improvement"
             return Ending("early_stopped", f"at {progress} % of its horizon, after {rungs}")
         if time.monotonic() - saved_at >= hooks.checkpoint_seconds:
+            hooks.settle()
             _save(paths, trainee, state, monitors, hooks.mirror)
             saved_at = time.monotonic()
     return Ending("completed")
