@@ -32,7 +32,7 @@ from sft_tune.errors import (
 )
 
 if TYPE_CHECKING:
-    from sft_tune.api import Best, Study, open_study, tune
+    from sft_tune.api import Best, Study, compare, open_study, tune
     from sft_tune.spec.function_task import task
 
     __version__: str
@@ -53,12 +53,13 @@ __all__ = [
     "UserError",
     "WorkerError",
     "__version__",
+    "compare",
     "open_study",
     "task",
     "tune",
 ]
 
-_IN_API = ("Best", "Study", "open_study", "tune")
+_IN_API = ("Best", "Study", "compare", "open_study", "tune")
 
 
 def __getattr__(name: str) -> Any:

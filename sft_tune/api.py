@@ -7,7 +7,7 @@ The work is done by other processes (`python -m sft_tune.run.worker`), so a scri
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from sft_tune.spec.load import LoadedStudy
     from sft_tune.spec.space import Value
     from sft_tune.spec.study import StudySpec
+    from sft_tune.view.advice import Advice
+    from sft_tune.view.comparison import Comparison
     from sft_tune.view.finalists import Standings
 
 
@@ -114,6 +116,31 @@ def open_study(name: str, storage: str | None = None) -> Study:
     with open_database(storage) as db:
         record = find_study(db, name)
         return Study(record.name, record.spec, db.url)
+
+
+def compare(studies: Sequence[str | Study], storage: str | None = None) -> Comparison:
+    """Return studies of one objective side by side: what each found, for how much.
+
+    A notebook shows it; ``studies``, ``steps``, ``shares`` and ``winners`` are frames::
+
+        found = sft_tune.compare(["with-tpe", "with-random"])
+        found.studies[["best", "device_seconds", "best_at_same_seconds"]]
+        found.plot("seconds").show()
+
+    Args:
+        studies: two or more: names, `Study` objects, or ``DATABASE#NAME`` for a study in another
+            database (a .db file or a URL). Studies that another program made with Optuna, too.
+        storage: URL or .db file of the database of those named without one. Default:
+            ``SFT_TUNE_STORAGE``, else ``sft_tune.db`` in the working directory.
+
+    Raises:
+        UserError: fewer than two studies, one twice, or not all of one metric and direction.
+        StudyNotFoundError: there is no such study; the message names those there are.
+    """
+    from sft_tune.session import compare_studies
+
+    places = [f"{s._url}#{s.name}" if isinstance(s, Study) else s for s in studies]
+    return compare_studies(places, storage)
 
 
 @dataclass(frozen=True)
@@ -255,6 +282,45 @@ class Study:
             records = run_records(finalist_rows(db, self.name))
         columns = list(records[0]) if records else list(FinalistRow._fields)
         return pd.DataFrame.from_records(records, columns=columns)
+
+    def advise(self) -> list[Advice]:
+        """Return what to change next, each piece with its numbers; empty: nothing stands out.
+
+        ``piece.text`` says it, ``piece.section`` and ``piece.line`` are of the study file::
+
+            for piece in study.advise():
+                print(piece.text)
+        """
+        import time
+
+        from sft_tune.view.judgement import advice_of
+        from sft_tune.view.material import gather
+
+        with open_database(self._url) as db:
+            return advice_of(gather(db, self.name, time.time(), importances=False))
+
+    def marginal(self, name: str) -> pd.DataFrame:
+        """Return the effect of the hyperparameter ``name``: a row a value, or part of its range.
+
+        Columns: ``n``, ``mean`` with its 95 % interval (``low``, ``high``), ``median``, ``best``
+        at the progress that all trials reached; ``adjusted``, the mean that a random forest gives
+        all trials with this value; ``completed``, ``final_mean``, ``final_best`` at the end.
+
+        Raises:
+            UserError: it is not searched, or no trial has a value yet.
+        """
+        import time
+
+        import pandas as pd
+
+        from sft_tune.view.judgement import evidence_of, unit_of
+        from sft_tune.view.marginal import marginal, marginal_records
+        from sft_tune.view.material import gather
+
+        with open_database(self._url) as db:
+            material = gather(db, self.name, time.time(), importances=False)
+        found = marginal(evidence_of(material), name, unit=unit_of(material))
+        return pd.DataFrame.from_records(marginal_records(found)).set_index("value")
 
     def export(
         self,

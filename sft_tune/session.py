@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sft_tune.errors import StudyNotFoundError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from sft_tune.run.events import Event, Notify
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sft_tune.spec.study import StudySpec
     from sft_tune.store.database import Database
     from sft_tune.store.rows import TrialRow
+    from sft_tune.view.comparison import Comparison
     from sft_tune.view.progress import Goal, Watcher
 
 
@@ -235,3 +236,42 @@ def export_study(
         describe=describe,
         notify=notify,
     )
+
+
+def compare_studies(studies: Sequence[str], storage: str | None) -> Comparison:
+    """Return the studies side by side; see `sft_tune.api.compare`.
+
+    Raises:
+        UserError: fewer than two, one twice, or not of one objective.
+        StudyNotFoundError: there is no such study.
+    """
+    import time
+
+    from sft_tune.store.urls import redact
+    from sft_tune.view.comparison import compared
+    from sft_tune.view.judgement import standings_of
+    from sft_tune.view.material import gather
+    from sft_tune.view.words import short_path
+
+    if len(studies) < 2:
+        raise UserError(f"a comparison needs at least two studies (got {len(studies)})")
+    places, materials = [], []
+    for study in studies:
+        url, name = place_of(study, storage)
+        with open_database(url) as db:
+            places.append((name, short_path(redact(db.url).removeprefix("sqlite:///"))))
+            materials.append(gather(db, name, time.time(), importances=False))
+    twice = [name for place, (name, _) in enumerate(places) if places[place] in places[:place]]
+    if twice:
+        raise UserError(f"study {twice[0]!r} is given twice; each is compared with the others once")
+    names = [name for name, _ in places]
+    labels = [f"{n} ({where})" if names.count(n) > 1 else n for n, where in places]
+    return compared(materials, labels, [standings_of(one) for one in materials])
+
+
+def place_of(study: str, storage: str | None) -> tuple[str | None, str]:
+    """Return database and name of ``study``, a name or ``DATABASE#NAME`` (a .db file or a URL)."""
+    url, mark, name = study.rpartition("#")
+    if mark and ("://" in url or url.endswith((".db", ".sqlite", ".sqlite3"))):
+        return url, name
+    return storage, study

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import fnmatch
 import http.client
-import importlib.util
 import inspect
 import json
 import os
@@ -12,11 +12,8 @@ import re
 import shlex
 import subprocess
 import sys
-import threading
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import click
@@ -29,7 +26,6 @@ from sqlalchemy import make_url
 from sft_tune.cli.app import app
 from sft_tune.run.serve import serve
 from sft_tune.spec.study import ResourcesSpec
-from sft_tune.store.database import Database
 from sft_tune.store.urls import resolve_url
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -244,8 +240,7 @@ def test_code_comes_after_what_takes_long_to_install() -> None:
     first, wheel, _ = stages()
     assert not any("sft_tune" in each.rest for each in first)
     assert any("pip wheel" in each.rest for each in wheel)
-    copies = [each.rest for each in FINAL if each.word == "COPY"]
-    assert copies == ["docker/dashboard.py /opt/sft_tune/dashboard.py"]
+    assert not [each for each in FINAL if each.word == "COPY"]
 
 
 def test_installing_leaves_no_cache_and_no_build_tools() -> None:
@@ -364,7 +359,7 @@ def test_the_worker_is_a_command_that_the_program_takes(options: str) -> None:
 
 def test_commands_in_comments_are_ones_that_the_program_takes() -> None:
     calls = documented()
-    ours = [words for _, words in calls if {"run", "up", "build"} & set(words)]
+    ours = [words for _, words in calls if {"run", "up", "build", "logs"} & set(words)]
     assert len(ours) == len(calls) >= 7
     inside = []
     for _, words in calls:
@@ -487,62 +482,61 @@ def test_no_registry_is_named() -> None:
     assert all("/" not in image and image.count(":") == 1 for image in images)
 
 
-# The dashboard's program
+# The dashboard
 
 
-@pytest.fixture
-def program() -> ModuleType:
-    path = shlex.join(SERVICES["dashboard"]["entrypoint"]).removeprefix("python ")
-    assert f"docker/dashboard.py {path}" in [each.rest for each in FINAL if each.word == "COPY"]
-    spec = importlib.util.spec_from_file_location("docker_dashboard", FOLDER / "dashboard.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def port(program: ModuleType, tmp_path: Path) -> Iterator[int]:
-    """Return the port of a running dashboard over an empty database."""
-    db = Database.open(str(tmp_path / "x.db"), create=True)
-    with program.make_dashboard(db, 0) as server:
-        assert server.server_address[0] == "0.0.0.0"
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
-            db.dispose()
-
-
-def test_the_dashboard_answers_this_machines_pages_and_no_others(port: int) -> None:
-    def ask(path: str, host: str) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        try:
-            connection.request("GET", path, headers={"Host": host})
-            return connection.getresponse().status
-        finally:
-            connection.close()
-
-    assert ask("/api/studies", "127.0.0.1:8080") == 200
-    assert ask("/api/studies", "localhost:8080") == 200
-    assert ask("/api/studies", "evil.example:8080") == 403
-    probe = SERVICES["dashboard"]["healthcheck"]["test"][-1]
-    (path,) = re.findall(r"http://127\.0\.0\.1:8080(/\w+)", probe)
-    assert ask(path, "127.0.0.1:8080") == 200
-
-
-def test_the_port_that_is_published_and_asked_is_the_one_it_listens_on(
-    program: ModuleType,
-) -> None:
-    service = SERVICES["dashboard"]
-    assert service["ports"][0].endswith(f":{program.PORT}")
-    command, interpreter, flag, code = service["healthcheck"]["test"]
+def probe(port: int) -> int:
+    """Run the health check of the dashboard's service against ``port``; return its exit code."""
+    command, interpreter, flag, code = SERVICES["dashboard"]["healthcheck"]["test"]
     assert (command, interpreter, flag) == ("CMD", "python", "-c")
-    compile(code, "healthcheck", "exec")
-    assert f"127.0.0.1:{program.PORT}/" in code
+    assert code.count("127.0.0.1:8080/") == 1
+    call = [sys.executable, "-c", code.replace(":8080/", f":{port}/")]
+    return subprocess.run(call, capture_output=True, timeout=60, check=False).returncode
+
+
+def test_the_dashboard_of_the_container_asks_for_its_password_and_is_healthy(
+    tmp_path: Path,
+) -> None:
+    service = compose("compose.yaml", DASHBOARD_TOKEN="twelve letters")["services"]["dashboard"]
+    words = shlex.split(service["command"])
+    taken(words)
+    assert "entrypoint" not in service  # the image's: sft-tune
+    place = words.index("--port") + 1
+    assert service["ports"][0].endswith(f":{words[place]}")
+    words[place] = "0"
+    environment = {**os.environ, **service["environment"]}
+    program = subprocess.Popen(
+        [sys.executable, "-c", "from sft_tune.cli.app import main; main()", *words],
+        env={**environment, "SFT_TUNE_STORAGE": str(tmp_path / "x.db")},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert program.stdout is not None
+        port = int(program.stdout.readline().rpartition(":")[2].split("/")[0])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        account = base64.b64encode(b"me:twelve letters").decode()
+        for headers, status in (({}, 401), ({"Authorization": f"Basic {account}"}, 200)):
+            connection.request("GET", "/api/studies", headers=headers)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == status
+        connection.close()
+        assert probe(port) == 0
+    finally:
+        program.kill()
+        program.communicate()
+    assert probe(port) != 0
+
+
+def test_the_dashboard_without_a_token_of_its_own_makes_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # An empty variable is none: the command line then makes a password, and prints it.
+    assert SERVICES["dashboard"]["environment"]["SFT_TUNE_DASHBOARD_TOKEN"] == ""
+    command = typer.main.get_command(app).commands["dashboard"]  # type: ignore[attr-defined]
+    monkeypatch.setenv("SFT_TUNE_DASHBOARD_TOKEN", "")
+    assert command.make_context("dashboard", []).params["token"] is None
 
 
 # Docker's own reading

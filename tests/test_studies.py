@@ -27,6 +27,7 @@ TWICE = [
         "sentences_multi_label",
         "sentences_regression",
         "scenes_segformer",
+        "sounds_ast",
     )
 ]
 NETWORK = [name for name in FILES if name.startswith(("cifar10", "imdb"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from sft_tune.cli.options import AsJson, Storage, StudyName
@@ -16,6 +17,8 @@ BRIEFLY = 3
 """So many pieces at the end of `start` and with `status`; `advise` prints all."""
 EARLIEST = 8
 """Ended trials before `status` gives advice: before, it need not wait for numpy to be loaded."""
+LATEST = 500
+"""Ended trials from which `status` names `advise` in place of it: it would take seconds."""
 
 
 def advise(study: StudyName, as_json: AsJson = False, storage: Storage = None) -> None:
@@ -39,22 +42,12 @@ def advice_of(db: Database, study: str) -> list[Advice]:
     """Return the advice that the study's trials, rungs and finalists support.
 
     Raises:
-        StudyNotFoundError: there is no such study of ours.
+        StudyNotFoundError: there is no such study.
     """
-    from sft_tune.store.finalists import finalist_rows
-    from sft_tune.store.reads import evaluation_rows, study_row, trial_rows
-    from sft_tune.store.records import find_study
-    from sft_tune.view.advice import advise as advise_
+    from sft_tune.view import judgement
+    from sft_tune.view.material import gather
 
-    record = find_study(db, study)
-    return advise_(
-        record.spec,
-        trial_rows(db, study),
-        evaluation_rows(db, study),
-        runs=finalist_rows(db, study),
-        examples=record.facts.get("examples", {}).get("validation"),
-        study=study_row(db, study),
-    )
+    return judgement.advice_of(gather(db, study, time.time(), importances=False))
 
 
 def print_briefly(db: Database, study: str) -> None:

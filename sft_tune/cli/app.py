@@ -14,7 +14,9 @@ from typer.core import TyperGroup
 from sft_tune.cli import (
     advise,
     best,
+    cache,
     check,
+    compare,
     confirm,
     control,
     dashboard,
@@ -164,8 +166,8 @@ for _command in (
     *(submit.submit, worker.worker, control.stop, control.pause, control.resume),
     *(enqueue.enqueue, enqueue.retry, prune.prune_checkpoints),
     *(list_.list_, status.status, trials.trials, show.show, best.best),
-    *(confirm.confirm, advise.advise, report_.report, plot.plot, export.export),
-    *(import_.import_, dashboard.dashboard, delete.delete, schema.schema),
+    *(confirm.confirm, compare.compare, advise.advise, report_.report, plot.plot, export.export),
+    *(import_.import_, dashboard.dashboard, delete.delete, cache.cache, schema.schema),
 ):
     app.command(_command.__name__.rstrip("_").replace("_", "-"))(_command)
 

@@ -82,12 +82,12 @@ def _confirmed(confirmation: Standings | None, study: str) -> str:
 
 def _standings(db: Database, study: str) -> Standings | None:
     from sft_tune.store.finalists import finalist_rows
-    from sft_tune.store.reads import trial_rows
-    from sft_tune.store.records import find_study
 
     runs = finalist_rows(db, study)
     if not runs:
         return None
+    from sft_tune.store.reads import trial_rows
+    from sft_tune.store.records import find_study
     from sft_tune.view.finalists import standings
 
     return standings(find_study(db, study).spec, trial_rows(db, study), runs)

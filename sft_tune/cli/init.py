@@ -21,9 +21,11 @@ Task = Literal[
     "text-regression",
     "token-classification",
     "semantic-segmentation",
+    "audio-classification",
 ]
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"
+AUDIO_MODEL = "transformers:facebook/wav2vec2-base"
 MASK_MODEL = "torchvision:deeplabv3_resnet50"
 IMAGE_MODEL, TEXT_MODEL = "torchvision:resnet18", "transformers:google-bert/bert-base-uncased"
 # What needs no file and no network, so that the file runs as it is.
@@ -36,7 +38,8 @@ def init(
         typer.Option(
             metavar="SOURCE",
             show_default=False,
-            help="A folder of images, a .csv, .jsonl or .parquet file, hub:ID, torchvision:NAME. "
+            help="A folder of images or sounds, a .csv, .jsonl or .parquet file, hub:ID, "
+            "torchvision:NAME. "
             f"Default: {DIGITS}, small images that need no download.",
         ),
     ] = None,
@@ -51,8 +54,8 @@ def init(
         typer.Option(
             metavar="NAME",
             show_default=False,
-            help="torchvision:NAME, transformers:ID-or-path or builtin:convnet. Default: "
-            "resnet18 for images, BERT for texts.",
+            help="torchvision:NAME, timm:NAME, transformers:ID-or-path or builtin:convnet. "
+            "Default: resnet18 for images, BERT for texts, wav2vec 2.0 for sounds.",
         ),
     ] = None,
     name: Annotated[
@@ -84,6 +87,8 @@ def init(
     if data is None and wanted != IMAGES:
         raise UserError(f"--data: {wanted} has no default; give a .csv or .jsonl file, or hub:ID")
     usual = MASK_MODEL if masks else IMAGE_MODEL if images else TEXT_MODEL
+    if wanted == "audio-classification":
+        usual = AUDIO_MODEL
     chosen = model or (SMALL_MODEL if data is None else usual)
     source = DIGITS if data is None else _from_file(data, output)
     try:
@@ -91,7 +96,7 @@ def init(
     except UserError as error:
         raise UserError("\n".join([str(error), *_missing(data)])) from None
     if model:
-        _check_torchvision(model)
+        _check_name(model)
     try:
         with output.open("x", encoding="utf8") as file:
             file.write(text)
@@ -112,13 +117,15 @@ def _look_into(data: str | None, task: Task | None) -> Guess:
     return Guess(TEXTS if table and not task else None)
 
 
-def _check_torchvision(model: str) -> None:
-    """Refuse a name that torchvision does not have, before a file is written with it."""
+def _check_name(model: str) -> None:
+    """Refuse a name that its library does not have, before a file is written with it."""
     scheme, _, name = model.partition(":")
-    if scheme != "torchvision":
+    if scheme == "torchvision":
+        from sft_tune.trial.models_torchvision import check_name
+    elif scheme == "timm":
+        from sft_tune.trial.models_timm import check_name
+    else:
         return
-    from sft_tune.trial.models_torchvision import check_name
-
     try:
         check_name(name)
     except ModelError as error:

@@ -66,9 +66,17 @@ def living(study: StudyRow, rows: Sequence[TrialRow]) -> tuple[StudyRow, list[Tr
 
 
 def default_point(db: Database, study: StudyRow) -> dict[str, Value] | None:
-    """Return the default point of the study's space; None for a study that is Optuna's alone."""
+    """Return the default point of the study's space; None for a study that is Optuna's alone.
+
+    It is the first trial's: to load the study file's models would take longer than all the rest.
+    """
     if not study.managed:
         return None
+    from sft_tune.store.standing import default_row
+
+    first = default_row(db, study.name)
+    if first is not None:
+        return first.params
     from sft_tune.spec.config import default_params
     from sft_tune.store.records import find_study
 

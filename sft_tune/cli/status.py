@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from sft_tune.cli.advise import BRIEFLY, EARLIEST, advice_of
+from sft_tune.cli.advise import BRIEFLY, EARLIEST, LATEST, advice_of
 from sft_tune.cli.lookup import default_point, living
 from sft_tune.cli.options import AsJson, Storage, StudyName
 from sft_tune.cli.output import console, print_json
@@ -19,21 +19,25 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
     from sft_tune.run.owner import is_dead
     from sft_tune.store.reads import evaluation_rows, study_row, trial_rows
     from sft_tune.store.runners import live_runners
+    from sft_tune.store.standing import standing
     from sft_tune.store.urls import redact
     from sft_tune.view.parts import WIDEST
     from sft_tune.view.status import draw_status, goal_of, progress_of, status_json
 
     now = time.time()
     with open_database(storage) as db:
-        found, rows = living(study_row(db, study), trial_rows(db, study))
+        row, counted = study_row(db, study), standing(db, study)
+        if counted is not None and counted.total != row.trials:
+            counted = None  # Optuna has trials that are not ours.
+        tallies = None if counted is None else counted.tallies
+        found, rows = living(row, trial_rows(db, study) if counted is None else counted.rows)
         alive = [row.number for row in rows if row.state == "RUNNING" and row.is_alive(now)]
         rungs = {number: evaluation_rows(db, study, number) for number in alive}
         runners = [r for r in live_runners(db, now) if not is_dead(r.owner)]
         goal = goal_of(found, redact(db.url), default_point(db, found) or {})
-        ended = sum(row.reason is not None for row in rows)
-        wanted = found.managed and not as_json and ended >= EARLIEST
+        progress = progress_of(goal, rows, rungs, now, tallies)
+        wanted = found.managed and not as_json and EARLIEST <= progress.done <= LATEST
         advice = advice_of(db, study) if wanted else []
-    progress = progress_of(goal, rows, rungs, now)
     if as_json:
         from sft_tune.view.records import study_json
 
@@ -44,9 +48,11 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
         return
     out = console()
     width = min(out.width, WIDEST)
-    out.print(draw_status(found, progress, rows, runners, now, width), width=width)
+    out.print(draw_status(found, progress, rows, runners, now, width, tallies), width=width)
     if advice:
         from sft_tune.view.advice import draw_advice
 
         out.print("\nadvice")
         out.print(draw_advice(advice, most=BRIEFLY), width=width)
+    elif found.managed and progress.done > LATEST:
+        out.print(f"\nadvice    `sft-tune advise {study}` reads all {progress.done} trials")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sft_tune.spec.study import Task
-from sft_tune.spec.tasks import TASKS
+from sft_tune.spec.tasks import TASKS, Input
 
 Table = Mapping[str, Sequence[Any]]
 
@@ -21,6 +21,7 @@ _LABELS = (
 _TAGS = ("ner_tags", "tags", "labels", "pos_tags", "chunk_tags")
 _TAG = re.compile(r"O|[BIES]-.+")
 _IMAGE = re.compile(r".+\.(png|jpe?g|bmp|gif|webp|tiff?)", re.IGNORECASE)
+_AUDIO = re.compile(r".+\.(aiff?|au|flac|mp3|og[ag]|opus|wav)", re.IGNORECASE)
 # So many words of a value make it a text, not the name of a class.
 _WORDS_OF_A_TEXT = 3
 
@@ -53,49 +54,52 @@ def guess(table: Table, task: Task | None = None) -> Guess:
     words = task is not None and TASKS[task].input == "words"
     if words or (task is None and _tokens(table)):
         return _tagged(table)
-    images = TASKS[task].input == "image" if task else bool(_images(table) and not _texts(table))
-    return _labelled(table, task, images)
+    if task:
+        return _labelled(table, task, TASKS[task].input)
+    files = [kind for kind in _FILES if _files(table, kind)]
+    return _labelled(table, task, files[0] if files and not _texts(table) else "text")
 
 
-def _labelled(table: Table, task: Task | None, images: bool) -> Guess:
-    key = "image_column" if images else "text_column"
-    found = _images(table) if images else _texts(table)
-    chosen = _one(found, () if images else _TEXTS, "image" if images else "text", table)
+def _labelled(table: Table, task: Task | None, kind: Input) -> Guess:
+    texts = kind == "text"
+    key = f"{kind}_column"
+    found = _texts(table) if texts else _files(table, kind)
+    chosen = _one(found, _TEXTS if texts else (), kind, table)
     notes: list[str] = []
     settings: dict[str, Any] = {}
     if chosen is None:
         notes += _unclear(table, f"data.{key}")
-    elif chosen != ("image" if images else "text"):
+    elif chosen != kind:
         settings[key] = chosen
-        why = "holds the images" if images else "is the one that holds texts"
+        why = "is the one that holds texts" if texts else f"holds the {kind} files"
         notes.append(f"{key}: `{chosen}` {why}; there is no column `{key.split('_')[0]}`.")
     rest = [name for name in table if name != chosen and name not in found]
     marks = [name for name in rest if _is_mark(table[name])]
     classes = task is None or TASKS[task].classes
-    if not images and classes and "label" not in table and len(marks) > 1 and marks == rest:
+    if texts and classes and "label" not in table and len(marks) > 1 and marks == rest:
         settings |= {"multi_label": True, "label_columns": marks}
         notes.append("label_columns: all other columns hold 0 and 1 only, one label each.")
         return Guess(task or "text-classification", settings, tuple(notes))
     label = _one([name for name in rest if _is_label(table[name])], _LABELS, "label", table)
     if label is None:
-        return Guess(
-            _task(images, False), settings, (*notes, *_unclear(table, "data.label_column"))
-        )
+        return Guess(_task(kind, False), settings, (*notes, *_unclear(table, "data.label_column")))
     if label != "label":
         settings["label_column"] = label
         notes.append(f"label_column: `{label}` it seems; there is no column `label`.")
     values = table[label]
-    if not images and classes and _several(values):
+    if texts and classes and _several(values):
         settings["multi_label"] = True
         notes.append(f"multi_label: `{label}` holds any number of labels an example.")
-    numbers = task is None and _is_measure(values)
+    numbers = task is None and kind != "audio" and _is_measure(values)
     if numbers:
         notes.append(f"task: `{label}` holds numbers with fractions, so they are predicted.")
-    return Guess(_task(images, numbers), settings, tuple(notes))
+    return Guess(_task(kind, numbers), settings, tuple(notes))
 
 
-def _task(images: bool, numbers: bool) -> Task:
-    if images:
+def _task(kind: Input, numbers: bool) -> Task:
+    if kind == "audio":
+        return "audio-classification"
+    if kind == "image":
         return "image-regression" if numbers else "image-classification"
     return "text-regression" if numbers else "text-classification"
 
@@ -147,12 +151,12 @@ def _texts(table: Table) -> list[str]:
     return [name for name, values in table.items() if _is_text(values)]
 
 
-def _images(table: Table) -> list[str]:
-    return [name for name, values in table.items() if _all(values, _is_image)]
+def _files(table: Table, kind: Input) -> list[str]:
+    return [name for name, values in table.items() if _all(values, _FILES[kind])]
 
 
 def _is_text(values: Sequence[Any]) -> bool:
-    if not _all(values, lambda value: isinstance(value, str) and not _is_image(value)):
+    if not _all(values, lambda value: isinstance(value, str) and not _is_file(value)):
         return False
     words = sum(len(value.split()) for value in values) / len(values)
     return words >= _WORDS_OF_A_TEXT and len(set(values)) > len(values) / 2
@@ -162,6 +166,17 @@ def _is_image(value: Any) -> bool:
     if isinstance(value, Mapping):  # how Hugging Face datasets write an image
         return bool({"bytes", "path"} & set(value))
     return isinstance(value, bytes) or (isinstance(value, str) and bool(_IMAGE.fullmatch(value)))
+
+
+def _is_sound(value: Any) -> bool:
+    return isinstance(value, str) and bool(_AUDIO.fullmatch(value))
+
+
+def _is_file(value: Any) -> bool:
+    return _is_image(value) or _is_sound(value)
+
+
+_FILES: dict[Input, Callable[[Any], bool]] = {"image": _is_image, "audio": _is_sound}
 
 
 def _is_label(values: Sequence[Any]) -> bool:

@@ -20,11 +20,12 @@ from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.documents import Place
 from sft_tune.spec.findings import Findings, lookup
 from sft_tune.spec.function_task import is_function
+from sft_tune.spec.urls import is_url as is_url
 from sft_tune.spec.wording import near
 
 ROOT_VARIABLE = "SFT_TUNE_ROOT"
 DATA_SCHEMES = ("torchvision", "hub", "sklearn", "python")
-MODEL_SCHEMES = ("torchvision", "transformers", "builtin")
+MODEL_SCHEMES = ("torchvision", "transformers", "timm", "builtin")
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]+)(.*)", re.DOTALL)
 _DATABASE = re.compile(r"(sqlite|postgres|postgresql|mysql|mariadb)(\+\w+)?://")
@@ -69,11 +70,6 @@ def _localized_after_scheme(text: str, root: str) -> str:
     if scheme == "python" and colon:
         return f"python:{localize(file, root)}:{function}"
     return f"{scheme}:{localize(rest, root)}" if scheme == "transformers" else text
-
-
-def is_url(place: str) -> bool:
-    """Tell whether ``place`` is a URL, else a path."""
-    return "://" in place
 
 
 def absolute(path: str, root: str) -> str:

@@ -47,10 +47,10 @@ class DataSpec(Section):
     """Where the labelled examples come from, and how they are split."""
 
     source: str = Field(
-        description="A folder of images (one subfolder a class), a .csv, .jsonl or .parquet file "
-        "or a folder of them; or torchvision:NAME, hub:ID (Hugging Face hub), sklearn:digits, "
-        "python:module:function or python:file.py:function (called with the split's name, "
-        "returns examples)."
+        description="A folder of images or sounds (one subfolder a class), a .csv, .jsonl or "
+        ".parquet file or a folder of them; or torchvision:NAME, hub:ID (Hugging Face hub), "
+        "sklearn:digits, python:module:function or python:file.py:function (called with the "
+        "split's name, returns examples)."
     )
     train: str | None = Field(
         None,
@@ -73,6 +73,9 @@ class DataSpec(Section):
         None, description="Column that holds a second text; the model reads both as a pair."
     )
     image_column: str = Field("image", description="Column that holds the image.")
+    audio_column: str = Field(
+        "audio", description="Column that holds the path of the sound (audio-classification)."
+    )
     label_column: str = Field("label", description="Column that holds the label.")
     tokens_column: str = Field(
         "tokens", description="Column that holds a list of words (token-classification)."
@@ -154,14 +157,24 @@ class DataSpec(Section):
         "weights, else 0.5 and 0.5.",
     )
     max_length: int = Field(256, ge=4, le=131072, description="Texts are cut to this many tokens.")
+    max_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Sounds are cut to this many seconds (audio-classification).",
+    )
+    skip_unreadable: bool = Field(
+        False,
+        description="Leave out images and sounds that cannot be read; else they are errors.",
+    )
 
 
 class ModelSpec(Section):
     """The pretrained model whose weights are fine-tuned; its head is replaced to fit the labels."""
 
     name: str = Field(
-        description="torchvision:NAME, transformers:ID-or-path, or builtin:convnet "
-        "(a small convolutional network of this package)."
+        description="torchvision:NAME, transformers:ID-or-path, timm:NAME (needs "
+        "`sft_tune[timm]`), or builtin:convnet (a small convolutional network of this package)."
     )
     weights: str = Field(
         "DEFAULT",

@@ -57,9 +57,9 @@ def _model(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
         return
     names = {cell["model.name"] for cell in combinations(spec, ["model.name"])}
     if facts.masks:
-        if builtin := sorted(name for name in names if str(name).startswith("builtin:")):
+        if bad := sorted(name for name in names if str(name).startswith(("builtin:", "timm:"))):
             remedy = "use torchvision:NAME or transformers:ID-or-path"
-            yield place_of(spec, "model.name"), f"{builtin[0]} makes no masks; {remedy}"
+            yield place_of(spec, "model.name"), f"{bad[0]} makes no masks; {remedy}"
         return
     bad = sorted(name for name in names if not str(name).startswith("transformers:"))
     if bad:

@@ -15,6 +15,7 @@ Task = Literal[
     "text-regression",
     "token-classification",
     "semantic-segmentation",
+    "audio-classification",
 ]
 Metric = Literal[
     "auto",
@@ -39,7 +40,7 @@ Metric = Literal[
     "loss",
 ]
 Direction = Literal["maximize", "minimize"]
-Input = Literal["image", "text", "words"]
+Input = Literal["image", "text", "words", "audio"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ _IMAGE_TECHNIQUES = ("augment", "auto_augment", "color_jitter", "erasing", "mix"
 # Of any number of labels an example: metrics of one class each have no meaning.
 MULTI_LABEL = tuple(m for m in _CLASSIFICATION if m not in ("balanced_accuracy", "matthews"))
 _REGRESSION = ("rmse", "mse", "mae", "r2", "spearman", "loss")
-_IMAGE_DATA = ("image_size", "normalize")
+_IMAGE_DATA = ("image_size", "normalize", "skip_unreadable")
 _TEXT_DATA = ("max_length",)
 TASKS: dict[Task, TaskFacts] = {
     "image-classification": TaskFacts(
@@ -171,6 +172,13 @@ TASKS: dict[Task, TaskFacts] = {
         masks=True,
         # The other ways to augment would move an image away from its mask.
         training=("augment", "color_jitter", "label_smoothing"),
+    ),
+    "audio-classification": TaskFacts(
+        input="audio",
+        metrics=_CLASSIFICATION,
+        columns=("audio_column", "label_column"),
+        data=("classes", "max_seconds", "skip_unreadable"),
+        training=("batching", *CLASS_TECHNIQUES),
     ),
 }
 # The settings of `data` and `training` that some tasks have no use for.

@@ -13,8 +13,8 @@ from sft_tune.spec.study import Task
 from sft_tune.spec.tasks import TASKS
 from sft_tune.spec.yaml12 import yaml_scalar
 
-# torchvision's models of these kinds were trained with AdamW and are fine-tuned with it.
-_ADAMW_MODELS = ("vit", "swin", "maxvit", "convnext")
+# The libraries' models of these kinds were trained with AdamW and are fine-tuned with it.
+_ADAMW_MODELS = ("vit", "swin", "maxvit", "convnext", "deit", "eva", "beit", "mixer", "coatnet")
 # Signs, which mean something else in a mirror.
 _NO_MIRROR = re.compile(r"digits|mnist|svhn|usps|gtsrb|omniglot", re.IGNORECASE)
 _AUGMENT = "augment: flip         # wrong for images that a mirror changes, like digits: then none"
@@ -110,6 +110,30 @@ RECIPES: dict[str, Recipe] = {
   head_multiplier: {low: 1.0, high: 30.0, log: true}
 """,
     ),
+    "sounds": Recipe(
+        why="Audio transformers: AdamW with low rates and a warm-up, small batches of long inputs.",
+        training="""\
+  optimizer: adamw
+  learning_rate: 5e-5
+  schedule: linear
+  warmup: 0.1
+  weight_decay: 0.01
+  batch_size: 8
+  epochs: 5
+  clip_norm: 1.0
+""",
+        space="""\
+  # The setting that matters most.
+  learning_rate: {low: 5e-6, high: 5e-4, log: true}
+  epochs: [3, 5, 10]
+  batch_size: [8, 16, 32]
+  # Without a warm-up the first steps of AdamW can undo the pretraining.
+  warmup: {low: 0.0, high: 0.3}
+  weight_decay: {low: 1e-3, high: 0.1, log: true}
+  # The new head starts at random, the backbone does not: it may need a higher rate.
+  head_multiplier: {low: 1.0, high: 30.0, log: true}
+""",
+    ),
     "encoder": Recipe(
         why="Text encoders: the recipe of BERT (Devlin et al. 2018, appendix A.3), widened.",
         training="""\
@@ -136,6 +160,9 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 
+_AUDIO_DATA = """\
+  max_seconds: 10       # longer sounds are cut
+"""
 _IMAGE_DATA = """\
   # image_size: 224     # default: the images' own size, or the model's where they differ
 """
@@ -201,8 +228,8 @@ def study_template(
 
     Args:
         task: the task; it decides the data's settings.
-        model: as in the file: ``torchvision:NAME``, ``transformers:ID-or-path``,
-            ``builtin:convnet``; it decides the recommended space.
+        model: as in the file: ``torchvision:NAME``, ``timm:NAME``,
+            ``transformers:ID-or-path``, ``builtin:convnet``; it decides the recommended space.
         source: as in the file; a relative path is relative to where the file will be saved.
         name: name of the study. Default: made of the source's and the model's.
         found: the settings of its columns, and what to say of them. Default: the usual ones.
@@ -242,6 +269,9 @@ def _columns(task: Task, found: Guess) -> str:
         lines = (f"  image_column: {column}\n" if column else "") + _IMAGE_DATA
         if TASKS[task].masks:
             return notes + lines + _MASK_DATA
+    elif TASKS[task].input == "audio":
+        column = settings.get("audio_column")
+        lines = (f"  audio_column: {column}\n" if column else "") + _AUDIO_DATA
     else:
         lines = _TEXT_DATA.format(text_column=settings.get("text_column", "text"))
     if "label_column" in settings or not TASKS[task].classes:
@@ -277,20 +307,22 @@ def _metric(task: Task) -> str:
 def _family(task: Task, model: str) -> str:
     scheme, _, rest = model.partition(":")
     if TASKS[task].input != "image":
+        sounds = TASKS[task].input == "audio"
         if scheme == "transformers" and rest:
-            return "encoder"
+            return "sounds" if sounds else "encoder"
+        known = "facebook/wav2vec2-base" if sounds else "google-bert/bert-base-uncased"
         raise UserError(
             f"a model for {task} is transformers:ID-or-path, not {model!r}; "
-            "for example transformers:google-bert/bert-base-uncased"
+            f"for example transformers:{known}"
         )
     if model == "builtin:convnet" and not TASKS[task].masks:
         return "convnet"
-    if scheme == "torchvision" and rest:
+    if scheme in ("torchvision", "timm") and rest:
         return "transformer" if rest.lower().startswith(_ADAMW_MODELS) else "cnn"
     if scheme == "transformers" and rest:
         return "transformer"
     raise UserError(
-        f"a model for {task} is torchvision:NAME, transformers:ID-or-path or "
+        f"a model for {task} is torchvision:NAME, timm:NAME, transformers:ID-or-path or "
         f"builtin:convnet, not {model!r}; for example torchvision:resnet18"
     )
 

@@ -16,8 +16,9 @@ class TrainingSpec(BaseModel):
     batch_size: int = Field(32, ge=1, description="Examples per optimizer step.")
     batching: Literal["bucketed", "random"] = Field(
         "bucketed",
-        description="Texts: batches of similar lengths, other ones each epoch (bucketed: hardly "
-        "any padding, several times faster where lengths differ), or of any (random).",
+        description="Texts and sounds: batches of similar lengths, other ones each epoch "
+        "(bucketed: hardly any padding, several times faster where lengths differ), or of any "
+        "(random).",
     )
     optimizer: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = Field(
         "adamw",

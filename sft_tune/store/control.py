@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from sft_tune.spec.space import Value
 from sft_tune.store.database import Database
 from sft_tune.store.tables import ENDED, queue, studies, trials
 from sft_tune.store.values import dumps, loads, utc
+
+if TYPE_CHECKING:
+    from sft_tune.spec.space import Value
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from uuid import uuid4
 from sqlalchemy import Connection, RowMapping, func, insert, select, true, update
 from sqlalchemy.exc import IntegrityError
 
-from sft_tune.spec.config import TrialConfig
 from sft_tune.store.control import Wishes
 from sft_tune.store.database import Database
 from sft_tune.store.leases import Claim, is_free, take_over, unheld, write_if_ours
@@ -230,6 +229,8 @@ def _claim_with(connection: Connection, study_id: int, token: str) -> Claim | No
     ).one_or_none()
     if row is None:
         return None
+    from sft_tune.spec.config import TrialConfig
+
     config = TrialConfig.model_validate_json(row.config_json or "")
     return Claim(
         id=row.id,

@@ -34,9 +34,9 @@ class OptunaTrial(NamedTuple):
 
 
 def optuna_trials(
-    connection: Connection, study_id: int, number: int | None = None
+    connection: Connection, study_id: int, numbers: Collection[int] | None = None
 ) -> list[OptunaTrial]:
-    """Return the trials of Optuna's study, by number; with ``number`` that one."""
+    """Return the trials of Optuna's study, by number; with ``numbers`` those."""
     query = (
         select(
             optuna.trials.c.trial_id,
@@ -57,8 +57,8 @@ def optuna_trials(
         .where(optuna.trials.c.study_id == study_id)
         .order_by(optuna.trials.c.number)
     )
-    if number is not None:
-        query = query.where(optuna.trials.c.number == number)
+    if numbers is not None:
+        query = query.where(optuna.trials.c.number.in_(numbers))
     return [
         OptunaTrial(*row[:5], optuna.stored_float(row[5], row[6]))
         for row in connection.execute(query).all()
@@ -132,7 +132,7 @@ def foreign_evaluations(
     connection: Connection, study_id: int, metric: str | None, number: int | None
 ) -> list[EvaluationRow]:
     """Return what was reported of a study that is Optuna's alone, by trial and step."""
-    found = optuna_trials(connection, study_id, number)
+    found = optuna_trials(connection, study_id, None if number is None else [number])
     numbers = {trial.trial_id: trial.number for trial in found}
     rows = [
         EvaluationRow(

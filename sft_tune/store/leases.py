@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from sqlalchemy import ColumnElement, Connection, Table, func, or_, select, update
 
 from sft_tune.errors import SftTuneError
-from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.space import Value
 from sft_tune.store.database import Database
 from sft_tune.store.tables import ENDED, INTERRUPTED, queue, studies, trials
 from sft_tune.store.values import loads
+
+if TYPE_CHECKING:
+    # `best` and `status` come by here, and need not wait for the models of study files.
+    from sft_tune.spec.config import TrialConfig
+    from sft_tune.spec.space import Value
 
 
 class LeaseLostError(SftTuneError):
@@ -122,6 +125,8 @@ def claim_with(connection: Connection, token: str) -> Claim | None:
     ).one_or_none()
     if row is None:
         return None
+    from sft_tune.spec.config import TrialConfig
+
     config = row.config_json
     return Claim(
         id=row.id,

@@ -6,6 +6,7 @@ ours is (renamed there).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, select
@@ -26,6 +27,7 @@ __all__ = [
     "best_row",
     "evaluation_rows",
     "list_studies",
+    "rows_of",
     "study_row",
     "trial_rows",
 ]
@@ -54,7 +56,8 @@ def trial_rows(db: Database, name: str, number: int | None = None) -> list[Trial
         StudyNotFoundError: neither we nor Optuna have the study.
     """
     with db.reading() as connection:
-        return _trial_rows(connection, place_of(connection, name), number)
+        numbers = None if number is None else [number]
+        return rows_of(connection, place_of(connection, name), numbers)
 
 
 def best_row(db: Database, name: str) -> TrialRow | None:
@@ -70,7 +73,7 @@ def best_row(db: Database, name: str) -> TrialRow | None:
             return None
         sign = -1 if place.direction == "maximize" else 1
         _, number = min((sign * value, number) for value, number in candidates)
-        return _trial_rows(connection, place, number)[0]
+        return rows_of(connection, place, [number])[0]
 
 
 def evaluation_rows(db: Database, name: str, number: int | None = None) -> list[EvaluationRow]:
@@ -117,9 +120,12 @@ _TRIAL_COLUMNS = [trials.c[_ELSEWHERE.get(name, name)] for name in _FIELDS]
 _VALUE, _STARTED, _ENDED = (_FIELDS.index(name) for name in ("value", "started", "ended"))
 
 
-def _trial_rows(connection: Connection, place: Place, number: int | None) -> list[TrialRow]:
-    optunas = [] if place.optuna_id is None else optuna_trials(connection, place.optuna_id, number)
-    ours = _our_rows(connection, place, number, {trial.trial_id: trial for trial in optunas})
+def rows_of(
+    connection: Connection, place: Place, numbers: Collection[int] | None
+) -> list[TrialRow]:
+    """Return the trials ``numbers`` of the study at ``place``, by number; None: all."""
+    optunas = [] if place.optuna_id is None else optuna_trials(connection, place.optuna_id, numbers)
+    ours = _our_rows(connection, place, numbers, {trial.trial_id: trial for trial in optunas})
     known = {row.number for row in ours}
     others = [trial for trial in optunas if trial.number not in known]
     if place.optuna_id is None or not others:
@@ -129,7 +135,10 @@ def _trial_rows(connection: Connection, place: Place, number: int | None) -> lis
 
 
 def _our_rows(
-    connection: Connection, place: Place, number: int | None, optunas: dict[int, OptunaTrial]
+    connection: Connection,
+    place: Place,
+    numbers: Collection[int] | None,
+    optunas: dict[int, OptunaTrial],
 ) -> list[TrialRow]:
     if place.our_id is None:
         return []
@@ -139,8 +148,8 @@ def _our_rows(
         .where(trials.c.study_id == place.our_id, trials.c.number.is_not(None))
         .order_by(trials.c.number)
     )
-    if number is not None:
-        query = query.where(trials.c.number == number)
+    if numbers is not None:
+        query = query.where(trials.c.number.in_(numbers))
     rows = []
     for *fields, optuna_id, final_state, non_finite in connection.execute(query).all():
         theirs = optunas.get(optuna_id)

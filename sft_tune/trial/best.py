@@ -25,7 +25,8 @@ class Best:
         progress: the rung, in percent.
         step: optimizer steps done.
         card: what the weights are: configuration, labels, normalization, ... (plain values).
-        weights: every tensor of the module, on the CPU (LoRA merged, unless asked not to).
+        weights: every tensor of the module (LoRA merged, unless asked not to): copies on the CPU,
+            but of a backbone whose features are kept, which never changes, the tensors themselves.
     """
 
     value: float
@@ -39,13 +40,19 @@ class Best:
     def of(cls, trainee: Trainee, value: float, evaluation: Evaluation, step: int) -> Best:
         """Copy the weights that ``trainee`` has now, after ``step`` steps."""
         state = exported(trainee.model.module, trainee.config.model)
+        fixed = bool(trainee.features)
         return cls(
             value=value,
             metrics=dict(evaluation.metrics),
             progress=evaluation.progress,
             step=step,
             card=describe(trainee),
-            weights={name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()},
+            weights={
+                name: tensor.detach()
+                if fixed and not trainee.model.in_head(name)
+                else tensor.detach().to("cpu", copy=True)
+                for name, tensor in state.items()
+            },
         )
 
     def header(self) -> dict[str, Any]:

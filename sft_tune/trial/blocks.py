@@ -79,7 +79,11 @@ def _repeated(module: nn.Module, head: tuple[str, ...]) -> tuple[tuple[str, ...]
             if in_head(full, head):
                 continue
             once = 1 if isinstance(part, nn.ModuleList) else 2
-            if isinstance(part, CONTAINERS) and listed[type(child)] >= once:
+            if (
+                isinstance(part, CONTAINERS)
+                and listed[type(child)] >= once
+                and not _holds(full, head)
+            ):
                 found.append((full,))
             else:
                 collect(child, f"{full}.")
@@ -95,12 +99,19 @@ def _is_compound(module: nn.Module) -> bool:
     return any(True for _ in module.children()) and any(True for _ in module.parameters())
 
 
+def _holds(name: str, head: tuple[str, ...]) -> bool:
+    """Tell whether a part of the head is within the module ``name``."""
+    return any(part.startswith(f"{name}.") for part in head)
+
+
 def _chain(module: nn.Module, head: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     """Return the top modules of ``module`` that have parameters, where many are of one class."""
     parts = [
         (name, child)
         for name, child in module.named_children()
-        if not in_head(name, head) and any(True for _ in child.parameters())
+        if not in_head(name, head)
+        and not _holds(name, head)
+        and any(True for _ in child.parameters())
     ]
     alike = Counter(type(child) for _, child in parts if _is_compound(child))
     return tuple((name,) for name, _ in parts) if max(alike.values(), default=0) >= CHAIN else ()

@@ -13,6 +13,7 @@ import torch
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.data import ImageSplit, Prepared, Split, prepare
 from sft_tune.trial.device import (
     is_out_of_memory,
@@ -165,7 +166,9 @@ def _cannot_take(config: TrialConfig, data: Prepared, error: Exception) -> Model
     size = data.train.pixels.shape[2:] if isinstance(data.train, ImageSplit) else None
     if is_out_of_memory(error):
         # Not even one example fits: larger batches are taken apart.
-        smaller = "data.max_length" if size is None else "data.image_size"
+        smaller = {"image": "data.image_size", "audio": "data.max_seconds"}.get(
+            TASKS[config.task].input, "data.max_length"
+        )
         what, remedy = "runs out of memory", f"lower {smaller}, or give a smaller model"
     elif "more than 1 value per channel" in reason:
         what = f"cannot train with batch size {config.training.batch_size}"
@@ -173,6 +176,8 @@ def _cannot_take(config: TrialConfig, data: Prepared, error: Exception) -> Model
     elif size is not None:
         what = f"does not take images of {size[0]}x{size[1]}"
         remedy = "set data.image_size to a size it takes (224)"
+    elif config.task == "audio-classification":
+        what, remedy = "does not take these sounds", "change data.max_seconds, or the model"
     else:
         what, remedy = "does not take these texts", "lower data.max_length, or give another model"
     return ModelError(f"model.name: {config.model.name} {what}: {reason}; {remedy}")

@@ -31,7 +31,13 @@ from sft_tune.trial.step import Trainee
 FORMAT = 1
 MOST_BYTES = 4 * 2**30
 TRIED = 4
-TASKS = ("image-classification", "text-classification", "image-regression", "text-regression")
+TASKS = (
+    "image-classification",
+    "text-classification",
+    "image-regression",
+    "text-regression",
+    "audio-classification",
+)
 # Settings of transformers that change nothing in evaluation, or only the head.
 OF_THE_HEAD = ("id2label", "label2id", "num_labels")
 
@@ -72,8 +78,10 @@ def use_features(trainee: Trainee, cache: Path, batch_size: int) -> str:
             _write(trainee, entrance, split, folder, name, (len(split), *shape), batch_size)
         return {"kind": "features", "bytes": size}
 
+    config = trainee.config
+    about = f"{config.data.source}: features of {config.model.name}"
     try:
-        entry = open_or_build(prepared_root(cache), _key(trainee, entrance), build)
+        entry = open_or_build(prepared_root(cache), _key(trainee, entrance), build, about=about)
     except SftTuneError as error:
         return f"the backbone's features were not kept: {error}"
     trainee.model.chain = entrance.chain

@@ -26,6 +26,21 @@ def find_output_layer(module: nn.Module) -> str:
     return names[-1]
 
 
+def find_output_layers(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the output layers: those that a model of timm says, else the last one.
+
+    Some of timm's have two, whose answers are averaged.
+
+    Raises:
+        ModelError: when ``module`` has no such layer.
+    """
+    if not hasattr(module, "get_classifier"):
+        return (find_output_layer(module),)
+    said = module.get_classifier()  # type: ignore[operator]
+    layers = said if isinstance(said, tuple) else (said,)
+    return tuple(n for n, part in module.named_modules() if any(part is one for one in layers))
+
+
 def replace_head(module: nn.Module, classes: int, dropout: float | None) -> tuple[str, ...]:
     """Give ``module`` a new output layer of ``classes`` outputs, drawn from the global generator.
 
@@ -39,7 +54,7 @@ def replace_head(module: nn.Module, classes: int, dropout: float | None) -> tupl
         ModelError: when ``module`` has no layer to replace.
     """
     name = find_output_layer(module)
-    own = _dropouts_before(module, name)
+    own = dropouts_before(module, name)
     layer: nn.Module = like(module.get_submodule(name), classes)
     if dropout is not None:
         for other in own:
@@ -76,7 +91,7 @@ def like(old: nn.Module, classes: int) -> OutputLayer:
     raise ModelError(f"the head is a {type(old).__name__}, which cannot be replaced")
 
 
-def _dropouts_before(module: nn.Module, name: str) -> tuple[str, ...]:
+def dropouts_before(module: nn.Module, name: str) -> tuple[str, ...]:
     """Return the dropout layers registered between the layer ``name`` and the one before it."""
     found: list[str] = []
     for other, part in module.named_modules():

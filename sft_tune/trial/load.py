@@ -22,8 +22,8 @@ def load_checkpoint(path: Path, device: str = "cpu") -> nn.Module:
     """Return the fine-tuned module of a trial's ``best.safetensors``, in evaluation mode.
 
     Its attribute ``labels`` holds the names of the classes in index order, ``normalize`` mean
-    and deviation per channel of its pixels (scaled to 0..1). Image models of torchvision take
-    pixels [b, 3, h, w] and return logits [b, classes]; models of transformers are called as
+    and deviation per channel of its pixels (scaled to 0..1). Image models of torchvision and timm
+    take pixels [b, 3, h, w] and return logits [b, classes]; models of transformers are called as
     their library says. Models that make masks answer as their library has it: torchvision's with
     a dictionary whose ``out`` is logits [b, classes, h, w], those of transformers with ``logits``
     that may be smaller than the images. Of a regression the outputs are in the units of the
@@ -85,6 +85,7 @@ def _skeleton(
     config: TrialConfig, card: checkpoint.Header, tensors: Mapping[str, Tensor]
 ) -> nn.Module:
     """Return the module that the checkpoint ``card`` describes, with random weights."""
+    module: nn.Module
     if card["model_config"] is not None:
         from sft_tune.trial import models_transformers
 
@@ -96,9 +97,10 @@ def _skeleton(
         from sft_tune.trial import models_segmentation
 
         return models_segmentation.skeleton(config.model, len(card["labels"]))
-    from sft_tune.trial import models_torchvision
+    from sft_tune.trial import models_timm, models_torchvision
 
     height, width = card["image_size"]
-    return models_torchvision.skeleton(
-        config.model, len(card["labels"]), height if height == width else None
-    )
+    library = models_timm if config.model.name.startswith("timm:") else models_torchvision
+    side = height if height == width else None
+    module = library.skeleton(config.model, len(card["labels"]), side)
+    return module

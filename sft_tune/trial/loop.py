@@ -118,7 +118,7 @@ def run_trial(
         settle,
     )
     state = TrialState()
-    _create(paths)
+    create(paths)
     with memory_of_its_own(where):
         try:
             ending = _attempt(config, paths, state, where, cache, hooks)
@@ -128,7 +128,7 @@ def run_trial(
             report_ = memory_report(error, where)
             ending = Ending("out_of_memory", f"after step {state.step}: {report_}")
         peak = peak_memory(where)
-    return _outcome(paths, config, state, ending, peak, mirror)
+    return outcome_of(paths, config, state, ending, peak, mirror)
 
 
 def _attempt(
@@ -166,7 +166,7 @@ def _attempt(
     while state.step < plan.horizon:
         if hooks.should_stop():
             hooks.settle()
-            _save(paths, trainee, state, monitors, None)  # copied once, at the end
+            save(paths, trainee, state, monitors, None)  # copied once, at the end
             return Ending("stopped", f"asked to, after step {state.step} of {plan.horizon}")
 
         trainee.enter(state.step)  # first, so that what is measured is what the step trains
@@ -177,41 +177,73 @@ def _attempt(
         state.samples += size
         monitors.add(loss, norm, size, updates.after(weights))
 
-        progress = plan.rungs.get(state.step)
-        fault = monitors.fault(state.step, at_rung=progress is not None)
+        at_one = state.step in plan.rungs
+        fault = monitors.fault(state.step, at_rung=at_one)
         if fault is not None:
             return Ending("diverged", f"{fault} of {plan.horizon}")
-        if progress is None:
+        if not at_one:
             continue
 
-        with trainee.averaged():
-            evaluation = _evaluate(trainee, state, monitors, progress, hooks.evaluation_batch_size)
-            if not math.isfinite(evaluation.metrics["loss"]):
-                note = f"validation loss became {evaluation.metrics['loss']} at step {state.step}"
-                return Ending("diverged", f"{note} of {plan.horizon}")
-            if hooks.refit_to in (None, progress):
-                _keep_if_best(trainee, state, evaluation)
-        trainee.set_training_mode()
-        impatient = _impatient(trainee, state, evaluation)
-        go_on = hooks.report(evaluation)
-        if state.step == plan.horizon:
-            break
-        if not go_on:
-            return Ending("pruned", f"at {progress} % of its horizon")
-        if impatient:
-            rungs = f"{state.patience.waited} rungs without improvement"
-            return Ending("early_stopped", f"at {progress} % of its horizon, after {rungs}")
+        reached = at_rung(trainee, state, monitors, hooks.evaluation_batch_size, hooks.refit_to)
+        if isinstance(reached, Ending):
+            return reached
+        ending = after_rung(reached, trainee, state, go_on=hooks.report(reached))
+        if ending is not None:
+            return ending
         if time.monotonic() - saved_at >= hooks.checkpoint_seconds:
             hooks.settle()
-            _save(paths, trainee, state, monitors, hooks.mirror)
+            save(paths, trainee, state, monitors, hooks.mirror)
             saved_at = time.monotonic()
     return Ending("completed")
 
 
+def at_rung(
+    trainee: Trainee,
+    state: TrialState,
+    monitors: Monitors,
+    batch_size: int,
+    refit_to: int | None = None,
+) -> Evaluation | Ending:
+    """Evaluate at the rung that was reached, and keep the weights if they are the best.
+
+    Returns:
+        The numbers to report, or the end of a trial that has diverged.
+    """
+    progress = trainee.plan.rungs[state.step]
+    with trainee.averaged():
+        evaluation = _evaluate(trainee, state, monitors, batch_size)
+        if not math.isfinite(evaluation.metrics["loss"]):
+            note = f"validation loss became {evaluation.metrics['loss']} at step {state.step}"
+            return Ending("diverged", f"{note} of {state.horizon}")
+        if refit_to in (None, progress):
+            _keep_if_best(trainee, state, evaluation)
+    trainee.set_training_mode()
+    training, objective = trainee.config.training, trainee.config.objective
+    maximize = resolve_direction(objective) == "maximize"
+    value = evaluation.metrics[objective.metric]
+    state.patience.note(value, maximize=maximize, least=training.min_change)
+    return evaluation
+
+
+def after_rung(
+    evaluation: Evaluation, trainee: Trainee, state: TrialState, *, go_on: bool
+) -> Ending | None:
+    """Return how the trial ends after the rung ``evaluation``; None: it goes on."""
+    if state.step == state.horizon:
+        return Ending("completed")
+    where = f"at {evaluation.progress} % of its horizon"
+    if not go_on:
+        return Ending("pruned", where)
+    patience, waited = trainee.config.training.patience, state.patience.waited
+    if patience is not None and waited >= patience:
+        return Ending("early_stopped", f"{where}, after {waited} rungs without improvement")
+    return None
+
+
 def _evaluate(
-    trainee: Trainee, state: TrialState, monitors: Monitors, progress: int, batch_size: int
+    trainee: Trainee, state: TrialState, monitors: Monitors, batch_size: int
 ) -> Evaluation:
-    """Return the numbers of the rung at ``progress`` percent; monitors begin anew."""
+    """Return the numbers of the rung that was reached; monitors begin anew."""
     config = trainee.config
     with state.clock.aside(trainee.device):
         seconds = state.clock.lap()
@@ -228,7 +260,7 @@ def _evaluate(
             features=trainee.features.get("validation"),
         )
     evaluation = Evaluation(
-        progress=progress,
+        progress=trainee.plan.rungs[state.step],
         epoch=state.step / trainee.plan.steps_per_epoch,
         step=state.step,
         horizon=state.horizon,
@@ -257,16 +289,7 @@ def _keep_if_best(trainee: Trainee, state: TrialState, evaluation: Evaluation) -
     state.best = Best.of(trainee, value, evaluation, state.step)
 
 
-def _impatient(trainee: Trainee, state: TrialState, evaluation: Evaluation) -> bool:
-    """Tell whether the objective has not improved for as many rungs as the trial may wait."""
-    training, objective = trainee.config.training, trainee.config.objective
-    value = evaluation.metrics[objective.metric]
-    maximize = resolve_direction(objective) == "maximize"
-    state.patience.note(value, maximize=maximize, least=training.min_change)
-    return training.patience is not None and state.patience.waited >= training.patience
-
-
-def _save(
+def save(
     paths: TrialPaths,
     trainee: Trainee,
     state: TrialState,
@@ -283,14 +306,19 @@ def _save(
             state.notes.append(f"no checkpoint after step {state.step}: {error}")
 
 
-def _create(paths: TrialPaths) -> None:
+def create(paths: TrialPaths) -> None:
+    """Make the trial's folder.
+
+    Raises:
+        TrialError: when it cannot be made.
+    """
     try:
         paths.create()
     except OSError as error:
         raise TrialError(f"the trial's folder cannot be created: {error}; give another") from error
 
 
-def _outcome(
+def outcome_of(
     paths: TrialPaths,
     config: TrialConfig,
     state: TrialState,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,7 +117,7 @@ def build_model(
         from sft_tune.trial.models_transformers import build
 
         built = build(task, model, labels, image_size=image_size, pad_id=pad_id, seed=seed)
-    elif library in ("torchvision", "builtin") and name:
+    elif library in ("torchvision", "timm", "builtin") and name:
         if TASKS[task].input != "image":
             raise ModelError(
                 f"model.name: {model.name} reads images, the task is {task}; "
@@ -126,6 +127,10 @@ def build_model(
             from sft_tune.trial.models_segmentation import build as build_dense
 
             built = build_dense(model, len(labels), seed=seed)
+        elif library == "timm":
+            from sft_tune.trial.models_timm import build as build_timm
+
+            built = build_timm(model, len(labels), image_size=image_size, seed=seed)
         else:
             from sft_tune.trial.models_torchvision import build as build_image_model
 
@@ -133,7 +138,7 @@ def build_model(
     else:
         raise ModelError(
             f"model.name: {model.name!r} is unknown; give torchvision:NAME, "
-            "transformers:ID-or-path or builtin:convnet"
+            "timm:NAME, transformers:ID-or-path or builtin:convnet"
         )
     built.dense = TASKS[task].masks
     if normalize is not None:
@@ -151,6 +156,12 @@ def three(values: Sequence[float], name: str = "mean") -> Channels:
         raise ModelError(f"data.normalize.{name}: give 1 or 3 values (got {len(values)})")
     first, second, third = (float(v) for v in (list(values) * 3)[:3])
     return first, second, third
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """Return `` (did you mean x?)`` for the nearest of ``names``, or nothing."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def parameter_count(module: nn.Module, trained_only: bool = False) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from sft_tune.errors import ModelError
 from sft_tune.spec.study import ModelSpec
 from sft_tune.trial.convnet import ConvNet
 from sft_tune.trial.heads import find_output_layer, replace_head
-from sft_tune.trial.models import HALF, BuiltModel, Normalize, three
+from sft_tune.trial.models import HALF, BuiltModel, Normalize, did_you_mean, three
 from sft_tune.trial.weights import Stamp, file_stamp, is_path, load_backbone, read_state
 
 # Their second outputs help only training from scratch; their weights expect pixels normalized
@@ -104,7 +102,7 @@ def resolve_weights(model: ModelSpec) -> str:
     if model.weights not in names:
         raise ModelError(
             f"model.weights: {model.name} has no weights {model.weights!r}"
-            f"{_did_you_mean(model.weights, names)}; it has {', '.join(names)}, "
+            f"{did_you_mean(model.weights, names)}; it has {', '.join(names)}, "
             "or give a path or none"
         )
     name: str = known[model.weights].name
@@ -176,7 +174,7 @@ def check_name(name: str) -> None:
     if name not in names:
         raise ModelError(
             f"model.name: torchvision has no classification model {name!r}"
-            f"{_did_you_mean(name, names)}; it has {', '.join(names[:3])}, ... ({len(names)})"
+            f"{did_you_mean(name, names)}; it has {', '.join(names[:3])}, ... ({len(names)})"
         )
 
 
@@ -217,8 +215,3 @@ def _resized(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     resized: dict[str, Tensor] = interpolate_embeddings(module.image_size, module.patch_size, state)
     return resized
-
-
-def _did_you_mean(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -23,6 +23,7 @@ from sft_tune.trial.models import HALF, BuiltModel, Normalize, three
 from sft_tune.trial.weights import Misfit, Stamp, file_stamp, is_path, read_state
 
 AUTO_CLASSES = {
+    "audio-classification": "AutoModelForAudioClassification",
     "text-classification": "AutoModelForSequenceClassification",
     "image-classification": "AutoModelForImageClassification",
     "token-classification": "AutoModelForTokenClassification",
@@ -50,6 +51,8 @@ DROPOUTS = (
 )
 # Checkpoints of masked language models lack it: it is drawn anew, and trained with the head.
 POOLER = "pooler"
+# What stands between encoder and output layer in audio classifiers without a base model (Whisper).
+PROJECTOR = "projector"
 KEPT_MODELS = 2
 
 
@@ -123,14 +126,15 @@ def skeleton(task: Task, config: dict[str, Any]) -> nn.Module:
 def find_head(module: Any) -> tuple[str, ...]:
     """Return the names of the head's modules: all that stand beside the base model.
 
-    A model whose head is within its base has its output layer as the head.
+    A model whose head is within its base has its output layer as the head, after a projector.
     """
     base = getattr(module, "base_model_prefix", "")
     if base and hasattr(module, base):
         beside = [name for name, _ in module.named_children() if name != base]
         if any(True for name in beside for _ in module.get_submodule(name).parameters()):
             return tuple(beside)
-    return (find_output_layer(module),)
+    projector = (PROJECTOR,) if hasattr(module, PROJECTOR) else ()
+    return (*projector, find_output_layer(module))
 
 
 def image_normalization(source: str) -> Normalize:

@@ -25,6 +25,10 @@ FACTOR = 10.0
 CHANCE = 1.0
 
 
+Numbers = list[Tensor | float]
+"""Of one number each; those on the device are not waited for."""
+
+
 class Monitors:
     """Loss, gradient norm and size of every batch since the last rung.
 
@@ -33,10 +37,10 @@ class Monitors:
 
     def __init__(self, device: torch.device, norms_may_overflow: bool) -> None:
         """Watch on ``device``; with fp16 a norm may overflow: the scaler skips such steps."""
-        self.losses: list[Tensor] = []
-        self.norms: list[Tensor] = []
+        self.losses: Numbers = []
+        self.norms: Numbers = []
         self.sizes: list[int] = []
-        self.ratios: list[Tensor] = []
+        self.ratios: Numbers = []
         self._norms_may_overflow = norms_may_overflow
         self._first: list[float] = []
         self._last: list[float] = []
@@ -44,7 +48,13 @@ class Monitors:
         self._checked = 0
         self._earlier = 0
 
-    def add(self, loss: Tensor, norm: Tensor, size: int, ratio: Tensor | None = None) -> None:
+    def add(
+        self,
+        loss: Tensor | float,
+        norm: Tensor | float,
+        size: int,
+        ratio: Tensor | float | None = None,
+    ) -> None:
         """Note the mean loss of a batch of ``size`` examples and the norm of its gradient.
 
         And ``ratio``, how far the step moved the weights, where that was measured.
@@ -195,6 +205,11 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _numbers(values: list[Tensor]) -> list[float]:
-    """Return tensors of one number as numbers, with one transfer for all."""
-    return [float(v) for v in torch.stack(values).float().cpu()] if values else []
+def _numbers(values: Numbers) -> list[float]:
+    """Return what may be tensors of one number as numbers, with one transfer for all."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    found: list[float] = torch.stack(tensors).float().tolist() if tensors else []
+    if len(found) == len(values):
+        return found
+    left = iter(found)  # a restored trial that is stacked has both
+    return [next(left) if isinstance(value, Tensor) else value for value in values]

@@ -60,7 +60,7 @@ def save(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Monit
     optimizer_tensors, optimizer_rest = _split(trainee.optimizer.state_dict()["state"])
     random_tensors, random_rest = random_states(trainee.device)
     groups: dict[str, Mapping[str, Tensor]] = {
-        "model": trainee.model.module.state_dict(),
+        "model": _changing(trainee, trainee.model.module.state_dict()),
         "optimizer": optimizer_tensors,
         "random": random_tensors,
         "monitor": monitors.tensors(),
@@ -74,12 +74,13 @@ def save(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Monit
         "scaler": trainee.scaler.state_dict(),
         "sizes": monitors.sizes,
         "patience": state.patience.header(),
+        "head_only": bool(trainee.features),
     }
     if trainee.averaging is not None:
         groups["average"] = trainee.averaging.tensors()
         header["averaged"] = trainee.averaging.count
     if state.best is not None:
-        groups["best"] = state.best.weights
+        groups["best"] = _changing(trainee, state.best.weights)
         header["best"] = state.best.header()
     tensors = {f"{group}.{k}": t for group, part in groups.items() for k, t in part.items()}
     checkpoint.write(paths.resume, tensors, header, previous=paths.previous_resume)
@@ -99,7 +100,13 @@ def restore(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Mo
             f"{paths.resume} is of another configuration, data or version; began anew"
         )
         return
-    trainee.model.module.load_state_dict(_group(tensors, "model"))
+    # Where features are kept, the backbone is as it was made: it is not in the checkpoint.
+    backbone = {
+        name: tensor.detach()
+        for name, tensor in trainee.model.module.state_dict().items()
+        if header.get("head_only") and not trainee.model.in_head(name)
+    }
+    trainee.model.module.load_state_dict({**backbone, **_group(tensors, "model")})
     groups = trainee.optimizer.state_dict()["param_groups"]
     moments = _join(_group(tensors, "optimizer"), header["optimizer"])
     trainee.optimizer.load_state_dict({"state": moments, "param_groups": groups})
@@ -112,10 +119,17 @@ def restore(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Mo
     # Checkpoints of earlier versions lack it.
     state.patience = Patience(**header.get("patience", {}))
     if "best" in header:
-        state.best = Best(**header["best"], weights=_group(tensors, "best"))
+        state.best = Best(**header["best"], weights={**backbone, **_group(tensors, "best")})
     state.step = state.resumed_from = header["step"]
     state.clock.earlier = header["seconds"]
     restore_random_states(_group(tensors, "random"), header["random"], trainee.device)
+
+
+def _changing(trainee: Trainee, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return those of ``tensors`` that training changes."""
+    if not trainee.features:
+        return tensors
+    return {name: tensor for name, tensor in tensors.items() if trainee.model.in_head(name)}
 
 
 def _identity(trainee: Trainee) -> dict[str, Any]:

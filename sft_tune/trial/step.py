@@ -21,6 +21,7 @@ from sft_tune.spec.training import TrainingSpec
 from sft_tune.trial.averaging import Averaging, refresh_statistics
 from sft_tune.trial.class_loss import ClassLoss, class_loss, divergence
 from sft_tune.trial.data import (
+    AudioSplit,
     Batch,
     FeatureSplit,
     ImageSplit,
@@ -137,34 +138,23 @@ def make_plan(config: TrialConfig, data: Prepared) -> Plan:
 
 def _lengths(config: TrialConfig, split: Split) -> NDArray[np.int64] | None:
     """Return the lengths that batches are made by; None where they are not."""
-    if isinstance(split, TextSplit) and config.training.batching == "bucketed":
+    if isinstance(split, TextSplit | AudioSplit) and config.training.batching == "bucketed":
         return split.lengths
     return None
 
 
-def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee:
+def set_up(
+    config: TrialConfig, data: Prepared, device: torch.device, made: BuiltModel | None = None
+) -> Trainee:
     """Return the trainee of ``config`` before its first step, every random state seeded.
+
+    ``made`` is its model where it has been built already.
 
     Raises:
         ModelError: for a model or weights that are unknown, cannot be had, or do not fit.
     """
+    model = _model(config, data, device) if made is None else made
     train = data.train
-    build = functools.partial(
-        build_model,
-        config.task,
-        labels=data.labels,
-        image_size=_side(train),
-        normalize=config.data.normalize,
-        pad_id=train.pad_id if isinstance(train, TextSplit) else None,
-        seed=config.seed,
-    )
-    model = build(config.model)
-    initialize(model, config.model, config.seed, build)
-    if config.model.lora_rank is not None:
-        add_lora(model, config.model, config.seed)
-    model.to(device)
-    if config.training.gradient_checkpointing:
-        rematerialize(model)
     freezing = Freezing(model.module, model.blocks, config.training)
     optimizer = build_optimizer(model, config.training)
     freezing.enter(0.0)
@@ -188,6 +178,28 @@ def set_up(config: TrialConfig, data: Prepared, device: torch.device) -> Trainee
         augmentation=_augmentation(config),
         averaging=_averaging(model, config),
     )
+
+
+def _model(config: TrialConfig, data: Prepared, device: torch.device) -> BuiltModel:
+    """Return the model of ``config`` on ``device``."""
+    train = data.train
+    build = functools.partial(
+        build_model,
+        config.task,
+        labels=data.labels,
+        image_size=_side(train),
+        normalize=config.data.normalize,
+        pad_id=train.pad_id if isinstance(train, TextSplit) else None,
+        seed=config.seed,
+    )
+    model = build(config.model)
+    initialize(model, config.model, config.seed, build)
+    if config.model.lora_rank is not None:
+        add_lora(model, config.model, config.seed)
+    model.to(device)
+    if config.training.gradient_checkpointing:
+        rematerialize(model)
+    return model
 
 
 def train_step(trainee: Trainee, step: int) -> tuple[Tensor, Tensor, int]:
@@ -340,7 +352,7 @@ def _parts(batch: Batch, sizes: list[int], device: torch.device) -> Iterator[Bat
 
 
 def _side(split: Split) -> int | None:
-    """Return the side of square images in pixels; None for texts and other images."""
+    """Return the side of square images in pixels; None for others."""
     if not isinstance(split, ImageSplit):
         return None
     height, width = split.pixels.shape[2:]

@@ -77,6 +77,11 @@ class Facts(NamedTuple):
     examples: int | None
     study: StudyRow | None
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether another program made the study with Optuna."""
+        return self.study is not None and not self.study.managed
+
 
 def advise(
     spec: StudySpec,
@@ -124,27 +129,31 @@ def _edge(facts: Facts) -> Iterator[Advice]:
         upper = place > 0.5
         if not (middle >= 0.8 if upper else middle <= 0.2):
             continue
-        wider = widened(name, parameter, upper=upper)
+        free = is_function(evidence.spec.task)
+        wider = widened(name, parameter, upper=upper, free=free)
         if wider is None:
             continue
         end = "upper" if upper else "lower"
         low, high = wider["low"], wider["high"]
+        goes_on = "" if facts.is_foreign else " (--accept-changes goes on with it)"
         yield Advice(
             "edge",
             f"{name}: the best trial has {words.setting(value)}, at the {end} edge of its range, "
             f"and so have most of the best {len(best)}; widen it to "
-            f"{words.setting(high if upper else low)} (--accept-changes goes on with it)",
+            f"{words.setting(high if upper else low)}{goes_on}",
             {"name": name, "value": value, "place": place, "middle_of_best": middle, **wider},
             "space",
             f"{name}: {to_flow(wider)}",
         )
 
 
-def widened(name: str, parameter: Parameter, *, upper: bool) -> dict[str, Any] | None:
+def widened(
+    name: str, parameter: Parameter, *, upper: bool, free: bool = False
+) -> dict[str, Any] | None:
     """Return the range of ``name`` wider at one end, as a study file has it; None: it cannot be.
 
     A logarithmic range grows by half of its decades, another by half of its width, in whole steps,
-    as far as the setting admits.
+    as far as the setting admits; one of a training function (``free``) admits any.
     """
     low, high = parameter.bounds()
     step = parameter.step or (1 if parameter.is_integer else None)
@@ -158,7 +167,7 @@ def widened(name: str, parameter: Parameter, *, upper: bool) -> dict[str, Any] |
                 width = max(step, round(width / step) * step)
             moved = high + width if upper else low - width
         new: Value = round(moved) if parameter.is_integer else float(f"{moved:.2g}")
-        if new in (low, high) or setting_rule(name, new) is not None:
+        if new in (low, high) or not (free or setting_rule(name, new) is None):
             continue
         written = parameter.model_dump(mode="json", exclude_defaults=True)
         return {**written, "high" if upper else "low": new}
@@ -260,6 +269,7 @@ def _influence(facts: Facts) -> Iterator[Advice]:
     if not seen:
         return
     rest = without(evidence, seen, final)
+    at = f"step {progress}" if facts.is_foreign else f"{progress} %"
     needed = {other for p in evidence.spec.space.values() for other in p.when or {}}
     for name, one in found.items():
         at_end = ends[name]
@@ -277,7 +287,7 @@ def _influence(facts: Facts) -> Iterator[Advice]:
         yield Advice(
             "influence",
             f"{name} shows no influence on {evidence.spec.objective.metric}: it explains "
-            f"{one.share:.0%} of the ranks of {one.n} trials at {progress} %, as much as chance "
+            f"{one.share:.0%} of the ranks of {one.n} trials at {at}, as much as chance "
             f"(p {one.p:.2f}; {at_end.p:.2f} of {at_end.n} at the end); fix it in a next study",
             {"name": name, "share": one.share, "p": one.p, "p_at_end": at_end.p, "trials": one.n},
             (section or "training") if is_ours else None,

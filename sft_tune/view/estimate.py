@@ -181,6 +181,13 @@ def _data(facts: Mapping[str, Any]) -> Table:
         cut = f", {tokens['share_cut']:.0%} cut to {tokens['limit']}" if tokens["share_cut"] else ""
         told = f"median {tokens['median']:.0f}, 95 % below {tokens['p95']:.0f}"
         table.add_row("tokens", f"{told}, at most {tokens['max']}{cut}")
+    if data.get("audio"):
+        sounds = data["audio"]["train"]
+        cut = (
+            f", {sounds['share_cut']:.0%} cut to {sounds['limit']:g}" if sounds["share_cut"] else ""
+        )
+        told = f"median {sounds['median']:.1f}, 95 % below {sounds['p95']:.1f}"
+        table.add_row("seconds", f"{told}, at most {sounds['max']:.1f}{cut}")
     return table
 
 

@@ -15,6 +15,7 @@ from sft_tune.spec.study import StudySpec
 from sft_tune.store.rows import EvaluationRow, TrialRow
 from sft_tune.view.statistics import Influence, bins, influence
 
+ENDED = ("COMPLETE", "PRUNED", "FAIL")
 GROUPS = 4
 """A range is looked at in so many groups of about equal size."""
 
@@ -44,7 +45,7 @@ def gather(spec: StudySpec, rows: Sequence[TrialRow], rungs: Sequence[Evaluation
     """Return the evidence in the trials ``rows`` and their ``rungs``."""
     metric = spec.objective.metric
     sign = 1 if spec.direction == "maximize" else -1
-    own = tuple(row for row in rows if row.reason is not None and row.duplicate_of is None)
+    own = tuple(row for row in rows if _has_ended(row) and row.duplicate_of is None)
     curves: dict[int, dict[int, float]] = {row.number: {} for row in own}
     for rung in rungs:
         value = rung.metrics.get(metric)
@@ -53,6 +54,11 @@ def gather(spec: StudySpec, rows: Sequence[TrialRow], rungs: Sequence[Evaluation
     done = [row for row in own if row.state == "COMPLETE" and row.value is not None]
     done.sort(key=lambda row: (-sign * (row.value or 0.0), row.number))
     return Evidence(spec, own, curves, tuple(done))
+
+
+def _has_ended(row: TrialRow) -> bool:
+    """Tell whether a trial has ended; of one that is Optuna's alone nobody wrote down why."""
+    return row.reason is not None or (row.phase is None and row.state in ENDED)
 
 
 def common_progress(evidence: Evidence) -> int | None:

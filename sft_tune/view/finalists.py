@@ -250,30 +250,53 @@ def draw_standings(found: Standings) -> RenderableType:
 
 
 def _scores_table(found: Standings) -> Table:
-    table = _numbers("trial", "seeds", "validation", *(["test"] if found.has_test else []), "best")
-    for one in found.finalists:
-        table.add_row(
+    table = _numbers(*score_titles(found))
+    for one, cells in zip(found.finalists, score_cells(found), strict=True):
+        table.add_row(*cells, style="bold" if one is found.leader else "")
+    return table
+
+
+def score_titles(found: Standings) -> tuple[str, ...]:
+    """Return the columns of `score_cells`."""
+    return ("trial", "seeds", "validation", *(["test"] if found.has_test else []), "best")
+
+
+def score_cells(found: Standings) -> list[list[str]]:
+    """Return a row of text a finalist: seeds, means with intervals, chance of being the best."""
+    return [
+        [
             _named(one),
             str(one.validation.n),
             plus_minus(one.validation),
             *([plus_minus(one.test)] if found.has_test else []),
             words.NOTHING if one.chance is None else f"{one.chance:.0%}",
-            style="bold" if one is found.leader else "",
-        )
-    return table
+        ]
+        for one in found.finalists
+    ]
 
 
-def _differences_table(found: Standings) -> Table:
-    table = _numbers("trial", "to the leader", "to the default", "search", "luck")
-    for one in found.finalists:
-        table.add_row(
+DIFFERENCES = ("trial", "to the leader", "to the default", "search", "luck")
+"""The columns of `difference_cells`."""
+
+
+def difference_cells(found: Standings) -> list[list[str]]:
+    """Return a row of text a finalist: paired differences on validation, search score, luck."""
+    return [
+        [
             _named(one),
             signed(one.to_leader),
             signed(one.to_default),
             words.score(one.search),
             words.NOTHING if one.luck is None else words.gain(one.luck.mean),
-            style="bold" if one is found.leader else "",
-        )
+        ]
+        for one in found.finalists
+    ]
+
+
+def _differences_table(found: Standings) -> Table:
+    table = _numbers(*DIFFERENCES)
+    for one, cells in zip(found.finalists, difference_cells(found), strict=True):
+        table.add_row(*cells, style="bold" if one is found.leader else "")
     return table
 
 

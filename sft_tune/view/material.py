@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sft_tune.errors import StudyNotFoundError
 from sft_tune.spec.config import default_params
 from sft_tune.spec.space import Parameter, Value
+from sft_tune.spec.study import StudySpec
 from sft_tune.store.database import Database
+from sft_tune.store.finalists import FinalistRow, finalist_rows
+from sft_tune.store.foreign_space import foreign_space
 from sft_tune.store.importances import Importances, param_importances
 from sft_tune.store.reads import evaluation_rows, study_row, trial_rows
 from sft_tune.store.records import StudyRecord, find_study
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
+from sft_tune.view.foreign_spec import spec_of
 
 NOT_READ = Importances((), 0, missing="not computed")
 
@@ -27,6 +32,8 @@ class Material(NamedTuple):
         importances: of its hyperparameters.
         record: the study as registered, its file included; None for one that is Optuna's alone.
         now: when it was read, in seconds since 1970.
+        runs: its confirmation runs.
+        found_space: of a study that is Optuna's alone, what its trials say that it searched.
     """
 
     study: StudyRow
@@ -35,6 +42,15 @@ class Material(NamedTuple):
     importances: Importances
     record: StudyRecord | None
     now: float
+    runs: Sequence[FinalistRow] = ()
+    found_space: Mapping[str, Parameter] = MappingProxyType({})
+
+    @property
+    def spec(self) -> StudySpec:
+        """The study file; of a study that is Optuna's alone, what it would be (for reading)."""
+        if self.record is not None:
+            return self.record.spec
+        return spec_of(self.study, self.found_space)
 
     @property
     def metric(self) -> str:
@@ -49,7 +65,7 @@ class Material(NamedTuple):
     @property
     def space(self) -> Mapping[str, Parameter]:
         """What is searched, so far as it is known."""
-        return {} if self.record is None else self.record.spec.space
+        return self.found_space if self.record is None else self.record.spec.space
 
     @property
     def default(self) -> dict[str, Value] | None:
@@ -99,13 +115,16 @@ def gather(db: Database, name: str, now: float, *, importances: bool = True) -> 
             if study.optuna_study_id is None
             else param_importances(db, name)
         )
+    record = _record(db, name)
     return Material(
         study=study,
         trials=trial_rows(db, name),
         rungs=evaluation_rows(db, name),
         importances=found,
-        record=_record(db, name),
+        record=record,
         now=now,
+        runs=finalist_rows(db, name),
+        found_space=foreign_space(db, name) if record is None else MappingProxyType({}),
     )
 
 

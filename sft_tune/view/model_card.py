@@ -22,7 +22,7 @@ FILES = {
     "model.onnx": "the same as ONNX, checked against torch's outputs",
     "config.json": "the network and its labels",
     "model.json": "the network, its labels, size and normalization of images",
-    "load_model.py": "loads it; needs torch and torchvision only",
+    "load_model.py": "loads it; needs torch and torchvision (or timm) only",
     "convnet.py": "the network",
     "tokenizer.json": "the tokenizer, which cuts texts where training did",
     "tokenizer_config.json": "its settings",

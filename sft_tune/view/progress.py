@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from sft_tune.spec.space import Value
 from sft_tune.view.words import GOOD
+
+if TYPE_CHECKING:
+    from sft_tune.spec.space import Value
 
 RECENT = 20
 
@@ -82,8 +84,8 @@ class StudyProgress:
         self.best: Past | None = None
         self.default_value: float | None = None
         self._began = now
-        self._seconds: list[float] = []
-        self._reached: list[int] = []
+        self._seconds = 0.0
+        self._reached: Counter[int] = Counter()
 
     @property
     def done(self) -> int:
@@ -117,10 +119,18 @@ class StudyProgress:
     def end(self, past: Past) -> None:
         """Note that a trial has ended."""
         self.running.pop(past.number, None)
-        self.counts[past.reason] = self.counts.get(past.reason, 0) + 1
         self.recent.append(past)
-        self._seconds.append(past.seconds)
-        self._reached.append(past.progress)
+        self.count(past.reason, 1, past.seconds, past.progress)
+        self.judge(past)
+
+    def count(self, reason: str, trials: int, seconds: float, progress: int) -> None:
+        """Note that ``trials`` ended so, at ``progress`` percent, in ``seconds`` together."""
+        self.counts[reason] = self.counts.get(reason, 0) + trials
+        self._seconds += seconds
+        self._reached[progress] += trials
+
+    def judge(self, past: Past) -> None:
+        """Compare the value of a trial that has ended with the best so far."""
         if past.reason not in GOOD or past.value is None:
             return
         if past.reason != "duplicate" and self.is_better(past.value):
@@ -184,18 +194,18 @@ class StudyProgress:
         return min(limits) if limits else None
 
     def _trials_left(self, now: float) -> float | None:
-        if self.goal.trials is None or not self._seconds:
+        if self.goal.trials is None or not self.done:
             return None
         waiting = max(0, self.goal.trials - self.done - len(self.running))
-        each = sum(self._seconds) / len(self._seconds)
+        each = self._seconds / self.done
         return waiting * each + sum(self._rest(trial, now) for trial in self.running.values())
 
     def _rest(self, trial: Running, now: float) -> float:
         spent = now - trial.since
         if not trial.progress:
-            return max(0.0, sum(self._seconds) / len(self._seconds) - spent)
-        further = [end for end in self._reached if end > trial.progress] or [100]
-        expected_end = sum(further) / len(further)
+            return max(0.0, self._seconds / self.done - spent)
+        further = {end: n for end, n in self._reached.items() if end > trial.progress} or {100: 1}
+        expected_end = sum(end * n for end, n in further.items()) / sum(further.values())
         return spent / trial.progress * max(0.0, expected_end - trial.progress)
 
     def last_ended(self, count: int) -> list[Past]:

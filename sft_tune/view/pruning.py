@@ -50,9 +50,11 @@ def eager_pruner(evidence: Evidence) -> Eager | None:
         return None
     leader = evidence.sign * (evidence.done[0].value or 0.0)
     would_lead, judged = 0.0, []
+    reached = {row.number: max(evidence.curves[row.number]) for row in cut}
+    gains = {progress: _gain(evidence, progress) for progress in set(reached.values())}
     for row in cut:
-        progress = max(evidence.curves[row.number])
-        gain = _gain(evidence, progress)
+        progress = reached[row.number]
+        gain = gains[progress]
         if gain is None:
             continue
         mean, deviation = gain

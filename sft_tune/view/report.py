@@ -12,6 +12,7 @@ from sft_tune.view.glance import glance
 from sft_tune.view.material import Material, is_number, seconds_of
 from sft_tune.view.plots.catalog import draw_plot
 from sft_tune.view.plots.rows import by_number
+from sft_tune.view.report_judgement import advice_html, finalists_html
 from sft_tune.view.report_page import figure_html, page, table_html, text
 from sft_tune.view.tables import FINISHED, searched, state_of_trial
 
@@ -31,6 +32,10 @@ PLOTS = (
 )
 
 
+BREAKABLE = ("finalists", "advice", "trials", "origin")
+"""Sections that go on over the end of a printed page; the others begin on the next."""
+
+
 class Section(NamedTuple):
     """A part of the report: its anchor, its heading, and its HTML (already escaped)."""
 
@@ -48,13 +53,15 @@ def report_html(material: Material, versions: dict[str, str]) -> str:
     """
     sections = [
         _configuration(material),
+        Section("finalists", "Is the winner real?", finalists_html(material)),
+        Section("advice", "What to change next", advice_html(material)),
         *(_plot(material, name, heading) for name, heading in PLOTS),
         _trials(material),
         _provenance(material, versions),
     ]
     links = "".join(f'<a href="#{s.anchor}">{text(s.heading)}</a>' for s in sections)
     parts = "\n".join(
-        f'<section class="{"part" if s.anchor not in ("trials", "origin") else ""}" '
+        f'<section class="{"" if s.anchor in BREAKABLE else "part"}" '
         f'id="{s.anchor}"><h2>{text(s.heading)}</h2>\n{s.body}\n</section>'
         for s in sections
     )
@@ -115,10 +122,10 @@ def _configuration(material: Material) -> Section:
     body += _rungs(material, best)
     name = material.study.name
     if best.config is not None:
-        lines = [
-            f"sft-tune best {name} --yaml       # as settings for a study file",
-            f"sft-tune show {name} {best.number}            # the whole trial",
-        ]
+        calls = (f"sft-tune best {name} --yaml", f"sft-tune show {name} {best.number}")
+        width = max(map(len, calls))
+        told = ("as settings for a study file", "the whole trial")
+        lines = [f"{call:{width}}  # {what}" for call, what in zip(calls, told, strict=True)]
         body += f"<pre>{text(chr(10).join(lines))}</pre>"
     return Section("best", f"Best configuration: trial {best.number}", body)
 

@@ -42,12 +42,15 @@ td.c { white-space: nowrap; }
 pre { background: #f6f8f9; border: 1px solid var(--rule); border-radius: 6px; padding: 12px;
   overflow-x: auto; font-size: 0.82rem; line-height: 1.45; }
 summary { cursor: pointer; color: var(--blue); margin: 8px 0; }
+ul { padding-left: 1.2rem; margin: 6px 0; } li { margin: 8px 0; overflow-wrap: anywhere; }
 .plot { width: 100%; } .js-off { color: var(--quiet); }
 @media (max-width: 560px) { main { padding: 18px 14px 40px; } body { font-size: 15px; }
   h2 { margin-top: 32px; } th, td { padding-right: 10px; } }
 @media print { main { max-width: none; padding: 0; } nav { display: none; }
   .part { break-inside: avoid; } h2 { break-after: avoid; } pre { white-space: pre-wrap; }
-  .scroll { overflow: visible; } table { font-size: 0.66rem; } th, td { padding-right: 6px; } }
+  .scroll { overflow: visible; } table { font-size: 0.8rem; } #trials table { font-size: 0.66rem; }
+  th, td { padding-right: 6px; } tr, li { break-inside: avoid; }
+  h2 + p, p:has(+ .scroll) { break-after: avoid; } }
 @page { margin: 14mm; }
 """
 

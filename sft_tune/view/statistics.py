@@ -178,6 +178,32 @@ def expected_best(values: Sequence[float], count: int, *, maximize: bool) -> flo
     return math.fsum(share * value for share, value in zip(ways, ranked, strict=True))
 
 
+def best_of_orders(
+    values: Sequence[float], count: int, *, maximize: bool, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Return between which values the best of ``count`` of ``values`` lies in most of all orders.
+
+    Exact: the best of ``count`` drawn without putting back is no better than the i-th from the
+    bottom with the probability C(i, count) / C(n, count) (David and Nagaraja, Order Statistics,
+    3rd edition, section 3.7). As many orders lie beyond one end as beyond the other, at most.
+
+    Raises:
+        ValueError: when ``count`` is not from 1 to the number of values.
+    """
+    n = len(values)
+    if not 1 <= count <= n:
+        raise ValueError(f"the best of {count} of {n} values is not defined")
+    ranked = sorted(values, reverse=not maximize)
+    total = math.comb(n, count)
+
+    def quantile(probability: float) -> float:
+        reached = (i for i in range(1, n + 1) if math.comb(i, count) / total >= probability)
+        return ranked[next(reached, n) - 1]
+
+    ends = quantile((1 - confidence) / 2), quantile((1 + confidence) / 2)
+    return min(ends), max(ends)
+
+
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Return Spearman's rank correlation, ties at their mean rank; None where one is constant."""
     if len(first) < 3:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from sft_tune.spec.space import Value
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.store.runners import Runner
 from sft_tune.view import parts, words
 from sft_tune.view.progress import Goal, Past, StudyProgress
 from sft_tune.view.tables import FINISHED, state_of_study
+
+if TYPE_CHECKING:
+    from sft_tune.spec.space import Value
+    from sft_tune.store.standing import Tally
 
 MOST_FAILURES = 3
 FAILURES = ("crashed", "stalled", "out_of_memory", "diverged")
@@ -46,16 +49,21 @@ def past_of(row: TrialRow) -> Past:
     reason = row.reason or _REASON_OF_STATE[row.state]
     if row.duplicate_of is not None:
         reason = "duplicate"
-    unknown = 100 if reason in words.GOOD else 0
     return Past(
         row.number,
         reason,
         row.value,
         row.seconds or 0.0,
         row.params,
-        unknown if row.last_progress is None else row.last_progress,
+        _reached(reason, row.last_progress),
         row.note or "",
     )
+
+
+def _reached(reason: str, progress: int | None) -> int:
+    """Return how far a trial came, in percent, where ``progress`` may not be known."""
+    unknown = 100 if reason in words.GOOD else 0
+    return unknown if progress is None else progress
 
 
 def replay(progress: StudyProgress, rows: Sequence[TrialRow]) -> None:
@@ -66,18 +74,31 @@ def replay(progress: StudyProgress, rows: Sequence[TrialRow]) -> None:
 
 
 def progress_of(
-    goal: Goal, rows: Sequence[TrialRow], rungs: Mapping[int, Sequence[EvaluationRow]], now: float
+    goal: Goal,
+    rows: Sequence[TrialRow],
+    rungs: Mapping[int, Sequence[EvaluationRow]],
+    now: float,
+    tallies: Sequence[Tally] | None = None,
 ) -> StudyProgress:
     """Return the progress of a study that is or was run by others.
 
     Args:
         goal: what it is after.
-        rows: its trials.
+        rows: its trials; with ``tallies`` those of `standing`.
         rungs: the rungs of those that run, by number.
         now: seconds since 1970.
+        tallies: its ended trials, counted; None: they are in ``rows``.
     """
     progress = StudyProgress(goal, now)
-    replay(progress, rows)
+    if tallies is None:
+        replay(progress, rows)
+    else:
+        for tally in tallies:
+            reached = _reached(tally.reason, tally.progress)
+            progress.count(tally.reason, tally.trials, tally.seconds, reached)
+        for row in rows:
+            if row.state in FINISHED:
+                progress.judge(past_of(row))
     alive = [row for row in rows if row.state == "RUNNING" and row.is_alive(now)]
     for slot, row in enumerate(alive):
         own = rungs.get(row.number, ())
@@ -100,16 +121,18 @@ def draw_status(
     runners: Sequence[Runner],
     now: float,
     width: int,
+    tallies: Sequence[Tally] | None = None,
 ) -> RenderableType:
     """Return the state of ``study`` at ``now``, ``width`` columns wide.
 
     Args:
         study: the study.
         progress: of it.
-        rows: its trials.
+        rows: its trials; with ``tallies`` those of `standing`.
         runners: those that serve its database.
         now: seconds since 1970.
         width: columns.
+        tallies: its ended trials, counted; None: they are in ``rows``.
     """
     shown: list[RenderableType] = [
         parts.head(progress, now),
@@ -119,7 +142,7 @@ def draw_status(
     ]
     if lines := _runners(rows, runners, now):
         shown.append(parts.labelled("runners", lines))
-    if speed := _speed(study, progress, rows):
+    if speed := _speed(study, progress, rows, tallies):
         shown.append(parts.labelled("speed", Text(speed)))
     if progress.counts:
         shown.append(parts.labelled("ended", words.reasons(progress.counts)))
@@ -168,19 +191,26 @@ def _runners(rows: Sequence[TrialRow], runners: Sequence[Runner], now: float) ->
     return Text("\n".join(lines)) if lines else None
 
 
-def _speed(study: StudyRow, progress: StudyProgress, rows: Sequence[TrialRow]) -> str | None:
+def _speed(
+    study: StudyRow,
+    progress: StudyProgress,
+    rows: Sequence[TrialRow],
+    tallies: Sequence[Tally] | None,
+) -> str | None:
     """Return how fast the study goes, by the trials that have ended; None before one has."""
     active = study.active_seconds or 0.0
-    ended = [row for row in rows if row.state in FINISHED and row.samples_per_second]
-    if not ended or active <= 0:
+    if tallies is None:
+        ended = [row for row in rows if row.state in FINISHED and row.samples_per_second]
+        seconds = sum(row.seconds or 0.0 for row in ended)
+        samples = sum((row.samples_per_second or 0.0) * (row.seconds or 0.0) for row in ended)
+    else:
+        seconds = sum(tally.timed for tally in tallies)
+        samples = sum(tally.samples for tally in tallies)
+    if active <= 0 or seconds <= 0:
         return None
-    seconds = sum(row.seconds or 0.0 for row in ended)
-    samples = sum((row.samples_per_second or 0.0) * (row.seconds or 0.0) for row in ended)
     return (
         f"{3600 * progress.done / active:.3g} trials an hour, "
         f"{samples / seconds:.3g} training examples a second in each"
-        if seconds > 0
-        else None
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from sft_tune.spec.faults import from_flags
-from sft_tune.spec.space import Value
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.view import words
 from sft_tune.view.status import owner_in_words
@@ -21,6 +21,9 @@ from sft_tune.view.tables import (
     state_of_trial,
     watched_table,
 )
+
+if TYPE_CHECKING:
+    from sft_tune.spec.space import Value
 
 
 def draw_best(

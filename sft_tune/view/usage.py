@@ -34,6 +34,23 @@ with torch.inference_mode():
 {result}
 ```"""
 
+SOUNDS = """\
+```python
+import soundfile
+import torch
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+extractor = AutoFeatureExtractor.from_pretrained(".")
+model = AutoModelForAudioClassification.from_pretrained(".").eval()
+sound, rate = soundfile.read("sound.wav")  # [samples] or [samples, channels]
+sound = sound if sound.ndim == 1 else sound.mean(axis=1)
+# Another rate is refused: resample to extractor.sampling_rate first.
+inputs = extractor(sound, sampling_rate=rate, return_tensors="pt")
+with torch.inference_mode():
+    logits = model(**inputs{call}).logits
+{result}
+```"""
+
 IMAGES = """\
 ```python
 import torch
@@ -92,7 +109,8 @@ def snippets(exported: Mapping[str, Any], task: str) -> list[str]:
     if exported["library"] == "transformers":
         call = "".join(f", {name}={value}" for name, value in exported["call"].items())
         kind = next(facts.input for name, facts in TASKS.items() if name == task)
-        text = {"text": TEXT, "words": WORDS, "image": IMAGES}[kind].replace("{call}", call)
+        texts = {"text": TEXT, "words": WORDS, "image": IMAGES, "audio": SOUNDS}
+        text = texts[kind].replace("{call}", call)
         found, labels = [text], "model.config.id2label"
     else:
         found, labels = [SCRIPT, PROGRAM], "model.labels"

@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sft_tune.spec.paths import is_url
-from sft_tune.spec.space import Value
+from sft_tune.spec.urls import is_url
+
+if TYPE_CHECKING:
+    from sft_tune.spec.space import Value
 
 NOTHING = "–"
 """What stands in a table's empty cell."""
@@ -70,10 +72,10 @@ def folds(flags: Mapping[str, Any] | None) -> str | None:
 
 
 def gain(value: float | None) -> str:
-    """Return a difference of two scores with its sign: ``+0.0312``."""
+    """Return a difference of two scores with its sign: ``+0.0312``, ``-0.0007``."""
     if value is None:
         return NOTHING
-    return score(value) if value < 0 else f"+{score(value)}"
+    return f"{value:+.4f}" if not value or 5e-5 <= abs(value) < 1e4 else f"{value:+.4g}"
 
 
 def setting(value: object, digits: int = 4) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 BENCHMARKS = {
+    "scale": "the next trial, the commands and the report of a study of up to 10,000 trials",
     "overhead": "the tuner's own cost: device seconds that no trial used, on 2 workers",
     "throughput_images": "trials per hour beside Optuna, Trainer's search and Ray Tune, ResNet-18",
     "throughput_texts": "the same with a text encoder and texts of mixed length",

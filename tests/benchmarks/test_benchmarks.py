@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 COLUMN_OF = {
     "overhead": "own cost",
     "heads": "wall, cached",
+    "scale": "100 trials",
     "throughput_images": "limit: training alone",
     "throughput_texts": "limit: training alone",
 }
@@ -71,7 +72,7 @@ def test_a_name_that_is_none_is_refused() -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert "no benchmark 'nonsense'; there are overhead, " in done.stderr
+    assert "no benchmark 'nonsense'; there are scale, " in done.stderr
 
 
 @pytest.mark.slow

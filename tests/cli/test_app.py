@@ -15,8 +15,8 @@ from tests.cli.conftest import PROGRAM, Run, Tiny
 COMMANDS = (
     *("init", "check", "start", "train"),
     *("submit", "worker", "stop", "pause", "resume", "enqueue", "retry", "prune-checkpoints"),
-    *("list", "status", "trials", "show", "best", "confirm", "advise", "report", "plot"),
-    *("export", "import", "dashboard", "delete", "schema"),
+    *("list", "status", "trials", "show", "best", "confirm", "compare", "advise"),
+    *("report", "plot", "export", "import", "dashboard", "delete", "cache", "schema"),
 )
 
 

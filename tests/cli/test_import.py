@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
 from pathlib import Path
 
 import optuna
 import pytest
 
+import sft_tune
 from tests.cli.conftest import Run, Tiny
 
 
@@ -85,3 +88,76 @@ def test_plots_and_reports_go_where_they_are_told(run: Run, tiny: Tiny) -> None:
     assert run("report", "tiny", "--storage", tiny.storage).stdout.startswith("tiny-report.html  ")
     gone = run("report", "tiny", "-o", "no/r.html", "--storage", tiny.storage, code=2)
     assert "no does not exist" in gone.stderr
+
+
+def old_study(name: str, storage: str, *, trials: int = 28) -> None:
+    """Make a study as an old program did: the score grows with rate to its edge, depth is naught.
+
+    A trial reports steps, not percent; some were cut after the first.
+    """
+    kinds: dict[str, optuna.distributions.BaseDistribution] = {
+        "rate": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True),
+        "depth": optuna.distributions.IntDistribution(1, 8),
+        "kind": optuna.distributions.CategoricalDistribution(["a", "b"]),
+    }
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+    draw = random.Random(3)
+    for number in range(trials):
+        place = (number * 11 % trials) / (trials - 1)
+        rate = min(1e-2, 1e-4 * 100**place)
+        cut = number % 4 == 3 and place < 0.5
+        value = 0.5 + 0.3 * place
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.PRUNED if cut else optuna.trial.TrialState.COMPLETE,
+                params={"rate": rate, "depth": draw.randint(1, 8), "kind": draw.choice("ab")},
+                distributions=kinds,
+                value=value / 2 if cut else value,
+                intermediate_values={1: value / 2} if cut else {1: value / 2, 2: value},
+            )
+        )
+
+
+def test_studies_of_another_program_are_advised_on_and_compared(run: Run) -> None:
+    """One is imported, one was made in our database by the other program, one lies elsewhere."""
+    old_study("old", "sqlite:///other.db")
+    run("import", "old", "--from", "other.db", "--metric", "f1", "--storage", "our.db")
+    old_study("beside", "sqlite:///our.db", trials=4)
+    storage = ("--storage", "our.db")
+    advice = json.loads(run("advise", "old", "--json", *storage).stdout)["advice"]
+    edge = next(piece for piece in advice if piece["kind"] == "edge")
+    assert edge["numbers"]["name"] == "rate" and edge["numbers"]["high"] == 0.1
+    fixed = [piece for piece in advice if piece["kind"] == "influence"]
+    assert {piece["numbers"]["name"] for piece in fixed} <= {"depth", "kind"}
+    assert all("at step 1" in piece["text"] for piece in fixed)
+
+    by = json.loads(run("compare", "old", "--by", "rate", "--json", *storage).stdout)
+    assert by["where"] == "at 1 steps, which all trials reached"
+    assert [group["n"] for group in by["groups"]] == [7, 7, 7, 7]
+    assert [group["completed"] for group in by["groups"]] != [7, 7, 7, 7]
+    means = [group["mean"] for group in by["groups"]]
+    assert means == sorted(means) and means[-1] - means[0] == pytest.approx(0.1125, abs=0.01)
+
+    run("import", "old", "--from", "other.db", "--metric", "f1", "--storage", "third.db")
+    table = run("compare", "old", "third.db#old", "-o", "c.html", *storage).stdout
+    assert "With the same budget" in table and "all found f1 0.8000" in table
+    assert "old (third.db)" in Path("c.html").read_text(encoding="utf8")
+    assert "once" in run("compare", "old", "our.db#old", *storage, code=2).stderr
+    assert "one metric" in run("compare", "old", "beside", *storage, code=2).stderr
+    assert "at least two studies (got 1)" in run("compare", "old", *storage, code=2).stderr
+    assert "name one" in run("compare", "old", "beside", "--by", "rate", *storage, code=2).stderr
+    found = sft_tune.compare(["old", "third.db#old"], "our.db")
+    assert found.studies["best"].tolist() == [0.8, 0.8]
+
+
+def test_a_study_of_ours_is_advised_on_compared_and_looked_at_by_a_setting(
+    tiny: Tiny, run: Run
+) -> None:
+    study = sft_tune.open_study("tiny", tiny.storage)
+    assert isinstance(study.advise(), list)
+    effect = study.marginal("learning_rate")
+    assert effect["n"].sum() >= 2 and effect["completed"].sum() == 2
+    shutil.copy(tiny.storage, "copy.db")
+    found = sft_tune.compare([study, sft_tune.open_study("tiny", "copy.db")])
+    assert len(found.studies) == 2 and found.result.close is True
+    assert "<table>" in found._repr_html_()

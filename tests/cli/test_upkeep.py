@@ -315,7 +315,10 @@ def test_a_dashboard_that_others_reach_asks_for_the_password_it_prints(
     tiny: Tiny, tmp_path: Path
 ) -> None:
     program = subprocess.Popen(
-        [PROGRAM, "dashboard", "--host", "0.0.0.0", "--port", "0", "--storage", tiny.storage],
+        [
+            *(PROGRAM, "dashboard", "--host", "0.0.0.0", "--port", "0"),
+            *("--read-only", "--storage", tiny.storage),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -333,7 +336,22 @@ def test_a_dashboard_that_others_reach_asks_for_the_password_it_prints(
         with urllib.request.urlopen(request) as answer:
             (study,) = json.load(answer)["study_summaries"]
         assert study["study_name"] == "tiny"
+        delete = urllib.request.Request(
+            f"{address}/{study['study_id']}", headers=request.headers, method="DELETE"
+        )
+        with pytest.raises(urllib.error.HTTPError, match="403"):  # --read-only
+            urllib.request.urlopen(delete)
         program.send_signal(signal.SIGINT)
         program.communicate(timeout=60)
     finally:
         program.kill()
+
+
+def test_a_dashboard_that_others_reach_is_refused_without_a_good_token(
+    tiny: Tiny, run: Run
+) -> None:
+    args = ("dashboard", "--host", "0.0.0.0", "--port", "0", "--storage", tiny.storage)
+    refused = run(*args, "--token", "short", code=2).stderr
+    assert "the token of the dashboard must have at least 12 characters (got 5)" in refused
+    refused = run("dashboard", "--host", "203.0.113.7", "--storage", tiny.storage, code=2).stderr
+    assert "cannot listen on 203.0.113.7:8080" in refused

@@ -18,6 +18,7 @@ KINDS: list[tuple[Task, str, str]] = [
     (IMAGES, "torchvision:resnet18", "cnn"),
     (IMAGES, "torchvision:efficientnet_b0", "cnn"),
     (IMAGES, "torchvision:vit_b_16", "transformer"),
+    (IMAGES, "timm:deit_tiny_patch16_224", "transformer"),
     (IMAGES, "torchvision:convnext_tiny", "transformer"),
     (IMAGES, "transformers:google/vit-base-patch16-224", "transformer"),
     (TEXTS, "transformers:google-bert/bert-base-uncased", "encoder"),
@@ -25,6 +26,7 @@ KINDS: list[tuple[Task, str, str]] = [
     ("text-regression", "transformers:google-bert/bert-base-uncased", "encoder"),
     ("semantic-segmentation", "torchvision:deeplabv3_resnet50", "cnn"),
     ("token-classification", "transformers:google-bert/bert-base-uncased", "encoder"),
+    ("audio-classification", "transformers:facebook/wav2vec2-base", "sounds"),
 ]
 
 

@@ -17,6 +17,7 @@ from sft_tune.store import claims, reads, studies
 from sft_tune.store.database import Database
 from sft_tune.store.reads import TrialRow
 from sft_tune.store.records import StudyRecord
+from sft_tune.store.standing import Tally, default_row, standing
 from tests.store.conftest import (
     LEASE,
     NOW,
@@ -287,3 +288,21 @@ def test_reading_loads_neither_optuna_nor_the_orm() -> None:
     )
     done = subprocess.run([sys.executable, "-c", watch], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["StorageError"]
+
+
+def test_a_study_is_counted_as_its_rows_say(db: Database, study: StudyRecord) -> None:
+    assert default_row(db, "study") is None
+    fill(db, study)
+    counted = standing(db, "study")
+    assert counted is not None
+    assert sorted(counted.tallies, key=lambda t: (t.reason, t.progress or 0)) == [
+        Tally("completed", 20, 2, 25.0, 8025.0, 25.0),
+        Tally("crashed", 20, 1, 12.5, 4012.5, 12.5),
+        Tally("pruned", None, 1, 12.5, 4012.5, 12.5),
+        Tally("pruned", 20, 1, 12.5, 4012.5, 12.5),
+    ]
+    assert (counted.total, counted.ended) == (6, 5)
+    rows = {row.number: row for row in reads.trial_rows(db, "study")}
+    # The default configuration's, a failure, the best, the running one.
+    assert counted.rows == [rows[0], rows[2], rows[3], rows[4]]
+    assert default_row(db, "study") == rows[0]

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn import metrics as library
 
 from sft_tune.spec.tasks import TASKS, Task
-from sft_tune.trial.metrics import ALWAYS, SCORES, compute
+from sft_tune.trial.metrics import ALWAYS, OF_COUNTS, SCORES, compute
 
 # Three classes; one of each is right, and one of class 0 is taken for class 1.
 TARGETS = torch.tensor([0, 0, 1, 2])
@@ -32,6 +33,18 @@ def test_metrics_have_their_known_values() -> None:
         },
         rel=1e-6,
     )
+
+
+@pytest.mark.parametrize("classes", [2, 5, 30])
+def test_counted_scores_are_those_of_scikit_learn(classes: int) -> None:
+    assert OF_COUNTS.keys() == SCORES.keys()
+    draw = torch.Generator().manual_seed(classes)
+    targets = torch.randint(classes, (40,), generator=draw)
+    logits = torch.randn(40, classes, generator=draw)
+    true, predicted = targets.numpy(), logits.argmax(dim=1).numpy()
+    found = compute(list(SCORES), logits, targets)
+    for name, score in SCORES.items():
+        assert found[name] == pytest.approx(score(library, true, predicted), rel=1e-12), name
 
 
 @pytest.mark.parametrize("task", ["image-classification", "text-classification"])

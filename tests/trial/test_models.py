@@ -183,7 +183,7 @@ def test_a_checkpoint_of_another_architecture_shows_a_few_tensors_of_many(shared
         ("builtin:convnet", "DEFAULT", "give the path of a .safetensors file, or none"),
         ("builtin:mlp", "none", "there is builtin:convnet"),
         ("resnet18", "none", "give torchvision:NAME"),
-        ("timm:resnet18", "none", "give torchvision:NAME"),
+        ("keras:resnet18", "none", "give torchvision:NAME"),
         ("transformers:/no/such/folder", "DEFAULT", "no folder /no/such/folder"),
     ],
 )

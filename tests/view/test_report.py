@@ -10,6 +10,7 @@ import pytest
 from sft_tune.view.report import MOST_ROWS, ranked, report_html
 from tests.view.examples import DEFAULT, pruned_row, running_row, trial_row
 from tests.view.materials import curve, material, study_record
+from tests.view.test_finalists import run
 
 VERSIONS = {"sft_tune": "0.1.0"}
 EVIL = '"><img src=x onerror=alert(1)></script><script>alert(2)</script>'
@@ -71,6 +72,23 @@ def test_a_report_has_every_part_and_fetches_nothing() -> None:
         assert part in text, part
     assert page.fetched == []
     assert sum("plotly.js v" in script for script in page.scripts) == 1
+
+
+def test_finalists_and_advice_are_in_the_report() -> None:
+    study = searched()
+    runs = [run(n, seed, v + seed / 100) for n, v in ((1, 0.85), (0, 0.5)) for seed in range(3)]
+    text = " ".join(Page(report_html(study._replace(runs=runs), VERSIONS)).text)
+    assert "Confirmed: trial 1 is the best of the 2 with a probability of" in text
+    assert "0.8600 ± 0.0248" in text and "+0.3500 ±" in text and "0 (default)" in text
+    assert "sft-tune confirm s --top 3 --seeds 5" in " ".join(
+        Page(report_html(study, VERSIONS)).text
+    )
+    assert "Nothing stands out from chance." in text
+    close = material([trial_row(0, 0.90), trial_row(1, 0.91)])
+    text = " ".join(Page(report_html(close, VERSIONS)).text)
+    assert "trial 1 leads by 0.0100" in text and "confirm:\n  seeds: 5" in text
+    foreign = report_html(material([trial_row(0, 0.9)], managed=False), VERSIONS)
+    assert "sft-tune confirm" not in foreign
 
 
 def test_each_figure_is_strict_json_with_a_place_of_its_own() -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from sft_tune.store.runners import Runner
+from sft_tune.store.standing import Tally
 from sft_tune.view.status import (
     draw_status,
     goal_of,
@@ -95,6 +96,26 @@ def test_a_program_reads_the_same_as_a_person() -> None:
     assert told["running_trials"][0]["progress"] == 40
     nothing = status_json(study, progress_of(goal_of(study, "x", {}), [], {}, NOW), NOW)
     assert (nothing["best"], nothing["seconds_left"]) == (None, None)
+
+
+def test_a_counted_study_reads_the_same_as_its_rows(draw_text: Draw) -> None:
+    study = study_row(lease_until=NOW + 5)
+    goal = goal_of(study, "x", DEFAULT)
+    seconds = [row.seconds or 0.0 for row in ROWS]
+    tallies = [
+        Tally("completed", None, 2, seconds[0] + seconds[1], 40.0 * seconds[0], seconds[0]),
+        Tally("pruned", ROWS[2].last_progress, 1, seconds[2], 0.0, 0.0),
+        Tally("crashed", ROWS[3].last_progress, 1, seconds[3], 0.0, 0.0),
+    ]
+    drawn = [
+        draw_text(
+            draw_status(
+                study, progress_of(goal, ROWS, RUNGS, NOW, given), ROWS, RUNNERS, NOW, 80, given
+            )
+        )
+        for given in (None, tallies)
+    ]
+    assert drawn[0] == drawn[1]
 
 
 def test_a_running_trial_without_a_rung_counts_from_its_start() -> None:

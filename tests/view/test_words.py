@@ -47,11 +47,13 @@ def test_scores_align_in_a_column(value: float | None, text: str) -> None:
 
 
 def test_a_gain_shows_its_sign() -> None:
-    assert [words.gain(v) for v in (0.0312, -0.002, 0.0, None)] == [
+    assert [words.gain(v) for v in (0.0312, -0.002, 0.0, None, 0.00067, -2e-6)] == [
         "+0.0312",
         "-0.0020",
         "+0.0000",
         "–",
+        "+0.0007",
+        "-2e-06",
     ]
 
 

@@ -1,6 +1,13 @@
 """The data side of a trial: sources, splits, prepared arrays, batches."""
 
-from sft_tune.trial.data.arrays import FeatureSplit, ImageSplit, Prepared, Split, TextSplit
+from sft_tune.trial.data.arrays import (
+    AudioSplit,
+    FeatureSplit,
+    ImageSplit,
+    Prepared,
+    Split,
+    TextSplit,
+)
 from sft_tune.trial.data.batches import (
     Batch,
     bucketed_order,
@@ -11,6 +18,7 @@ from sft_tune.trial.data.batches import (
 from sft_tune.trial.data.prepare import prepare
 
 __all__ = [
+    "AudioSplit",
     "Batch",
     "FeatureSplit",
     "ImageSplit",

@@ -81,7 +81,35 @@ class FeatureSplit:
         return len(self.targets)
 
 
-Split = ImageSplit | TextSplit
+@dataclass(frozen=True)
+class AudioSplit:
+    """What a model reads of the sounds of one split, end to end, without padding.
+
+    Attributes:
+        values: samples [total], or frames [total, ...] of a spectrogram, float32.
+        offsets: sound ``i`` is ``values[offsets[i]:offsets[i + 1]]``, int64 [n + 1].
+        targets: of each sound, [n].
+        key: what the model calls them: ``input_values`` or ``input_features``.
+        masked: whether the model is told what is padding. Those that were pretrained without
+            answer a little differently to a sound that was padded more.
+    """
+
+    values: NDArray[np.float32]
+    offsets: NDArray[np.int64]
+    targets: NDArray[Any]
+    key: str = "input_values"
+    masked: bool = False
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of samples or frames of each sound, int64 [n]."""
+        return np.diff(self.offsets)
+
+
+Split = ImageSplit | TextSplit | AudioSplit
 
 
 @dataclass(frozen=True)
@@ -95,7 +123,8 @@ class Prepared:
         test: test split; None unless asked for, or where there is none.
         facts: what was found, JSON-able: ``examples`` and ``class_counts`` by split,
             ``validation_from`` and ``test_from``, ``image_size`` [h, w] and ``resized``, or
-            ``tokens`` (median, p95, max before the cut, limit, share cut) by split, ...
+            ``tokens`` (median, p95, max before the cut, limit, share cut) by split, or ``audio``
+            (the same in seconds, and the rate), ...
         stats: of the training targets, what turns a model's outputs into the user's units
             (JSON-able); empty where the outputs need nothing.
         identity: the key of the entry of train and validation; empty where there is none.
@@ -130,6 +159,14 @@ def load_split(folder: Path, split: str, meta: dict[str, Any]) -> Split:
             _mapped(array_path(folder, split, "pixels")),
             targets,
             _mapped(masks) if masks.exists() else None,
+        )
+    if meta["kind"] == "audio":
+        return AudioSplit(
+            values=_mapped(array_path(folder, split, "values")),
+            offsets=_mapped(array_path(folder, split, "offsets")),
+            targets=targets,
+            key=meta["key"],
+            masked=meta["masked"],
         )
     types, tags = array_path(folder, split, "types"), array_path(folder, split, "tags")
     return TextSplit(

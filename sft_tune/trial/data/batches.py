@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sft_tune.trial.data.arrays import UNTAGGED, FeatureSplit, Split, TextSplit
+from sft_tune.trial.data.arrays import UNTAGGED, AudioSplit, FeatureSplit, Split, TextSplit
 from sft_tune.trial.data.augment import Augmentation
 
 Normalize = tuple[Sequence[float], Sequence[float]]
@@ -33,6 +33,8 @@ class Batch:
     Attributes:
         inputs: keyword arguments of a model: ``pixel_values`` float32 [b, 3, h, w], normalized;
             or ``input_ids``, ``attention_mask`` and perhaps ``token_type_ids``, int64 [b, length];
+            or ``input_values`` or ``input_features`` float32 [b, length, ...] of sounds, perhaps
+            with ``attention_mask``;
             or ``features`` float32 [b, ...] of a frozen backbone.
         targets: as the task has them, [b, ...].
         partners: targets of the examples that these are mixed with; None where they are not.
@@ -100,11 +102,11 @@ def _permutation(n: int, name: str) -> Tensor:
 def evaluation_batches(split: Split | FeatureSplit, batch_size: int) -> Iterator[Tensor]:
     """Yield the indices of a split in batches, each index once, int64 [<= batch_size].
 
-    Texts come sorted by length, the longest first: hardly any padding, and a batch that does
-    not fit into memory fails at once. Put results back with ``out[indices] = results``.
+    Texts and sounds come sorted by length, the longest first: hardly any padding, and a batch
+    that does not fit into memory fails at once. Put results back with ``out[indices] = results``.
     """
     order = np.arange(len(split))
-    if isinstance(split, TextSplit):
+    if isinstance(split, TextSplit | AudioSplit):
         order = np.argsort(-split.lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield torch.from_numpy(order[start : start + batch_size])
@@ -141,6 +143,8 @@ def gather(
         inputs, tags = _padded(split, rows, device)
         targets = targets if tags is None else tags
         return Batch(inputs if beyond is None else beyond.tokens(inputs), targets)
+    if isinstance(split, AudioSplit):
+        return Batch(_sounds(split, rows, device), targets)
     pixels = _moved(np.take(split.pixels, rows, axis=0), device)
     if split.masks is not None:
         # One more channel, so that a mask is mirrored and moved with its image.
@@ -233,6 +237,20 @@ def _padded(
     if split.token_types is not None:
         inputs["token_type_ids"] = filled(split.token_types, split.pad_type)
     return inputs, None if split.tags is None else filled(split.tags, UNTAGGED)
+
+
+def _sounds(split: AudioSplit, rows: NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:
+    """Return the sounds ``rows``, padded with silence to the longest of them."""
+    starts, ends = split.offsets[rows], split.offsets[rows + 1]
+    longest = int((ends - starts).max(initial=0))
+    values = np.zeros((len(rows), longest, *split.values.shape[1:]), dtype=np.float32)
+    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+        values[i, : end - start] = split.values[start:end]
+    inputs = {split.key: _moved(values, device)}
+    if split.masked:
+        mask = np.arange(longest) < (ends - starts)[:, None]
+        inputs["attention_mask"] = _moved(mask.astype(np.int64), device)
+    return inputs
 
 
 def _moved(array: NDArray[Any], device: torch.device) -> Tensor:

@@ -23,8 +23,9 @@ from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
 from sft_tune.errors import SftTuneError, UserError
+from sft_tune.trial.kept import META, hold, make_room, size_limit
+from sft_tune.trial.kept import prepared_root as prepared_root
 
-META = "meta.json"
 # What is read of a file to see that it is whole: all of a small one, samples of a large one.
 _BLOCK = 16 * 1024
 _BLOCKS = 64
@@ -37,11 +38,6 @@ class Entry(NamedTuple):
 
     folder: Path
     meta: dict[str, Any]
-
-
-def prepared_root(cache: Path) -> Path:
-    """Return the folder of all entries below the cache folder."""
-    return cache / "prepared"
 
 
 def key_of(fields: Mapping[str, Any]) -> str:
@@ -69,35 +65,47 @@ def writing(root: Path) -> Iterator[None]:
         raise SftTuneError(text + remedy) from error
 
 
-def open_or_build(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> Entry:
+def open_or_build(
+    root: Path, key: str, build: Callable[[Path], dict[str, Any]], *, about: str = ""
+) -> Entry:
     """Return the entry ``key`` below ``root``; have it built where it is absent or damaged.
+
+    It stays while this process lives. Where the cache then holds more than `SFT_TUNE_CACHE_SIZE`,
+    the least recently used entries that nobody uses go.
 
     Args:
         root: folder of entries; made where it is absent.
         key: name of the entry, of `key_of`.
         build: writes arrays into the empty folder that it is given, returns the meta data.
             Called by one process at a time; others wait for it.
+        about: what it is made from, for people who list the cache.
 
     Raises:
         UserError, SftTuneError: where the entry cannot be written; nothing of it is left then.
     """
-    folder = root / key
+    folder, limit = root / key, size_limit()
+    hold(root, key)
     if (meta := _read_whole(folder)) is not None:
         return Entry(folder, meta)
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
+        hold(root, key)
         lock = FileLock(root / f"{key}.lock")
         lock.acquire(poll_interval=0.02)
     try:
         # Another process may have built it while this one waited.
         if (meta := _read_whole(folder)) is None:
-            meta = _build(root, key, build)
+            meta = _build(root, key, build, about)
     finally:
         lock.release()
+    if limit is not None:
+        make_room(root, limit, keep=key)
     return Entry(folder, meta)
 
 
-def _build(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def _build(
+    root: Path, key: str, build: Callable[[Path], dict[str, Any]], about: str
+) -> dict[str, Any]:
     folder = root / key
     with writing(root):
         for left in root.glob(f".{key}.*"):  # of a process that was killed while it wrote
@@ -107,7 +115,7 @@ def _build(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> dic
     try:
         meta = build(temporary)
         with writing(root):
-            _seal(temporary, meta)
+            _seal(temporary, meta, about)
             if folder.exists():
                 shutil.rmtree(folder)
             os.replace(temporary, folder)
@@ -118,11 +126,11 @@ def _build(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> dic
     return meta
 
 
-def _seal(folder: Path, meta: dict[str, Any]) -> None:
+def _seal(folder: Path, meta: dict[str, Any], about: str) -> None:
     """Write `meta.json` last, with what tells whether the arrays are whole."""
     checks = {path.name: _check(path) for path in sorted(folder.glob("*.npy"))}
     with (folder / META).open("w", encoding="utf-8") as file:
-        json.dump({"meta": meta, "files": checks}, file)
+        json.dump({"meta": meta, "files": checks, "about": about}, file)
         file.flush()
         os.fsync(file.fileno())
     _sync_folder(folder)
@@ -169,20 +177,32 @@ class ArrayWriter:
     the latter kills the process.
     """
 
-    def __init__(self, path: Path, shape: Sequence[int], dtype: DTypeLike) -> None:
-        """Begin the file ``path``; its parts must make up ``shape``."""
+    def __init__(self, path: Path, shape: Sequence[int | None], dtype: DTypeLike) -> None:
+        """Begin the file ``path``; its parts must make up ``shape``.
+
+        The first side may be None: it is as long as the parts turn out to be.
+        """
         self._path, self._dtype = path, np.dtype(dtype)
-        self._missing = int(np.prod(shape))
+        self._shape = tuple(side or 0 for side in shape)
+        self._grows = shape[0] is None
+        self._missing = int(np.prod(self._shape))
         with writing(path.parent.parent):
             self._file = path.open("wb")
-            header = npy.header_data_from_array_1_0(np.empty(0, self._dtype))
-            npy.write_array_header_1_0(
-                self._file, {**header, "shape": tuple(shape), "fortran_order": False}
-            )
+            self._write_header()
+
+    def _write_header(self) -> None:
+        """Write what kind of array the file holds, with room for a longer first side."""
+        header = npy.header_data_from_array_1_0(np.empty(0, self._dtype))
+        npy.write_array_header_1_0(
+            self._file, {**header, "shape": self._shape, "fortran_order": False}
+        )
 
     def append(self, part: NDArray[Any]) -> None:
         """Append ``part``, in C order."""
-        self._missing -= part.size
+        if self._grows:
+            self._shape = (self._shape[0] + len(part), *self._shape[1:])
+        else:
+            self._missing -= part.size
         with writing(self._path.parent.parent):
             self._file.write(np.ascontiguousarray(part, dtype=self._dtype).data)
 
@@ -193,6 +213,9 @@ class ArrayWriter:
             ValueError: where the parts do not make up the shape.
         """
         with writing(self._path.parent.parent), self._file:
+            if self._grows:
+                self._file.seek(0)
+                self._write_header()
             self._file.flush()
             os.fsync(self._file.fileno())
         if self._missing:

@@ -57,6 +57,11 @@ def reads_images(task: Task) -> bool:
     return TASKS[task].input == "image"
 
 
+def reads_files(task: Task) -> bool:
+    """Tell whether the inputs of ``task`` are files of their own, whose paths a table holds."""
+    return TASKS[task].input in ("image", "audio")
+
+
 def _joined(columns: Mapping[str, Sequence[Any]], named: Mapping[str, str]) -> list[Any]:
     chosen = [columns[name] for name in named.values()]
     return list(chosen[0]) if len(chosen) == 1 else list(zip(*chosen, strict=True))

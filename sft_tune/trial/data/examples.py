@@ -21,7 +21,8 @@ class Examples:
 
     Attributes:
         inputs: a text (str, or None where it is missing), or an image: a path, encoded bytes,
-            a PIL image or a uint8 array [h, w] or [h, w, channels]. May be lazy.
+            a PIL image or a uint8 array [h, w] or [h, w, channels], or a sound: a path, encoded
+            bytes or a dict with ``array`` [n] or [n, channels] and ``sampling_rate``. May be lazy.
         labels: the labels as written: str, int, bool, or None where it is missing.
         place: says where example ``i`` stands (a path, a file's line), for messages.
     """
@@ -29,6 +30,18 @@ class Examples:
     inputs: Sequence[Any]
     labels: Sequence[Any]
     place: Callable[[int], str]
+
+
+class UnreadableError(DataError):
+    """An image or a sound that cannot be read; ``place`` says which, ``why`` the reason."""
+
+    def __init__(self, what: str, place: str, why: str) -> None:
+        """Make the message of the three."""
+        self.what, self.place, self.why = what, place, why
+        super().__init__(
+            f"the {what} at {place} cannot be read: {why}. Replace it, remove the example, or "
+            "leave such out with data.skip_unreadable: true."
+        )
 
 
 class Source(Protocol):

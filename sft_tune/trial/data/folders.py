@@ -1,4 +1,4 @@
-"""Sources that are paths: an image folder, a table file, a folder of tables."""
+"""Sources that are paths: a folder of images or sounds, a table file, a folder of tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, Task
 from sft_tune.spec.tasks import TASKS
-from sft_tune.trial.data.columns import reads_images
+from sft_tune.trial.data.columns import reads_files
 from sft_tune.trial.data.examples import (
     Examples,
     Source,
@@ -24,6 +24,7 @@ _SUFFIXES = (
     ".avif .bmp .gif .ico .jfif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp"
 )
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
+AUDIO_SUFFIXES = frozenset(".aif .aiff .au .caf .flac .mp3 .oga .ogg .opus .w64 .wav".split())
 SPLIT_NAMES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train",),
     "validation": ("validation", "valid", "val"),
@@ -73,12 +74,14 @@ class MaskFolder:
         return Examples(paths, labels, lambda i: str(paths[i]))
 
 
-class ImageFolder:
-    """A `Source` of folders whose subfolders are the classes; images may lie deeper."""
+class ClassFolder:
+    """A `Source` of folders whose subfolders are the classes; images or sounds may lie deeper."""
 
-    def __init__(self, folders: dict[SplitName, Path]) -> None:
-        """Take the folder of each split that there is."""
+    def __init__(self, folders: dict[SplitName, Path], audio: bool) -> None:
+        """Take the folder of each split that there is, and which files count in them."""
         self._folders = folders
+        self._what = "sounds" if audio else "images"
+        self._suffixes = AUDIO_SUFFIXES if audio else IMAGE_SUFFIXES
 
     def has(self, split: SplitName, *, ask: bool = True) -> bool:
         """Tell whether there is a folder of ``split``."""
@@ -93,21 +96,21 @@ class ImageFolder:
         return folder_identity(self._folders[split])
 
     def read(self, split: SplitName) -> Examples:
-        """List the images, sorted by class and path: the disk's order differs by machine."""
+        """List the files, sorted by class and path: the disk's order differs by machine."""
         folder = self._folders[split]
         paths: list[Path] = []
         labels: list[str] = []
         empty: list[str] = []
         for name in subfolders(folder):
-            found = [e.path for e in walk(folder / name) if _suffix(e.name) in IMAGE_SUFFIXES]
+            found = [e.path for e in walk(folder / name) if _suffix(e.name) in self._suffixes]
             paths += [Path(path) for path in sorted(found)]
             labels += [name] * len(found)
             if not found:
                 empty.append(name)
         if empty and split == "train":
             raise DataError(
-                f"{folder}: no images in the class folders {listed(empty)} (known are "
-                f"{_SUFFIXES}). Remove them, or name the right data.source."
+                f"{folder}: no {self._what} in the class folders {listed(empty)} (known are "
+                f"{' '.join(sorted(self._suffixes))}). Remove them, or name the right data.source."
             )
         return Examples(paths, labels, lambda i: str(paths[i]))
 
@@ -165,9 +168,9 @@ def open_path(task: Task, data: DataSpec) -> Source:
         return _open_file(root, task, data)
     if TASKS[task].masks:
         return MaskFolder(_split_folders(root, data))
-    if not reads_images(task) or _holds_tables(root, data):
+    if not reads_files(task) or _holds_tables(root, data):
         return Tables(_split_tables(root, data), task, data)
-    return ImageFolder(_split_folders(root, data))
+    return ClassFolder(_split_folders(root, data), TASKS[task].input == "audio")
 
 
 def _siblings(path: Path) -> list[str]:
@@ -178,7 +181,7 @@ def _open_file(path: Path, task: Task, data: DataSpec) -> Source:
     if not _is_table(path):
         raise DataError(
             f"data.source {path} is a file of an unknown kind. Known are {listed(READERS)}, "
-            "or a folder of them, or a folder of images (one subfolder a class)."
+            "or a folder of them, or a folder of images or sounds (one subfolder a class)."
         )
     if data.train is not None:
         raise DataError(
@@ -212,7 +215,7 @@ def _named_tables(folder: Path, split: str, name: str) -> list[Path]:
 
 
 def _holds_tables(root: Path, data: DataSpec) -> bool:
-    """Tell whether a folder of an image task is one of tables that list images."""
+    """Tell whether a folder is one of tables that list images or sounds."""
     if data.train is not None:
         path = root / data.train
         inside = path.is_dir() and not subfolders(path) and tables_in(path)
@@ -245,7 +248,7 @@ def _split_tables(root: Path, data: DataSpec) -> dict[SplitName, list[Path]]:
 
 
 def _split_folders(root: Path, data: DataSpec) -> dict[SplitName, Path]:
-    """Find the image folder of each split of the folder ``root``."""
+    """Find the folder of each split of the folder ``root``."""
     folders: dict[SplitName, Path] = {}
     for split, names in SPLIT_NAMES.items():
         if (name := _named(data, split)) is not None:
@@ -267,8 +270,8 @@ def _split_folders(root: Path, data: DataSpec) -> dict[SplitName, Path]:
         folders["train"] = root
     if not subfolders(folders["train"]):
         raise DataError(
-            f"{folders['train']} has no subfolders; an image folder needs one for each class, "
-            "named by the class, with its images inside."
+            f"{folders['train']} has no subfolders; a folder of examples needs one for each class, "
+            "named by the class, with its files inside."
         )
     return folders
 

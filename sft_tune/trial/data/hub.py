@@ -11,7 +11,7 @@ from typing import Any
 from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, Task
 from sft_tune.trial.data.cache import key_of, open_or_build, prepared_root
-from sft_tune.trial.data.columns import columns_of, reads_images
+from sft_tune.trial.data.columns import columns_of, reads_files
 from sft_tune.trial.data.examples import (
     Examples,
     SplitName,
@@ -37,7 +37,7 @@ class Hub:
         """Keep the name; nothing is imported or downloaded yet."""
         self._data, self._cache = data, cache
         self._name, _, self._revision = name.partition("@")
-        self._images = reads_images(task)
+        self._files_in_cells = reads_files(task)
         self._columns = columns_of(task, data)
         self._loaded: Any = None
         self._names: list[str] | None = None
@@ -66,8 +66,8 @@ class Hub:
         where = f"{self._data.source}, split {name}"
         check_columns(dataset.column_names, columns.wanted, where)
         labels = columns.target({c: _labels(dataset, c) for c in columns.targets.values()})
-        if self._images:
-            inputs: Sequence[Any] = _images(dataset, *columns.inputs.values())
+        if self._files_in_cells:
+            inputs: Sequence[Any] = _encoded(dataset, *columns.inputs.values())
         else:
             inputs = columns.input({c: dataset[c][:] for c in columns.inputs.values()})
         return Examples(inputs, labels, item_place(where))
@@ -97,7 +97,10 @@ class Hub:
         if self._names is None:
             key = key_of({"hub": self._stored_identity()})
             entry = open_or_build(
-                prepared_root(self._cache), key, lambda folder: {"splits": list(self._splits())}
+                prepared_root(self._cache),
+                key,
+                lambda folder: {"splits": list(self._splits())},
+                about=f"{self._data.source}: names of its splits",
             )
             self._names = entry.meta["splits"]
         return self._names
@@ -137,7 +140,7 @@ class Hub:
 
 
 class LazyColumn(Sequence[Any]):
-    """The images of a column as encoded bytes or paths, read when asked for."""
+    """The images or sounds of a column as encoded bytes or paths, read when asked for."""
 
     def __init__(self, column: Any) -> None:
         self._column = column
@@ -147,14 +150,17 @@ class LazyColumn(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         value = self._column[index]
-        return (value["bytes"] or value["path"]) if isinstance(value, dict) else value
+        if isinstance(value, dict) and "bytes" in value:
+            return value["bytes"] or value["path"]
+        return value
 
 
-def _images(dataset: Any, column: str) -> LazyColumn:
+def _encoded(dataset: Any, column: str) -> LazyColumn:
     import datasets
 
-    if isinstance(dataset.features[column], datasets.Image):
-        dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    for kind in (datasets.Image, datasets.Audio):
+        if isinstance(dataset.features[column], kind):
+            dataset = dataset.cast_column(column, kind(decode=False))
     return LazyColumn(dataset[column])
 
 

@@ -6,7 +6,7 @@ import io
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from sft_tune.errors import DataError
 from sft_tune.spec.study import ModelSpec
 from sft_tune.trial.data.arrays import array_path
 from sft_tune.trial.data.cache import ArrayWriter
-from sft_tune.trial.data.examples import Examples, listed, reason
+from sft_tune.trial.data.examples import Examples, UnreadableError, reason
 from sft_tune.trial.data.pretrained import pretrained_folder, read_settings
 
 Pixels = NDArray[np.uint8]
@@ -36,17 +35,6 @@ _DEFAULT_SIDE = 224
 
 class MixedSizesError(Exception):
     """Images differ in size where each was to keep its own; the message names two sizes."""
-
-
-class UnreadableImageError(DataError):
-    """An image that cannot be read; ``place`` says which, ``why`` the reason."""
-
-    def __init__(self, place: str, why: str) -> None:
-        """Make the message of both."""
-        self.place, self.why = place, why
-        super().__init__(
-            f"the image at {place} cannot be read: {why}. Replace it, or remove the example."
-        )
 
 
 @dataclass(frozen=True)
@@ -70,7 +58,7 @@ class ImageEncoder:
         """Decode the images ``rows`` to the array ``pixels`` of ``split``; return facts.
 
         Raises:
-            UnreadableImageError: for the first image that cannot be read.
+            UnreadableError: for the first image that cannot be read.
             MixedSizesError: where `size` is None and the images differ in size.
         """
         size = self.size or _height_width(read_image(examples, int(rows[0])))
@@ -89,7 +77,7 @@ class ImageEncoder:
         resized = 0
         shape = (len(rows), 3, *size)
         with ArrayWriter(array_path(folder, split, "pixels"), shape, np.uint8) as writer:
-            for pixels, count in in_order(decode, _chunks(rows)):
+            for pixels, count in in_order(decode, chunks(rows)):
                 writer.append(pixels.transpose(0, 3, 1, 2))
                 resized += count
         return {"kind": "image", "size": list(size), "resized": resized}
@@ -129,7 +117,7 @@ def read_image(examples: Examples, i: int) -> Image.Image:
     """Decode image ``i``: upright, RGB, 8 bits a channel.
 
     Raises:
-        UnreadableImageError: where it cannot be read, with its place.
+        UnreadableError: where it cannot be read, with its place.
     """
     try:
         value = examples.inputs[i]
@@ -148,41 +136,11 @@ def read_image(examples: Examples, i: int) -> Image.Image:
     # Pillow's decoders raise whatever a broken file leads them to: OSError, ValueError,
     # SyntaxError, struct.error, IndexError, ...; all mean the same for this image.
     except Exception as error:
-        raise UnreadableImageError(examples.place(i), reason(error)) from error
+        raise UnreadableError("image", examples.place(i), reason(error)) from error
 
 
-def unreadable(
-    parts: Iterable[tuple[Examples, NDArray[np.int64]]], first: UnreadableImageError
-) -> DataError:
-    """Return the error that tells of every image of ``parts`` that cannot be read.
-
-    Args:
-        parts: examples, and the rows of them that are used.
-        first: the one that was met.
-    """
-    broken = [fault for examples, rows in parts for fault in _faults(examples, rows)] or [first]
-    if len(broken) == 1:
-        return DataError(str(broken[0]))
-    return DataError(
-        f"{len(broken)} images cannot be read: {listed((fault.place for fault in broken), 5)}; "
-        f"the first: {broken[0].why}. Replace them, or remove these examples."
-    )
-
-
-def _faults(examples: Examples, rows: NDArray[np.int64]) -> list[UnreadableImageError]:
-    def look(part: NDArray[np.int64]) -> list[UnreadableImageError]:
-        found = []
-        for i in part.tolist():
-            try:
-                read_image(examples, i)
-            except UnreadableImageError as error:
-                found.append(error)
-        return found
-
-    return [fault for faults in in_order(look, _chunks(rows)) for fault in faults]
-
-
-def _chunks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def chunks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return ``rows`` in parts that are worth a thread each."""
     return [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
 
 
@@ -218,6 +176,10 @@ def made_for(model: ModelSpec) -> int:
     library, _, name = model.name.partition(":")
     if library == "torchvision":
         return _torchvision_side(name, model.weights)
+    if library == "timm":
+        from sft_tune.trial.models_timm import side
+
+        return side(model)
     if library == "transformers":
         return _transformers_side(name)
     return _DEFAULT_SIDE

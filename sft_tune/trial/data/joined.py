@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sft_tune.trial.data.arrays import ImageSplit, Prepared, Split, TextSplit
+from sft_tune.trial.data.arrays import AudioSplit, ImageSplit, Prepared, Split, TextSplit
 
 
 def with_validation(data: Prepared) -> Prepared:
@@ -21,13 +22,20 @@ def joined(first: Split, second: Split) -> Split:
     """Return the examples of ``first``, then those of ``second``, in memory.
 
     Raises:
-        TypeError: when one holds images and the other texts.
+        TypeError: when one holds images and the other texts, and the like.
     """
     targets = np.concatenate([first.targets, second.targets])
     if isinstance(first, ImageSplit) and isinstance(second, ImageSplit):
         return replace(first, pixels=np.concatenate([first.pixels, second.pixels]), targets=targets)
+    if isinstance(first, AudioSplit) and isinstance(second, AudioSplit):
+        return replace(
+            first,
+            values=np.concatenate([first.values, second.values]),
+            offsets=_offsets(first, second),
+            targets=targets,
+        )
     if not isinstance(first, TextSplit) or not isinstance(second, TextSplit):
-        raise TypeError("images and texts cannot be joined")
+        raise TypeError("inputs of two kinds cannot be joined")
     types = None
     if first.token_types is not None or second.token_types is not None:
         # Absent where all are zero.
@@ -45,8 +53,12 @@ def joined(first: Split, second: Split) -> Split:
     return replace(
         first,
         tokens=np.concatenate([first.tokens, second.tokens]),
-        offsets=np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),
+        offsets=_offsets(first, second),
         targets=targets,
         token_types=types,
         tags=tags,
     )
+
+
+def _offsets(first: TextSplit | AudioSplit, second: TextSplit | AudioSplit) -> NDArray[np.int64]:
+    return np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]])

@@ -116,7 +116,7 @@ class MaskEncoder:
         Masks are resized to the nearest pixel, so that no class is made up between two others.
 
         Raises:
-            UnreadableImageError: for the first image that cannot be read.
+            UnreadableError: for the first image that cannot be read.
             MixedSizesError: where `size` is None and the images differ in size.
             DataError: for a mask that cannot be read, or that has another size than its image.
         """

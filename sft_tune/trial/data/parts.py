@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sft_tune.trial.data.arrays import array_path
 from sft_tune.trial.data.cache import save
 from sft_tune.trial.data.examples import Examples
-from sft_tune.trial.data.images import UnreadableImageError, unreadable
 
 
 class Encoder(Protocol):
@@ -54,13 +53,11 @@ def write_parts(
     """Write the arrays of ``parts`` (by split) into ``folder``; return the facts of each.
 
     Raises:
-        DataError: for examples that cannot be read; of images it names all at once.
+        UnreadableError: for the first image or sound that cannot be read.
+        DataError: for other examples that cannot be read.
         MixedSizesError: where images were to keep their own size, and differ in it.
     """
-    try:
-        return {split: _write(part, encoder, folder, split) for split, part in parts.items()}
-    except UnreadableImageError as first:
-        raise unreadable([part[:2] for part in parts.values()], first) from first
+    return {split: _write(part, encoder, folder, split) for split, part in parts.items()}
 
 
 def _write(part: Part, encoder: Encoder, folder: Path, split: str) -> dict[str, Any]:

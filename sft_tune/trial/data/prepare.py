@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ import numpy as np
 
 from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, ModelSpec, Task
-from sft_tune.spec.tasks import TASKS
+from sft_tune.spec.tasks import TASKS, Input
 from sft_tune.trial.data.arrays import Prepared, load_split
+from sft_tune.trial.data.audio import audio_encoder
 from sft_tune.trial.data.cache import Entry, key_of, open_or_build, prepared_root
 from sft_tune.trial.data.columns import columns_of, reads_images
-from sft_tune.trial.data.examples import Examples, Source, SplitName, reason
+from sft_tune.trial.data.examples import Examples, Source, SplitName, UnreadableError, reason
 from sft_tune.trial.data.images import ImageEncoder, MixedSizesError, made_for
 from sft_tune.trial.data.labels import check_agreement
 from sft_tune.trial.data.masks import MaskEncoder
@@ -26,9 +27,16 @@ from sft_tune.trial.data.tags import tag_encoder
 from sft_tune.trial.data.target_kinds import Targets
 from sft_tune.trial.data.targets import targets_of
 from sft_tune.trial.data.text import check_texts, text_encoder
+from sft_tune.trial.data.unreadable import only_readable, unreadable
 
 # Part of every key: raise it when the same source and settings make other arrays.
 FORMAT = 2
+ENCODERS: dict[Input, Callable[[DataSpec, ModelSpec], Encoder]] = {
+    "text": text_encoder,
+    "words": tag_encoder,
+    "audio": audio_encoder,
+}
+"""What is given to a model -> what writes it as arrays; images have theirs made below."""
 
 
 def prepare(
@@ -110,8 +118,7 @@ def _search_entry(request: _Request) -> tuple[Entry, Encoder]:
     """Return the entry of train and validation, and the encoder that it was made with."""
     data = request.data
     if not reads_images(request.task):
-        words = TASKS[request.task].input == "words"
-        encoder: Encoder = (tag_encoder if words else text_encoder)(data, request.model)
+        encoder: Encoder = ENCODERS[TASKS[request.task].input](data, request.model)
         entry = _built_search(request, encoder)
     else:
         side = data.image_size
@@ -146,7 +153,7 @@ def _built_search(request: _Request, encoder: Encoder) -> Entry:
         labels, chosen, held_out = _search_parts(request)
         parts, stats = request.targets.finish(chosen, None)
         try:
-            splits = write_parts(parts, encoder, folder)
+            splits = _written(parts, encoder, folder)
         except MixedSizesError as error:
             for path in folder.glob("*.npy"):
                 path.unlink()
@@ -161,7 +168,14 @@ def _built_search(request: _Request, encoder: Encoder) -> Entry:
             "held_out": held_out,
         }
 
-    return open_or_build(request.root, key_of(fields), build)
+    return open_or_build(request.root, key_of(fields), build, about=_about(request))
+
+
+def _about(request: _Request) -> str:
+    """Return what an entry is made from, for people."""
+    facts = TASKS[request.task]
+    tokens = f", tokens of {request.model.name}" if facts.input == "text" else ""
+    return f"{request.data.source}: {request.task}{tokens}"
 
 
 def _common_fields(request: _Request, encoder: Encoder) -> dict[str, Any]:
@@ -174,7 +188,18 @@ def _common_fields(request: _Request, encoder: Encoder) -> dict[str, Any]:
         "ignore_index": data.ignore_index,
         "split_seed": data.split_seed,
         "encoder": encoder.identity,
+        **({"skip_unreadable": True} if data.skip_unreadable else {}),
     }
+
+
+def _written(
+    parts: Mapping[str, Part], encoder: Encoder, folder: Path
+) -> dict[str, dict[str, Any]]:
+    """Write ``parts``; of inputs that cannot be read all are named at once."""
+    try:
+        return write_parts(parts, encoder, folder)
+    except UnreadableError as first:
+        raise unreadable([part[:2] for part in parts.values()], first) from first
 
 
 def _search_parts(request: _Request) -> tuple[tuple[str, ...], dict[str, Part], int]:
@@ -230,6 +255,8 @@ def _read(
         raise
     if texts:
         check_texts(examples, part.rows, where)
+    if request.data.skip_unreadable:
+        part = only_readable(part, request.task)
     return part, labels
 
 
@@ -270,12 +297,13 @@ def _test_entry(request: _Request, search: Entry, encoder: Encoder) -> Entry | N
         request.targets.check(part, labels, request.where("test"), remedy)
         parts, _ = request.targets.finish({"test": part}, search.meta["stats"])
         return {
-            "splits": write_parts(parts, encoder, folder),
+            "splits": _written(parts, encoder, folder),
             "examples": {"test": len(part.rows)},
             "class_counts": {"test": request.targets.counts(part, labels)},
         }
 
-    return open_or_build(request.root, key_of(fields), build)
+    about = f"{_about(request)} (test)"
+    return open_or_build(request.root, key_of(fields), build, about=about)
 
 
 def _facts(
@@ -295,7 +323,9 @@ def _facts(
         "validation_from": "source" if request.own_validation else "train",
         "test_from": {True: "source", False: fraction, None: "unknown"}[request.own_test],
     }
-    if not reads_images(request.task):
+    if TASKS[request.task].input == "audio":
+        facts["audio"] = {split: meta["audio"] for split, meta in splits.items()}
+    elif not reads_images(request.task):
         facts["tokens"] = {split: meta["tokens"] for split, meta in splits.items()}
     else:
         facts["image_size"] = splits["train"]["size"]

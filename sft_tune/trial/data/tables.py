@@ -15,7 +15,7 @@ from typing import Any
 
 from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, Task
-from sft_tune.trial.data.columns import columns_of, reads_images
+from sft_tune.trial.data.columns import columns_of, reads_files
 from sft_tune.trial.data.examples import (
     Examples,
     SplitName,
@@ -148,12 +148,12 @@ def read_table(path: Path, wanted: dict[str, str]) -> Table:
 
 
 class Tables:
-    """A `Source` of table files; images in them are paths relative to the file, or bytes."""
+    """A `Source` of table files; images and sounds are paths relative to it, or bytes."""
 
     def __init__(self, files: dict[SplitName, list[Path]], task: Task, data: DataSpec) -> None:
         """Take the files of each split that there is."""
         self._files = files
-        self._images = reads_images(task)
+        self._files_in_cells = reads_files(task)
         self._columns = columns_of(task, data)
 
     def has(self, split: SplitName, *, ask: bool = True) -> bool:
@@ -165,11 +165,11 @@ class Tables:
         return None
 
     def identity(self, split: SplitName) -> str:
-        """Return a digest of the files, and of the images that they name."""
+        """Return a digest of the files, and of those that they name."""
         paths = list(self._files[split])
-        if self._images:
+        if self._files_in_cells:
             for table in self._files[split]:
-                paths += self._image_paths(table)
+                paths += self._paths_in(table)
         return files_identity(paths)
 
     def read(self, split: SplitName) -> Examples:
@@ -180,7 +180,7 @@ class Tables:
         for path in self._files[split]:
             table = read_table(path, self._columns.wanted)
             found = self._columns.input(table.columns)
-            inputs += [self._image(v, path) for v in found] if self._images else found
+            inputs += [self._file(v, path) for v in found] if self._files_in_cells else found
             labels += self._columns.target(table.columns)
             places += [(path, line) for line in table.lines]
 
@@ -190,7 +190,7 @@ class Tables:
 
         return Examples(inputs, labels, place)
 
-    def _image_paths(self, table: Path) -> list[Path]:
+    def _paths_in(self, table: Path) -> list[Path]:
         if table.suffix == ".parquet":
             from pyarrow import parquet, types
 
@@ -202,12 +202,12 @@ class Tables:
             if not (types.is_string(kind) or types.is_large_string(kind)):
                 return []  # bytes stand in the table itself, whose digest is enough
         found = self._columns.input(read_table(table, self._columns.wanted).columns)
-        return [path for v in found if isinstance(path := self._image(v, table), Path)]
+        return [path for v in found if isinstance(path := self._file(v, table), Path)]
 
     @staticmethod
-    def _image(value: Any, table: Path) -> Any:
-        """Return the image of a cell: a path, bytes, or None where there is neither."""
-        if isinstance(value, dict):  # how Hugging Face datasets write an image
+    def _file(value: Any, table: Path) -> Any:
+        """Return the image or sound of a cell: a path, bytes, or None where there is neither."""
+        if isinstance(value, dict):  # how Hugging Face datasets write an image or a sound
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str):
             return table.parent / value if value else None

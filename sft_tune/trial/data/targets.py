@@ -73,6 +73,7 @@ def targets_of(task: Task, data: DataSpec) -> Targets:
 
 
 TARGETS: dict[Task, Targets] = {
+    "audio-classification": ClassTargets(),
     "image-classification": ClassTargets(),
     "text-classification": ClassTargets(),
     "image-regression": NumberTargets(),

@@ -1,4 +1,4 @@
-"""Load the image model of this folder. It needs torch and torchvision, and nothing else.
+"""Load the image model of this folder. It needs torch and torchvision or timm, and nothing else.
 
 From the shell, the labels of pictures and their probabilities (of a regression, its number)::
 
@@ -98,6 +98,12 @@ def _skeleton(settings: dict[str, Any], folder: Path) -> nn.Module:
     }
     if settings["library"] == "builtin":
         module: nn.Module = _own_network(folder).ConvNet(2)
+    elif settings["library"] == "timm":
+        import timm
+
+        classes = len(settings["labels"])
+        made: nn.Module = timm.create_model(settings["name"], num_classes=classes, **arguments)
+        return made
     else:
         import torchvision
 

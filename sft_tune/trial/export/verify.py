@@ -15,7 +15,7 @@ from torch import Tensor
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.tasks import TASKS
-from sft_tune.trial.data import ImageSplit, Prepared, TextSplit, prepare
+from sft_tune.trial.data import ImageSplit, Prepared, prepare
 from sft_tune.trial.device import open_device, resolve_precision
 from sft_tune.trial.export.measure import example_of, logits_of, validation_metrics
 from sft_tune.trial.export.write import SETTINGS, built_model
@@ -36,7 +36,8 @@ def verify(
 ) -> dict[str, Any]:
     """Load the files of ``folder`` without the checkpoint, and evaluate the validation split.
 
-    Texts are tokenized anew with the exported tokenizer; the exported image processor is
+    Texts are tokenized anew with the exported tokenizer, sounds made to what the model reads with
+    the exported feature extractor; the exported image processor is
     compared with what the trial did to its images.
 
     Args:
@@ -103,11 +104,11 @@ def _loaded_transformers(
             raise ModelError(f"{folder} has {kind.replace('_', ' ')}: {sorted(info[kind])[:3]}")
     model = config.model
     if TASKS[config.task].input != "image":
-        # The exported tokenizer in place of the pretrained model's.
+        # The exported tokenizer or feature extractor in place of the pretrained model's.
         model = model.model_copy(update={"name": f"transformers:{folder}"})
     data = prepare(config.task, config.data, model, cache=cache)
     normalize: Any = ((0.5,) * 3, (0.5,) * 3)
-    if not isinstance(data.train, TextSplit):
+    if isinstance(data.train, ImageSplit):
         processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         normalize = (tuple(processor.image_mean), tuple(processor.image_std))
         _check_processor(processor, data, normalize)

@@ -14,16 +14,17 @@ from torch import nn
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.tasks import TASKS
-from sft_tune.trial import checkpoint, convnet
-from sft_tune.trial.data import Prepared, TextSplit, prepare
+from sft_tune.trial import checkpoint, convnet, models_timm, models_torchvision
+from sft_tune.trial.data import AudioSplit, Prepared, TextSplit, prepare
+from sft_tune.trial.data.audio import load_extractor
+from sft_tune.trial.data.pretrained import pretrained_folder
 from sft_tune.trial.device import open_device
 from sft_tune.trial.export import loader
 from sft_tune.trial.export.measure import example_of, logits_of
-from sft_tune.trial.heads import find_output_layer
+from sft_tune.trial.heads import find_output_layers
 from sft_tune.trial.load import load_checkpoint
 from sft_tune.trial.lora import exported, wrapped_layers
 from sft_tune.trial.models import BuiltModel, parameter_count
-from sft_tune.trial.models_torchvision import library_arguments
 from sft_tune.trial.models_transformers import size_arguments, skeleton
 
 SETTINGS = "model.json"
@@ -94,7 +95,7 @@ def export(
     if card["model_config"] is not None:
         facts["max_length"] = _write_transformers(module, config, card, data, folder)
     else:
-        _write_torchvision(module, config, card, folder)
+        _write_image_model(module, config, card, folder)
     if onnx:
         from sft_tune.trial.export.onnx_format import write_onnx
 
@@ -150,18 +151,22 @@ def plain(module: nn.Module, config: TrialConfig, card: dict[str, Any]) -> nn.Mo
         module.to(device).eval()._forward_hooks = hooks
     stats = card.get("stats") or {}
     if "deviation" in stats:
-        name = find_output_layer(module)
-        layer: Any = module.get_submodule(name)
-        if layer.bias is None:
-            raise ModelError(
-                f"{config.model.name}: its output layer {name} has no bias to take the units of "
-                "the targets; load its best.safetensors by `study.best.load_model()`"
-            )
-        with torch.no_grad():
-            layer.weight.mul_(stats["deviation"])
-            layer.bias.mul_(stats["deviation"]).add_(stats["mean"])
+        for name in find_output_layers(module):
+            _scale(module.get_submodule(name), name, config, stats)
         module._forward_hooks.clear()
     return module
+
+
+def _scale(layer: Any, name: str, config: TrialConfig, stats: dict[str, Any]) -> None:
+    """Let ``layer`` answer in the units of the targets."""
+    if getattr(layer, "bias", None) is None:
+        raise ModelError(
+            f"{config.model.name}: its output layer {name} has no bias to take the units of "
+            "the targets; load its best.safetensors by `study.best.load_model()`"
+        )
+    with torch.no_grad():
+        layer.weight.mul_(stats["deviation"])
+        layer.bias.mul_(stats["deviation"]).add_(stats["mean"])
 
 
 def _side(card: dict[str, Any]) -> int | None:
@@ -173,10 +178,10 @@ def _side(card: dict[str, Any]) -> int | None:
 def _write_transformers(
     module: Any, config: TrialConfig, card: dict[str, Any], data: Prepared, folder: Path
 ) -> int | None:
-    """Write weights, configuration and tokenizer or image processor.
+    """Write weights, configuration and what makes inputs: of texts, images or sounds.
 
     Returns:
-        How many tokens the tokenizer cuts texts to; None for images.
+        How many tokens the tokenizer cuts texts to; None for images and sounds.
     """
     module.config.problem_type = PROBLEM_TYPES.get(outputs_of(config))
     module.to("cpu").save_pretrained(folder)
@@ -184,6 +189,10 @@ def _write_transformers(
         limit = int(data.facts["tokens"]["train"]["limit"])
         _write_tokenizer(config.model.name.partition(":")[2], limit, folder)
         return limit
+    if isinstance(data.train, AudioSplit):
+        source = pretrained_folder(config.model.name.partition(":")[2])
+        load_extractor(source).save_pretrained(str(folder))
+        return None
     from transformers import ViTImageProcessor
 
     height, width = card["image_size"]
@@ -205,7 +214,6 @@ def _write_transformers(
 
 
 def _write_tokenizer(source: str, limit: int, folder: Path) -> None:
-    from sft_tune.trial.data.pretrained import pretrained_folder
     from sft_tune.trial.data.text import load_tokenizer
 
     tokenizer = load_tokenizer(pretrained_folder(source))
@@ -216,21 +224,22 @@ def _write_tokenizer(source: str, limit: int, folder: Path) -> None:
     tokenizer.save_pretrained(str(folder))
 
 
-def _write_torchvision(
+def _write_image_model(
     module: nn.Module, config: TrialConfig, card: dict[str, Any], folder: Path
 ) -> None:
     """Write weights, what rebuilds the network around them, and the script that does it."""
     library, _, name = config.model.name.partition(":")
-    output = find_output_layer(module)
+    output = find_output_layers(module)[0]
     # As `heads.replace_head` wraps a layer whose model has no dropout of its own.
     head = output.removesuffix(".output")
     own = module.get_submodule(head)
     wrapped = head != output and isinstance(own, nn.Sequential) and hasattr(own, "dropout")
     mean, std = card["normalize"]
+    arguments = (models_timm if library == "timm" else models_torchvision).library_arguments
     settings = {
         "library": library,
         "name": name,
-        "arguments": library_arguments(config.model, _side(card)),
+        "arguments": arguments(config.model, _side(card)),
         "head": head if wrapped else output,
         "dropout_before_head": wrapped,
         "labels": list(card["labels"]),

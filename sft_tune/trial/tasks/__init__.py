@@ -9,6 +9,7 @@ from sft_tune.trial.tasks.protocol import Outputs, TrialTask
 __all__ = ["TASKS", "Outputs", "TrialTask", "task_of"]
 
 TASKS: dict[Task, TrialTask] = {
+    "audio-classification": classification,
     "image-classification": classification,
     "text-classification": classification,
     "image-regression": regression,

@@ -150,10 +150,13 @@ def _lines(kind: str, own: Sequence[rows.Curve]) -> go.Scatter:
     """Return all curves of a kind as one line with gaps: quick to draw, small on the page."""
     x: list[float | None] = []
     y: list[float | None] = []
+    leads = kind in (BEST, DEFAULT)
+    # A way of one point has no line: without a mark, trials cut at the first rung would not show.
+    sizes: list[int] = []
     for curve in own:
         x += [*curve.progress, None]
         y += [*curve.values, None]
-    leads = kind in (BEST, DEFAULT)
+        sizes += [6 if leads else 4 if len(curve.values) == 1 else 0] * (len(curve.values) + 1)
     width = 2.8 if leads else 1.2 if kind in (COMPLETED, RUNNING) else 0.8
     few = len(own) <= 12
     line = {
@@ -167,8 +170,12 @@ def _lines(kind: str, own: Sequence[rows.Curve]) -> go.Scatter:
     return go.Scatter(
         x=x,
         y=y,
-        mode="lines+markers" if leads or all(len(c.values) == 1 for c in own) else "lines",
-        marker={"size": 6, "symbol": "diamond" if kind == DEFAULT else "circle"},
+        mode="lines+markers" if any(sizes) else "lines",
+        marker={
+            "size": sizes,
+            "symbol": "diamond" if kind == DEFAULT else "circle",
+            "line": {"width": 0},
+        },
         line=line,
         opacity=faint,
         name=f"{style.NAMES[kind]} (trial {own[0].number})" if single else style.NAMES[kind],

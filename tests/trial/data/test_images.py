@@ -98,7 +98,10 @@ def test_all_unreadable_files_are_told_at_once(prepare_images, image_folder, mak
         assert told.startswith("6 images cannot be read: ")
         assert told.count(".png, ") == 4
         assert " and 1 more; the first: cannot identify image file " in told
-        assert told.endswith(". Replace them, or remove these examples.")
+        assert told.endswith(
+            ". Replace them, remove these examples, or leave such out with "
+            "data.skip_unreadable: true."
+        )
 
 
 def test_images_of_one_size_keep_it(prepare_images, make, tmp_path):

@@ -200,14 +200,14 @@ NETWORKS = [
 def test_the_script_rebuilds_every_kind_of_network(
     name: str, dropout: float | None, tmp_path: Path, digits: Configure
 ) -> None:
-    from sft_tune.trial.export.write import _write_torchvision
+    from sft_tune.trial.export.write import _write_image_model
 
     side = 64
     config = digits(model={"name": f"torchvision:{name}", "dropout": dropout})
     labels = ("a", "b", "c")
     built = build_model(config.task, config.model, labels, image_size=side)
     card = {"labels": labels, "image_size": [side, side], "normalize": built.normalize}
-    _write_torchvision(built.module, config, card, tmp_path)
+    _write_image_model(built.module, config, card, tmp_path)
     module = loader_of(tmp_path).load_model(tmp_path)
     assert module.labels == labels
     pixels = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))

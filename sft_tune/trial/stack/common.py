@@ -1,0 +1,210 @@
+"""What the trials of a stack have in common: data, features, and one backbone for all."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sft_tune.errors import ModelError
+from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.study import ModelSpec
+from sft_tune.trial.data import prepare
+from sft_tune.trial.features import use_features
+from sft_tune.trial.models import BuiltModel
+from sft_tune.trial.stack.head import Layer, dropouts, forward, layers_of
+from sft_tune.trial.step import Trainee, set_up
+
+TRIED = 4
+
+
+class NotStackableError(ModelError):
+    """A trial that cannot be trained in the stack, but alone."""
+
+
+class Common:
+    """Data, features and backbone, kept from the first trial of a stack for those after it."""
+
+    def __init__(
+        self, config: TrialConfig, device: torch.device, cache: Path, batch_size: int
+    ) -> None:
+        """Make what a trial of ``config`` needs.
+
+        Args:
+            config: of the first trial.
+            device: of all.
+            cache: folder of prepared data.
+            batch_size: examples at once where features are made.
+
+        Raises:
+            NotStackableError: when features cannot be kept, or the head is more than known layers.
+            DataError, ModelError: as `run_trial`.
+        """
+        self._device = device
+        self.data = prepare(config.task, config.data, config.model, cache=cache)
+        trainee = set_up(config, self.data, device)
+        fresh = _copy(trainee.model)
+        note = use_features(trainee, cache, batch_size)
+        if not trainee.features:
+            raise NotStackableError(note or "the head is more than a chain of its modules")
+        self._features = trainee.features
+        self._chain = trainee.model.chain
+        layers = layers_of(trainee.model)
+        if layers is None:
+            raise NotStackableError("the head has layers that are not known to the stack")
+        self.layers = layers
+        train = self._features["train"]
+        self.inputs = torch.from_numpy(train.features.copy()).to(device)
+        self.targets = torch.from_numpy(train.targets.copy()).to(device)
+        self._check(trainee.model)
+        self._fresh: dict[ModelSpec, tuple[BuiltModel, Callable[[nn.Module], None] | None]] = {
+            config.model: (fresh, _redrawing(fresh, config.seed))
+        }
+
+    def trainee(self, config: TrialConfig) -> Trainee:
+        """Return the trainee of ``config``, with the common backbone and a head of its own.
+
+        Raises:
+            NotStackableError: when its head is another chain of layers.
+        """
+        known = self._fresh.get(config.model)
+        if known is None:
+            trainee = set_up(config, self.data, self._device)
+            fresh = _copy(trainee.model)
+            self._share(trainee.model)
+            self._share(fresh)
+            # The first for its backbone, the last for the next trial.
+            first = next(iter(self._fresh.items()))
+            self._fresh = dict([first, (config.model, (fresh, _redrawing(fresh, config.seed)))])
+        elif known[1] is None:
+            trainee = set_up(config, self.data, self._device)
+            self._share(trainee.model)
+        else:
+            model = _copy(known[0])
+            torch.manual_seed(config.seed)
+            known[1](model.module)
+            trainee = set_up(config, self.data, self._device, model)
+        trainee.features, trainee.model.chain = self._features, self._chain
+        layers = layers_of(trainee.model)
+        if layers is None or [one.signature for one in layers] != [
+            one.signature for one in self.layers
+        ]:
+            raise NotStackableError("its head has other layers than that of the stack")
+        return trainee
+
+    @torch.inference_mode()
+    def _check(self, model: BuiltModel) -> None:
+        """Compare the layers with the modules that they were read from, on real features.
+
+        Raises:
+            NotStackableError: when they make something else of them.
+        """
+        module = model.module
+        weights = {n: p[None] for n, p in module.named_parameters() if model.in_head(n)}
+        used = {layer.name for layer in self.layers}
+        trained = {n for n, p in module.named_parameters() if p.requires_grad}
+        if {name.rpartition(".")[0] for name in trained} - used or trained != weights.keys():
+            raise NotStackableError("parts of the head are not known to the stack")
+        inputs = self.inputs[:TRIED]
+        module.eval()
+        expected = model.head_logits(self._chain, inputs)
+        found = forward(self.layers, weights, inputs[None], lambda _, given: given)[0]
+        if found.shape != expected.shape or not torch.allclose(
+            found, expected, rtol=1e-4, atol=1e-5
+        ):
+            raise NotStackableError("the head's layers make something else than its modules")
+
+    def _share(self, model: BuiltModel) -> None:
+        """Let ``model``, of another dropout, have the backbone of the first trial."""
+        first = next(iter(self._fresh.values()))[0].module
+        for name, tensor in _fixed(model):
+            owner, _, key = name.rpartition(".")
+            ours = dict(_tensors(first.get_submodule(owner)))[key]
+            part = model.module.get_submodule(owner)
+            if tensor.shape == ours.shape:
+                place: dict[str, Any] = part.__dict__[
+                    "_parameters" if key in part._parameters else "_buffers"
+                ]
+                place[key] = ours
+
+
+def masks_of(
+    models: list[BuiltModel], layers: tuple[Layer, ...], draws: list[torch.Generator]
+) -> Callable[[list[int]], Callable[[int, Tensor], Tensor]]:
+    """Return what makes the dropout of a step, of the sizes of the trials' batches.
+
+    Each trial's masks are those that torch draws for it alone on the CPU.
+    """
+    shares = [dropouts(model, layers) for model in models]
+
+    def of_step(sizes: list[int]) -> Callable[[int, Tensor], Tensor]:
+        def drop(place: int, given: Tensor) -> Tensor:
+            if not any(share[place] for share in shares):
+                return given
+            mask = torch.ones_like(given)
+            for k, (share, size, draw) in enumerate(zip(shares, sizes, draws, strict=True)):
+                if share[place]:
+                    mask[k, :size].bernoulli_(1 - share[place], generator=draw)
+                    mask[k, :size].div_(1 - share[place])
+            return given * mask
+
+        return drop
+
+    return of_step
+
+
+def _redrawing(fresh: BuiltModel, seed: int) -> Callable[[nn.Module], None] | None:
+    """Return what draws the head anew just as building ``fresh`` with ``seed`` did; None: nothing.
+
+    It is tried: a head whose way of being drawn is not known is built each time.
+    """
+    parts = [
+        name
+        for name, part in fresh.module.named_modules()
+        if fresh.in_head(name) and any(True for _ in part.parameters(recurse=False))
+    ]
+
+    def by_library(module: Any) -> None:
+        for name in parts:
+            module._init_weights(module.get_submodule(name))
+
+    def by_layers(module: nn.Module) -> None:
+        for name in parts:
+            reset = getattr(module.get_submodule(name), "reset_parameters", None)
+            if reset is not None:
+                reset()
+
+    ways: list[Callable[[nn.Module], None]] = [by_layers]
+    if callable(getattr(fresh.module, "_init_weights", None)):
+        ways.append(by_library)
+    for draw in ways:
+        tried = _copy(fresh)
+        for name, parameter in tried.module.named_parameters():
+            if tried.in_head(name):
+                nn.init.zeros_(parameter)
+        torch.manual_seed(seed)
+        draw(tried.module)
+        same = zip(tried.module.parameters(), fresh.module.parameters(), strict=True)
+        if all(one is other or torch.equal(one, other) for one, other in same):
+            return draw
+    return None
+
+
+def _copy(model: BuiltModel) -> BuiltModel:
+    """Return ``model`` with a head of its own and the same tensors for a backbone."""
+    memo = {id(tensor): tensor for _, tensor in _fixed(model)}
+    module = copy.deepcopy(model.module, memo)
+    return replace(model, module=module, chain=())
+
+
+def _fixed(model: BuiltModel) -> list[tuple[str, Tensor]]:
+    return [(name, part) for name, part in _tensors(model.module) if not model.in_head(name)]
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]

@@ -1,0 +1,334 @@
+"""Studies side by side: what each found, for how much, and whether the difference is one.
+
+Rows first: `contest` computes everything that tables, page and program show. Costs are of trials
+that have ended; a result that was taken over from an equal configuration is a trial that took no
+time. Confirmation runs are not part of a search and count nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sft_tune.errors import UserError
+from sft_tune.store.rows import TrialRow
+from sft_tune.view.finalists import Finalist, Standings
+from sft_tune.view.material import Material, is_number, seconds_of
+from sft_tune.view.noise import PROPORTIONS, is_noise
+from sft_tune.view.statistics import best_of_orders, expected_best
+from sft_tune.view.tables import FINISHED, flat_settings
+
+SHARES = (0.25, 0.5, 1.0)
+"""Parts of the same budget at which the studies are compared."""
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+AXES = ("trials", "seconds", "wall")
+"""What a budget is measured in: trials, seconds on the device, seconds in which trials ran."""
+
+
+class Step(NamedTuple):
+    """Where a study stood after a trial had ended.
+
+    Attributes:
+        trials: that had ended.
+        seconds: on the device, of all of them; None where some are not known.
+        wall: seconds in which any of the study's trials ran; None where some are not known.
+        best: value of the best completed one; None: none had completed.
+    """
+
+    trials: int
+    seconds: float | None
+    wall: float | None
+    best: float | None
+
+
+class Chance(NamedTuple):
+    """What a part of the same budget finds.
+
+    Attributes:
+        share: the part.
+        trials: so many of the study's trials it buys, at their mean cost.
+        found: best value after the first so many trials, in the order that happened.
+        expected: mean best of so many trials over all orders (`statistics.expected_best`).
+        low: 95 % of the orders find between this
+        high: and this (`statistics.best_of_orders`).
+    """
+
+    share: float
+    trials: int
+    found: float | None
+    expected: float
+    low: float
+    high: float
+
+
+class Entrant(NamedTuple):
+    """A study among the others.
+
+    Attributes:
+        label: what it is called here: its name, with its database where names are equal.
+        material: the study.
+        searcher: its sampler and pruner; None: not known.
+        guided: whether later trials learn from earlier ones (unknown counts as guided).
+        steps: one for each ended trial.
+        at_same: its best value with the same budget, by axis of `AXES`; None: nothing, or unknown.
+        chances: what parts of the same budget find; empty where no trial has a value.
+        settings: the complete configuration of the best trial, under the names of the space.
+        confirmed: the best trial over fresh seeds; else the leader of the finalists; None: none.
+    """
+
+    label: str
+    material: Material
+    searcher: str | None
+    guided: bool
+    steps: tuple[Step, ...]
+    at_same: Mapping[str, float | None]
+    chances: tuple[Chance, ...]
+    settings: Mapping[str, Any]
+    confirmed: Finalist | None
+
+    @property
+    def spent(self) -> Step:
+        """What all ended trials took."""
+        return self.steps[-1] if self.steps else Step(0, 0.0, 0.0, None)
+
+
+class Contest(NamedTuple):
+    """The studies side by side.
+
+    Attributes:
+        metric: the objective of all of them.
+        maximize: whether more of it is better.
+        entrants: the studies, in the order given.
+        same: the smallest of what they spent, by axis of `AXES`; None: of some it is not known.
+        measure: what ``Entrant.chances`` divide: ``seconds`` where known of all, else ``trials``.
+        differing: settings in which the best trials differ, by name, a value for each study
+            (None: it has no such setting).
+        close: whether the two best winners are within the noise of their validation examples;
+            None: not known.
+    """
+
+    metric: str
+    maximize: bool
+    entrants: tuple[Entrant, ...]
+    same: Mapping[str, float | None]
+    measure: str
+    differing: Mapping[str, tuple[Any, ...]]
+    close: bool | None
+
+    @property
+    def leaders(self) -> list[Entrant]:
+        """The studies with the best value for the same budget; several when they are equal."""
+        found = {e.label: e.at_same[self.measure] for e in self.entrants}
+        known = [value for value in found.values() if value is not None]
+        if not known:
+            return []
+        best = max(known) if self.maximize else min(known)
+        return [e for e in self.entrants if found[e.label] == best]
+
+
+def contest(
+    materials: Sequence[Material], labels: Sequence[str], standings: Sequence[Standings | None]
+) -> Contest:
+    """Return the studies ``materials`` side by side.
+
+    Args:
+        materials: at least two studies.
+        labels: what they are called, all different.
+        standings: their finalists; None of a study without.
+
+    Raises:
+        UserError: they have not the same objective.
+    """
+    _same_objective(materials, labels)
+    maximize = materials[0].maximize
+    ways = [steps_of(material) for material in materials]
+    same = {axis: _smallest(axis, ways) for axis in AXES}
+    measure = "seconds" if same["seconds"] else "trials"
+    entrants = tuple(
+        Entrant(
+            label=label,
+            material=material,
+            searcher=_searcher(material),
+            guided=_guided(material),
+            steps=steps,
+            at_same={axis: best_within(steps, axis, same[axis]) for axis in AXES},
+            chances=_chances(material, steps, measure, same[measure] or 0.0),
+            settings=_settings(material),
+            confirmed=_confirmed(material, found),
+        )
+        for label, material, steps, found in zip(labels, materials, ways, standings, strict=True)
+    )
+    return Contest(
+        metric=materials[0].metric,
+        maximize=maximize,
+        entrants=entrants,
+        same=same,
+        measure=measure,
+        differing=_differing(entrants),
+        close=_close(entrants, maximize),
+    )
+
+
+def _same_objective(materials: Sequence[Material], labels: Sequence[str]) -> None:
+    first = materials[0]
+    for material, label in zip(materials[1:], labels[1:], strict=True):
+        for what, mine, other in (
+            ("metric", first.metric, material.metric),
+            ("direction", first.study.direction, material.study.direction),
+        ):
+            if mine != other:
+                remedy = (
+                    "; `sft-tune import --metric` says what an imported value is"
+                    if what == "metric" and not (first.study.managed and material.study.managed)
+                    else ""
+                )
+                raise UserError(
+                    f"only studies of one {what} can be compared: {labels[0]} has {mine!r}, "
+                    f"{label} has {other!r}{remedy}"
+                )
+
+
+def steps_of(material: Material) -> tuple[Step, ...]:
+    """Return where the study stood after each trial, in the order in which they ended."""
+    better = max if material.maximize else min
+    ended = [row for row in material.trials if row.state in FINISHED]
+    # A trial without times keeps its place by number, after those that have them.
+    ended.sort(key=lambda row: (row.ended is None, row.ended or _NEVER, row.number))
+    walls = _wall_after(ended)
+    steps: list[Step] = []
+    best: float | None = None
+    seconds: float | None = 0.0
+    for count, (row, wall) in enumerate(zip(ended, walls, strict=True), start=1):
+        if row.state == "COMPLETE" and row.value is not None and is_number(row.value):
+            best = row.value if best is None else better(best, row.value)
+        took = 0.0 if row.duplicate_of is not None else seconds_of(row)
+        seconds = None if seconds is None or took is None else seconds + took
+        steps.append(Step(count, seconds, wall, best))
+    return tuple(steps)
+
+
+def _wall_after(ended: Sequence[TrialRow]) -> list[float | None]:
+    """Return for each trial, in order of their ends, the seconds in which any ran until its end.
+
+    A night between two sessions of a study is nobody's cost: only time with a trial counts.
+    """
+    spans = [
+        (row.started.timestamp(), row.ended.timestamp())
+        for row in ended
+        if row.started is not None and row.ended is not None
+    ]
+    if len(spans) < len(ended):
+        return [None] * len(ended)
+    found: list[float | None] = []
+    busy: list[tuple[float, float]] = []  # apart from each other, in order
+    for start, end in spans:
+        start = min(start, end)
+        # Ends come in order: the new span can only swallow or lengthen the last ones.
+        while busy and busy[-1][1] >= start:
+            start = min(start, busy.pop()[0])
+        busy.append((start, end))
+        found.append(sum(until - since for since, until in busy))
+    return found
+
+
+def _smallest(axis: str, ways: Sequence[Sequence[Step]]) -> float | None:
+    spent = [getattr(steps[-1], axis) if steps else 0 for steps in ways]
+    return None if any(value is None for value in spent) else min(spent)
+
+
+def best_within(steps: Sequence[Step], axis: str, limit: float | None) -> float | None:
+    """Return the best value that the study had when ``limit`` of the ``axis`` was spent."""
+    if limit is None:
+        return None
+    # Sums of seconds in another order may differ in their last digit.
+    inside = [step for step in steps if (getattr(step, axis) or 0.0) <= limit * (1 + 1e-9)]
+    return inside[-1].best if inside else None
+
+
+def _chances(
+    material: Material, steps: Sequence[Step], measure: str, same: float
+) -> tuple[Chance, ...]:
+    values = outcomes(material)
+    if not values or not same:
+        return ()
+    n, maximize = len(values), material.maximize
+    whole = getattr(steps[-1], measure) or 0.0
+    found = []
+    for share in SHARES:
+        count = min(n, max(1, int(share * same / whole * n + 1e-9)))
+        low, high = best_of_orders(values, count, maximize=maximize)
+        expected = expected_best(values, count, maximize=maximize)
+        found.append(Chance(share, count, steps[count - 1].best, expected, low, high))
+    return tuple(found)
+
+
+def outcomes(material: Material) -> list[float]:
+    """Return a value for each ended trial; empty where none has completed with one.
+
+    Of a pruned trial it is what it had reached, but never more than the best completed one, of
+    which alone a study says that it is its best. A trial without a finite value found nothing: it
+    counts as the worst of the study.
+    """
+    best = material.best
+    if best is None or best.value is None:
+        return []
+    less, worst_of = (min, min) if material.maximize else (max, max)
+    ended = [row for row in material.trials if row.state in FINISHED]
+    known = [
+        less(row.value, best.value)
+        for row in ended
+        if row.value is not None and is_number(row.value) and row.state != "FAIL"
+    ]
+    return known + [worst_of(known)] * (len(ended) - len(known))
+
+
+def _searcher(material: Material) -> str | None:
+    if material.record is None:
+        return None
+    spec = material.record.spec
+    cut = "no pruner" if spec.pruner.name == "none" else spec.pruner.name
+    return f"{spec.sampler.name}, {cut}"
+
+
+def _guided(material: Material) -> bool:
+    return material.record is None or material.record.spec.sampler.name in ("tpe", "gp")
+
+
+def _settings(material: Material) -> dict[str, Any]:
+    best = material.best
+    if best is None:
+        return {}
+    fixed = {} if best.config is None else flat_settings(best.config)
+    return {**fixed, **best.params}
+
+
+def _confirmed(material: Material, found: Standings | None) -> Finalist | None:
+    return None if found is None else found.searched or found.leader
+
+
+def _differing(entrants: Sequence[Entrant]) -> dict[str, tuple[Any, ...]]:
+    with_best = [e for e in entrants if e.settings]
+    names = dict.fromkeys(name for e in with_best for name in e.settings)
+    rows = {name: tuple(e.settings.get(name) for e in entrants) for name in names}
+    return {
+        name: values
+        for name, values in rows.items()
+        if len({repr(e.settings.get(name)) for e in with_best}) > 1
+    }
+
+
+def _close(entrants: Sequence[Entrant], maximize: bool) -> bool | None:
+    bests = [
+        (e.material.best.value, e.material.examples)
+        for e in entrants
+        if e.material.best is not None and e.material.best.value is not None
+    ]
+    metric = entrants[0].material.metric
+    if len(bests) < 2 or metric not in PROPORTIONS or any(not count for _, count in bests):
+        return None
+    bests.sort(key=lambda one: one[0], reverse=maximize)
+    (first, n), (second, m) = bests[:2]
+    return is_noise(metric, first, second, min(n or 1, m or 1))

@@ -1,0 +1,259 @@
+"""Stacked trials: each has the numbers and files that it has alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sft_tune.spec.config import TrialConfig
+from sft_tune.trial import checkpoint
+from sft_tune.trial.loop import run_trial
+from sft_tune.trial.outcome import Evaluation, Outcome
+from sft_tune.trial.paths import TrialPaths
+from sft_tune.trial.stack.common import NotStackableError
+from sft_tune.trial.stack.trials import Stack
+
+# A trial alone multiplies matrices in another order than the stack.
+ROUNDING = {"rel": 2e-4, "abs": 2e-5}
+# One row a trial: every optimizer, schedule and kind of clipping, different lengths and seeds.
+TABLE: list[dict[str, Any]] = [
+    {},
+    {"optimizer": "adam", "weight_decay": 0.1, "schedule": "cosine", "epochs": 3, "beta1": 0.5},
+    {"optimizer": "sgd", "schedule": "one_cycle", "clip_norm": 0.1, "learning_rate": 0.1},
+    {"optimizer": "sgd", "nesterov": True, "momentum": 0.5, "clip_norm": None, "epochs": 1},
+    {"optimizer": "sgd", "momentum": 0.0, "schedule": "inverse_sqrt", "clip_value": 0.01},
+    {"schedule": "step", "decay_all": True, "l1": 0.01, "label_smoothing": 0.2, "warmup": 0.5},
+    {"schedule": "exponential", "head_multiplier": 5.0, "epsilon": 1e-3, "clip_value": 0.05},
+    {"optimizer": "adam", "schedule": "polynomial", "beta2": 0.9, "l1": 0.1, "decay_all": True},
+]
+
+
+class Driver:
+    """Does what a worker does: brings verdicts, and collects what is reported."""
+
+    def __init__(self, folder: Path, verdict: Callable[[str, Evaluation], bool]) -> None:
+        self.folder = folder
+        self.stack = Stack(
+            "cpu", folder / "cache", checkpoint_seconds=0.0, evaluation_batch_size=16
+        )
+        self.seen: dict[str, list[Evaluation]] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        self._verdict = verdict
+
+    def enter(self, name: str, config: TrialConfig) -> None:
+        def report(evaluation: Evaluation) -> None:
+            self.seen.setdefault(name, []).append(evaluation)
+            self.stack.answer(name, self._verdict(name, evaluation))
+
+        self.stack.enter(name, config, TrialPaths(self.folder / name), report)
+
+    def work(self, until: Callable[[], bool] = lambda: False) -> None:
+        while len(self.stack) and not until():
+            self.outcomes |= {str(name): outcome for name, outcome in self.stack.work()}
+
+
+def go_on(name: str, evaluation: Evaluation) -> bool:
+    return True
+
+
+def alone(
+    config: TrialConfig, folder: Path, verdict: Callable[[str, Evaluation], bool] = go_on
+) -> tuple[Outcome, list[Evaluation]]:
+    seen: list[Evaluation] = []
+
+    def report(evaluation: Evaluation) -> bool:
+        seen.append(evaluation)
+        return verdict("alone", evaluation)
+
+    outcome = run_trial(
+        config,
+        TrialPaths(folder),
+        device="cpu",
+        cache=folder.parent / "cache",
+        report=report,
+        should_stop=lambda: False,
+        checkpoint_seconds=0.0,
+        evaluation_batch_size=16,
+    )
+    return outcome, seen
+
+
+@pytest.fixture
+def heads(sentences: Callable[..., TrialConfig]) -> Callable[..., TrialConfig]:
+    """Make configurations of heads with dropout on a frozen encoder: 5 steps of 8, the last 7."""
+
+    def configure(seed: int = 5, model: dict[str, Any] | None = None, **training: Any) -> Any:
+        return sentences(
+            seed=seed,
+            data={"train_limit": 39},
+            model={"dropout": 0.3, **(model or {})},
+            training={"freeze": "backbone", "learning_rate": 0.02, **training},
+        )
+
+    return configure
+
+
+def same(found: Iterable[Evaluation], expected: Iterable[Evaluation]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert (one.progress, one.step, one.horizon) == (other.progress, other.step, other.horizon)
+        assert one.metrics == pytest.approx(other.metrics, **ROUNDING)
+        assert one.train_loss == pytest.approx(other.train_loss, **ROUNDING)
+        assert one.learning_rate == other.learning_rate
+        assert one.gradient_norm == pytest.approx(other.gradient_norm, **ROUNDING)
+        assert one.gradient_norm_max == pytest.approx(other.gradient_norm_max, **ROUNDING)
+        assert one.update_ratio == pytest.approx(other.update_ratio, rel=1e-3)
+
+
+def same_files(one: Path, other: Path) -> None:
+    found, expected = (checkpoint.read(TrialPaths(path).best) for path in (one, other))
+    assert found[0].keys() == expected[0].keys()
+    for name, tensor in expected[0].items():
+        torch.testing.assert_close(found[0][name], tensor, rtol=2e-4, atol=2e-5)
+    assert found[1]["card"] == expected[1]["card"]
+    assert found[1]["progress"] == expected[1]["progress"]
+
+
+def test_each_trial_of_a_stack_is_what_it_is_alone(
+    heads: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    configs = {f"t{i}": heads(seed=i, **training) for i, training in enumerate(TABLE)}
+    driver = Driver(tmp_path, go_on)
+    late = configs.pop("t7")
+    for name, config in configs.items():
+        driver.enter(name, config)
+    driver.work(until=lambda: bool(driver.outcomes))
+    driver.enter("t7", late)  # when another has left
+    driver.work()
+    for name, config in {**configs, "t7": late}.items():
+        outcome, expected = alone(config, tmp_path / f"alone-{name}")
+        same(driver.seen[name], expected)
+        stacked = driver.outcomes[name]
+        assert (stacked.reason, stacked.steps, stacked.best_progress, stacked.flags) == (
+            *("completed", outcome.steps, outcome.best_progress),
+            outcome.flags,
+        )
+        assert stacked.seconds > 0 and stacked.samples_per_second > 0
+        same_files(tmp_path / name, tmp_path / f"alone-{name}")
+
+
+def test_pruned_and_diverged_trials_leave_and_the_others_go_on(
+    heads: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    def verdict(name: str, evaluation: Evaluation) -> bool:
+        return name != "bad" or evaluation.progress < 40
+
+    driver = Driver(tmp_path, verdict)
+    good = heads(seed=1)
+    for name, config in {
+        "good": good,
+        "bad": heads(seed=2),
+        "wild": heads(seed=3, optimizer="sgd", learning_rate=1e30, clip_norm=None, l1=1.0),
+        "idle": heads(seed=4, learning_rate=1e-12, patience=1, min_change=0.1),
+    }.items():
+        driver.enter(name, config)
+    driver.work()
+    reasons = {name: outcome.reason for name, outcome in driver.outcomes.items()}
+    assert reasons == {
+        **{"good": "completed", "bad": "pruned"},
+        **{"wild": "diverged", "idle": "early_stopped"},
+    }
+    assert [e.progress for e in driver.seen["bad"]] == [20, 40]
+    assert driver.outcomes["bad"].note == "at 40 % of its horizon"
+    same(driver.seen["good"], alone(good, tmp_path / "alone")[1])
+
+
+@pytest.mark.parametrize("how", ["stacked", "alone"])
+def test_a_trial_that_was_saved_in_a_stack_goes_on_stacked_or_alone(
+    heads: Callable[..., TrialConfig], tmp_path: Path, how: str
+) -> None:
+    configs = {"one": heads(seed=1, optimizer="sgd"), "two": heads(seed=2, epochs=3)}
+    driver = Driver(tmp_path, go_on)
+    for name, config in configs.items():
+        driver.enter(name, config)
+    driver.work(until=lambda: len(driver.seen.get("two", [])) == 3)
+    for name in configs:
+        driver.stack.stop(name)
+    driver.work()
+    assert {outcome.reason for outcome in driver.outcomes.values()} == {"stopped"}
+    again = Driver(tmp_path, go_on)
+    for name, config in configs.items():
+        if how == "stacked":
+            again.enter(name, config)
+        else:
+            again.outcomes[name], again.seen[name] = alone(config, tmp_path / name)
+    again.work()
+    for name, config in configs.items():
+        assert again.outcomes[name].resumed_from > 0
+        expected = alone(config, tmp_path / f"whole-{name}")[1]
+        same(driver.seen[name] + again.seen[name], expected)
+        same_files(tmp_path / name, tmp_path / f"whole-{name}")
+
+
+def test_a_trial_that_was_killed_alone_goes_on_in_a_stack(
+    heads: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill(name: str, evaluation: Evaluation) -> bool:
+        if evaluation.progress == 60:
+            raise KilledError
+        return True
+
+    config = heads(seed=1)
+    with pytest.raises(KilledError):
+        alone(config, tmp_path / "one", kill)
+    driver = Driver(tmp_path, go_on)
+    driver.enter("one", config)
+    driver.enter("two", heads(seed=2))
+    driver.work()
+    assert driver.outcomes["one"].resumed_from == 4
+    same(driver.seen["one"], alone(config, tmp_path / "whole")[1][2:])
+
+
+def test_other_settings_are_trained_alone(
+    heads: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    driver = Driver(tmp_path, go_on)
+    driver.enter("one", heads())
+    for other in ({"batch_size": 4}, {"freeze": "none"}, {"optimizer": "lion"}):
+        with pytest.raises(NotStackableError):
+            driver.enter("other", heads(**other))
+    driver.stack.drop("one")
+    assert len(driver.stack) == 0
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_heads_of_real_models_stack(shared: Path, tmp_path: Path, kind: str) -> None:
+    image = kind == "image"
+    name = "cifar10" if image else "subjectivity"
+    weights = str(shared / "models" / "resnet18-cifar5.safetensors")
+    model = {"name": "torchvision:resnet18", "weights": weights}
+    if not image:
+        model = {"name": f"transformers:{shared / 'models' / 'minilm-l6'}"}
+    configs = {
+        f"t{seed}": TrialConfig.model_validate(
+            {
+                "task": f"{kind}-classification",
+                "data": {"source": str(shared / "data" / name), "train_limit": 72}
+                | {"validation_limit": 40}
+                | ({} if image else {"max_length": 24}),
+                "model": model,
+                "training": {"epochs": 2, "batch_size": 16, "freeze": "backbone"},
+                "objective": {"rungs": 2},
+                "seed": seed,
+            }
+        )
+        for seed in (3, 4)
+    }
+    driver = Driver(tmp_path, go_on)
+    for each, config in configs.items():
+        driver.enter(each, config)
+    driver.work()
+    for each, config in configs.items():
+        same(driver.seen[each], alone(config, tmp_path / f"alone-{each}")[1])
+        same_files(tmp_path / each, tmp_path / f"alone-{each}")
