@@ -124,7 +124,7 @@ class Nursery:
 
     def forget(self) -> None:
         """Let go of it without a word: it is the parent's of this forked process."""
-        self._socket.close()
+        os.close(self._socket.detach())  # `close` would wait for the thread that reads
         self.process.returncode = 0
 
     def _read(self) -> None:

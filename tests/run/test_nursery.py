@@ -140,8 +140,10 @@ def test_a_worker_can_be_given_up_before_it_is_there(tmp_path: Path) -> None:
 
 def test_a_server_goes_with_its_runner_even_while_it_imports(tmp_path: Path) -> None:
     code = (
-        "import os; from sft_tune.run.nursery import Nursery\n"
-        "print(Nursery(dict(os.environ)).process.pid, flush=True); input()"
+        "import os, sys; from sft_tune.run import nursery\n"
+        "server = nursery._nursery(dict(os.environ)).process.pid\n"
+        "if os.fork(): print(server, flush=True)\n"  # the child holds no end of its socket
+        "sys.stdin.read()"
     )
     runner = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -150,5 +152,5 @@ def test_a_server_goes_with_its_runner_even_while_it_imports(tmp_path: Path) -> 
         assert runner.stdout is not None
         server = psutil.Process(int(runner.stdout.readline()))
         runner.send_signal(signal.SIGKILL)
-    _, alive = psutil.wait_procs([server], timeout=PATIENCE)
-    assert not alive
+        _, alive = psutil.wait_procs([server], timeout=PATIENCE)
+        assert not alive
