@@ -106,7 +106,7 @@ class Server:
             if sys.path[0] == self._home:  # as `python -m` would have it there
                 sys.path[0] = request["folder"]
             importlib.invalidate_caches()
-            _use_threads(int(os.environ["OMP_NUM_THREADS"]))
+            worker.use_threads(int(os.environ["OMP_NUM_THREADS"]))
             worker.main()
         except BaseException:
             traceback.print_exc()
@@ -124,22 +124,6 @@ class Server:
     def _tell(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._connection.sendall(json.dumps(message).encode() + b"\n")
-
-
-def _use_threads(count: int) -> None:
-    """Do for a forked worker what OMP_NUM_THREADS does where a process starts with it.
-
-    Libraries read the variable when they are loaded, which was in the server, with 1.
-    """
-    import numpy as np
-    import torch
-
-    torch.set_num_threads(count)
-    if count > 1:
-        from threadpoolctl import threadpool_limits
-
-        threadpool_limits(count)
-    np.random.seed()  # Python's generator seeds itself again after a fork, NumPy's does not
 
 
 @contextlib.contextmanager

@@ -210,7 +210,11 @@ class Ledger:
         progress = evaluation["progress"]
         point = self._points[placement.claim.id]
         retrying(lambda: self._searcher.report(point, progress, value))
-        return not (placement.prunable and retrying(point.trial.should_prune))
+        if self._spec.pruner.name == "none":
+            return True
+        # Asked of every trial: what cannot be pruned is still what others are compared with.
+        prune = retrying(point.trial.should_prune)
+        return not (prune and placement.prunable)
 
     def end(
         self,

@@ -138,6 +138,22 @@ def warm_up() -> None:
     torch.optim.SGD([parameter], lr=0.1).step()
 
 
+def use_threads(count: int) -> None:
+    """Do for a forked worker what OMP_NUM_THREADS does where a process starts with it.
+
+    Libraries read the variable when they are loaded, which was in the server, with 1.
+    """
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(count)
+    if count > 1:
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(count)
+    np.random.seed()  # Python's generator seeds itself again after a fork, NumPy's does not
+
+
 def _probe(channel: Channel, command: Message) -> None:
     from sft_tune.trial.check import probe
     from sft_tune.trial.function import load_function
