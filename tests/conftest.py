@@ -10,6 +10,10 @@ import pytest
 from hypothesis import settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+# Two processes of tests share the cores; threads that wait for one another would waste them.
+# (Workers of studies get the number of threads that their study says.)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 MUST_NOT_SKIP = os.environ.get("SFT_TUNE_TEST_NO_SKIP") == "1"
 
 

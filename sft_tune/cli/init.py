@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,12 +22,16 @@ Task = Literal[
     "text-regression",
     "token-classification",
     "semantic-segmentation",
+    "object-detection",
     "audio-classification",
+    "causal-lm",
 ]
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"
 AUDIO_MODEL = "transformers:facebook/wav2vec2-base"
 MASK_MODEL = "torchvision:deeplabv3_resnet50"
+BOX_MODEL = "torchvision:fasterrcnn_resnet50_fpn_v2"
+WRITERS = {"causal-lm": "transformers:Qwen/Qwen3-0.6B"}
 IMAGE_MODEL, TEXT_MODEL = "torchvision:resnet18", "transformers:google-bert/bert-base-uncased"
 # What needs no file and no network, so that the file runs as it is.
 DIGITS, SMALL_MODEL = "sklearn:digits", "builtin:convnet"
@@ -55,7 +60,8 @@ def init(
             metavar="NAME",
             show_default=False,
             help="torchvision:NAME, timm:NAME, transformers:ID-or-path or builtin:convnet. "
-            "Default: resnet18 for images, BERT for texts, wav2vec 2.0 for sounds.",
+            "Default: resnet18 for images, BERT for texts, wav2vec 2.0 for sounds, "
+            "Qwen3 0.6B to write.",
         ),
     ] = None,
     name: Annotated[
@@ -81,12 +87,14 @@ def init(
     by_suffix = TEXTS if data and Path(data).suffix.lower() in TABLES else IMAGES
     wanted: Task = task or found.task or by_suffix
     images = wanted.startswith("image-")
-    masks = wanted == "semantic-segmentation"
-    if data is None and masks:
-        raise UserError(f"--data: {wanted} has no default; give a folder of images and masks")
+    masks, boxes = wanted == "semantic-segmentation", wanted == "object-detection"
+    if data is None and (masks or boxes):
+        what = "images and masks" if masks else "images and COCO's annotations"
+        raise UserError(f"--data: {wanted} has no default; give a folder of {what}")
     if data is None and wanted != IMAGES:
         raise UserError(f"--data: {wanted} has no default; give a .csv or .jsonl file, or hub:ID")
-    usual = MASK_MODEL if masks else IMAGE_MODEL if images else TEXT_MODEL
+    usual = IMAGE_MODEL if images else WRITERS.get(wanted, TEXT_MODEL)
+    usual = MASK_MODEL if masks else BOX_MODEL if boxes else usual
     if wanted == "audio-classification":
         usual = AUDIO_MODEL
     chosen = model or (SMALL_MODEL if data is None else usual)
@@ -96,7 +104,7 @@ def init(
     except UserError as error:
         raise UserError("\n".join([str(error), *_missing(data)])) from None
     if model:
-        _check_name(model)
+        _check_name(wanted, model)
     try:
         with output.open("x", encoding="utf8") as file:
             file.write(text)
@@ -117,17 +125,22 @@ def _look_into(data: str | None, task: Task | None) -> Guess:
     return Guess(TEXTS if table and not task else None)
 
 
-def _check_name(model: str) -> None:
+def _check_name(task: Task, model: str) -> None:
     """Refuse a name that its library does not have, before a file is written with it."""
     scheme, _, name = model.partition(":")
-    if scheme == "torchvision":
-        from sft_tune.trial.models_torchvision import check_name
+    check: Callable[[str], None]
+    if scheme == "torchvision" and task == "object-detection":
+        from sft_tune.trial.models_detection import check_name as check
+    elif scheme == "torchvision" and task == "semantic-segmentation":
+        from sft_tune.trial.models_segmentation import check_name as check
+    elif scheme == "torchvision":
+        from sft_tune.trial.models_torchvision import check_name as check
     elif scheme == "timm":
-        from sft_tune.trial.models_timm import check_name
+        from sft_tune.trial.models_timm import check_name as check
     else:
         return
     try:
-        check_name(name)
+        check(name)
     except ModelError as error:
         raise UserError(f"--model: {str(error).removeprefix('model.name: ')}") from None
 

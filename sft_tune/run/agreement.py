@@ -22,9 +22,9 @@ ONNX_LOGITS = 1e-3
 
 COUNTED = {
     name
-    for task in (TASKS["image-classification"], TASKS["token-classification"])
-    for name in task.metrics
-    if name != "loss"
+    for task in ("image-classification", "token-classification", "causal-lm")
+    for name in TASKS[task].metrics
+    if name not in ("loss", "perplexity")
 }
 """Scores that are made of counts of right answers."""
 

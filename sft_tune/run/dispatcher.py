@@ -175,7 +175,9 @@ class Dispatcher:
                 desk.spec.resources,
                 url=placement.url,
                 with_test=placement.with_test,
-                prunable=placement.prunable,
+                # What died with others is tried again by itself.
+                stack=worker.slot.lane > 0 and placement.attempt == 1,
+                kept_from=placement.kept_from,
             )
         )
         desk.notify(
@@ -297,7 +299,7 @@ class Dispatcher:
         if time.monotonic() < self._next_beat:
             return
         self._next_beat = time.monotonic() + BEAT_SECONDS
-        self._roster.beat([slot.label for slot in self._slots])
+        self._roster.beat([slot.label for slot in self._slots if slot.lane < 2])
         held: dict[Desk, set[int]] = {}
         for worker, running in list(self._busy.items()):
             if running.desk not in held:
@@ -329,7 +331,7 @@ class Dispatcher:
         if worker in self._idle:
             self._idle.remove(worker)
         running = self._busy.pop(worker, None)
-        worker.kill()
+        worker.drop()
         if running is not None:
             running.desk.notify(_taken_over(running.placement))
 

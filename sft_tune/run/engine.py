@@ -11,7 +11,6 @@ import contextlib
 import functools
 import json
 import os
-import queue
 import signal
 import threading
 from pathlib import Path
@@ -21,10 +20,21 @@ from sft_tune.run.messages import Message
 from sft_tune.run.nursery import Process, start_worker
 from sft_tune.run.slots import Slot, worker_environment
 
-# A SimpleQueue, since its `put` may be called from a signal handler.
-Inbox = queue.SimpleQueue[tuple["Worker | None", Message]]
-
 GONE = "gone"
+
+
+class Inbox(Protocol):
+    """Where events arrive, each with its worker; with None what a signal handler puts there."""
+
+    def put(self, item: tuple[Worker | None, Message]) -> None:
+        """Add an event; a signal handler may do so (a `queue.SimpleQueue` admits it)."""
+
+    def get(self, *, timeout: float | None = None) -> tuple[Worker | None, Message]:
+        """Wait for the next event.
+
+        Raises:
+            queue.Empty: there was none for ``timeout`` seconds.
+        """
 
 
 class Worker(Protocol):
@@ -41,6 +51,9 @@ class Worker(Protocol):
 
     def kill(self) -> None:
         """End it at once."""
+
+    def drop(self) -> None:
+        """Have it let go of its trial at once, unsaved; it serves no other."""
 
 
 class Engine(Protocol):
@@ -129,6 +142,10 @@ class LocalWorker:
             process.kill()
             process.wait()
         self._close_input()
+
+    def drop(self) -> None:
+        """End it at once: there is nothing else that it does."""
+        self.kill()
 
     def _close_input(self) -> None:
         with self._sending, contextlib.suppress(BrokenPipeError):

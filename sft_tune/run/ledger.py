@@ -18,7 +18,7 @@ from sft_tune.run.events import TrialEnded
 from sft_tune.run.faults import FaultFinder
 from sft_tune.run.messages import cache_folder
 from sft_tune.run.owner import is_dead, owner_name
-from sft_tune.run.retention import drop_surplus, trial_place, working_folder
+from sft_tune.run.retention import drop_surplus, trial_place, working_folder, worst_kept
 from sft_tune.run.searcher import Point, Searcher
 from sft_tune.spec.config import TrialConfig, assemble
 from sft_tune.spec.faults import to_flags
@@ -52,7 +52,7 @@ class Placement:
         folder: of this machine, where it works.
         with_test: whether its best weights are evaluated on the test split, too.
         url: where its files belong in the end; None: in that folder.
-        prunable: whether a rung may end it.
+        kept_from: its weights go at once where its value is worse than this; None: they stay.
     """
 
     claim: Claim
@@ -63,7 +63,7 @@ class Placement:
     folder: Path
     with_test: bool = False
     url: str | None = None
-    prunable: bool = False
+    kept_from: float | None = None
 
     @property
     def attempt(self) -> int:
@@ -200,7 +200,9 @@ class Ledger:
             host=platform.node(),
             now=self._clock(),
         )
-        return replace(placement, claim=claim)
+        keep, maximize = self._spec.resources.keep_checkpoints, self._maximize
+        kept_from = worst_kept(self._db, self._study.id, keep, maximize=maximize)
+        return replace(placement, claim=claim, kept_from=kept_from)
 
     def rung(self, placement: Placement, evaluation: Mapping[str, Any]) -> bool:
         """Record ``evaluation``; return whether the trial goes on."""
@@ -209,12 +211,10 @@ class Ledger:
         value = evaluation["metrics"][self._spec.objective.metric]
         progress = evaluation["progress"]
         point = self._points[placement.claim.id]
-        retrying(lambda: self._searcher.report(point, progress, value))
-        if self._spec.pruner.name == "none":
-            return True
-        # Asked of every trial: what cannot be pruned is still what others are compared with.
-        prune = retrying(point.trial.should_prune)
-        return not (prune and placement.prunable)
+        prune = retrying(lambda: self._searcher.report(point, progress, value))
+        # The default configuration and those asked for are what the study compares itself with.
+        claim = placement.claim
+        return not prune or claim.asked is not None or claim.place < self._asked_for
 
     def end(
         self,
@@ -310,24 +310,8 @@ class Ledger:
         self._points[claim.id] = point
         folder = Path(trial_place(str(self._folder), point.number))
         place = trial_place(self._artifacts, point.number)
-        return Placement(
-            claim,
-            point.number,
-            point.params,
-            config,
-            local,
-            folder,
-            url=place if is_url(place) else None,
-            prunable=self._is_prunable(claim),
-        )
-
-    def _is_prunable(self, claim: Claim) -> bool:
-        """Tell whether a rung may end the trial.
-
-        The default configuration and those asked for are what the study compares itself with.
-        """
-        compared = claim.asked is not None or claim.place < self._asked_for
-        return self._spec.pruner.name != "none" and not compared
+        url = place if is_url(place) else None
+        return Placement(claim, point.number, point.params, config, local, folder, url=url)
 
     def _count_time(self, at_most: float = LEASE_SECONDS) -> float:
         """Count the time since anyone last did; return the study's total in seconds."""

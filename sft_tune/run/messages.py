@@ -17,6 +17,7 @@ Message = dict[str, Any]
 
 STOP: Message = {"do": "stop"}
 QUIT: Message = {"do": "quit"}
+DROP: Message = {"do": "drop"}
 
 
 def cache_folder() -> Path:
@@ -48,6 +49,19 @@ def measure(config: TrialConfig, device: str, threads: int, seconds: float) -> M
     }
 
 
+def measure_stack(config: TrialConfig, count: int, slot: Slot, resources: ResourcesSpec) -> Message:
+    """Tell how many times faster ``count`` trials like ``config`` train as a stack than alone."""
+    return {
+        "do": "measure_stack",
+        "config": config.model_dump(mode="json"),
+        "count": count,
+        "device": slot.device,
+        "threads": slot.threads,
+        "cache": str(cache_folder()),
+        "evaluation_batch_size": resources.evaluation_batch_size,
+    }
+
+
 def train(
     config: TrialConfig,
     folder: Path,
@@ -57,13 +71,15 @@ def train(
     with_test: bool = False,
     url: str | None = None,
     refit_to: int | None = None,
-    prunable: bool = True,
+    stack: bool = False,
+    kept_from: float | None = None,
 ) -> Message:
     """Train ``config`` in ``folder`` on ``slot``, on from its checkpoint where it has one.
 
     ``with_test`` has the best weights evaluated on the test split afterwards. With ``url`` the
     trial's files belong there, and ``folder`` is of this machine alone. ``refit_to`` trains on
-    validation too (see `run_trial`). What is not ``prunable`` trains on while a rung is recorded.
+    validation too (see `run_trial`). With ``stack`` it trains together with others of the worker.
+    Weights of a value worse than ``kept_from`` are not written.
     """
     return {
         "do": "train",
@@ -80,7 +96,8 @@ def train(
         "with_test": with_test,
         "loggers": list(resources.loggers),
         "refit_to": refit_to,
-        "prunable": prunable,
+        "stack": stack,
+        "kept_from": kept_from,
     }
 
 

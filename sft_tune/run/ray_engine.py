@@ -195,6 +195,10 @@ class RayWorker:
         """End the actor at once; its child goes when its input ends."""
         self._ray.kill(self._actor)
 
+    def drop(self) -> None:
+        """End it at once: there is nothing else that it does."""
+        self.kill()
+
     def _read(self, inbox: Inbox) -> None:
         how, said = "was lost with its Ray actor", ""
         try:

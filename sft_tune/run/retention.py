@@ -40,6 +40,16 @@ def surplus(values: Iterable[tuple[int, float]], keep: int, *, maximize: bool) -
     return [number for number, _ in ranked[keep:]]
 
 
+def worst_kept(db: Database, study_id: int, keep: int, *, maximize: bool) -> float | None:
+    """Return the value that a trial must reach to keep its weights; None: any.
+
+    It only rises: as many as ``keep`` trials have better ones, or this one, already.
+    """
+    kept = checkpoints.kept_checkpoints(db, study_id)
+    values = [one.value for one in kept if one.state == "COMPLETE" and one.value is not None]
+    return sorted(values, reverse=maximize)[keep - 1] if len(values) >= keep else None
+
+
 def drop_surplus(
     db: Database, study_id: int, artifacts: str, keep: int, *, maximize: bool
 ) -> tuple[int, int]:

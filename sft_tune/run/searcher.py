@@ -43,6 +43,7 @@ class Searcher:
         self._spec = spec
         self._plan = plan
         self._database = storage
+        self._prunes = spec.pruner.name != "none"
         self._storage = get_storage(storage)
         self._study = optuna.load_study(
             study_name=spec.name, storage=self._storage, pruner=make_pruner(spec.pruner)
@@ -81,14 +82,16 @@ class Searcher:
         params = draw(trial, self._spec.space)
         return Point(trial, optuna_id, trial.number, params)
 
-    def report(self, point: Point, progress: int, value: float) -> None:
-        """Report the objective at ``progress`` percent.
+    def report(self, point: Point, progress: int, value: float) -> bool:
+        """Report the objective at ``progress`` percent; return whether to prune the trial.
 
         A trial that was taken over reports some rungs again; Optuna keeps the first report.
         """
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The reported value is ignored")
             point.trial.report(value, progress)
+        # Asked, Optuna reads the trial from the database first, whatever the pruner.
+        return self._prunes and point.trial.should_prune()
 
     def tell(
         self, optuna_id: int, state: str, value: float | None, attributes: Mapping[str, Any]

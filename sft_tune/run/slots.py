@@ -25,6 +25,7 @@ class Slot:
         threads: CPU threads of the trial.
         share: which of several slots of one device it is, from 1; 0: it has the device alone.
         sharing: how many slots its device has.
+        lane: which of the trials that train there as one stack, from 1; 0: there is no stack.
     """
 
     index: int
@@ -32,6 +33,7 @@ class Slot:
     threads: int
     share: int = 0
     sharing: int = 1
+    lane: int = 0
 
     @property
     def device(self) -> str:

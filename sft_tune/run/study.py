@@ -13,6 +13,7 @@ from sft_tune.run.desk import Desk, OneStudy
 from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import Engine, Inbox, LocalEngine, Worker
 from sft_tune.run.events import Notice, Notify, ignore
+from sft_tune.run.lanes import Lanes, lanes_of
 from sft_tune.run.ledger import Ledger
 from sft_tune.run.messages import cache_folder
 from sft_tune.run.register import (
@@ -27,6 +28,7 @@ from sft_tune.run.register import (
 from sft_tune.run.retention import working_folder
 from sft_tune.run.searcher import Searcher
 from sft_tune.run.slots import Slot, find_slots
+from sft_tune.run.stacking import stack_size
 from sft_tune.spec.advice import idle_batch_sizes
 from sft_tune.spec.function_task import is_function
 from sft_tune.spec.load import LoadedStudy
@@ -96,6 +98,7 @@ def start_study(
             record = update(db, known, loaded)
         if is_open(spec.resources) and not is_function(spec.task):
             slots = measured_slots(record, engine, inbox, idle)
+        count = stack_size(record, engine, slots, inbox, idle)
         desk = Desk(spec, make_ledger(db, record), notify)
         desk.ledger.want(None)
         desk.ledger.recover()
@@ -104,6 +107,10 @@ def start_study(
             worker.close()
         engine.close()
         raise
+    if count > 1:
+        notify(Notice(f"{count} trials at a time train as one stack on {len(slots)} slots"))
+        engine = inbox = Lanes(engine, inbox, idle)
+        slots, idle = lanes_of(slots, count), []
     dispatcher = Dispatcher(
         OneStudy(desk), engine, slots, inbox, idle, spec.resources.grace_seconds
     )

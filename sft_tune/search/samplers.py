@@ -62,4 +62,8 @@ SAMPLERS: dict[str, Callable[[StudySpec, int], BaseSampler]] = {
 
 def make_sampler(spec: StudySpec, ordinal: int) -> BaseSampler:
     """Return the sampler that draws the trial at place ``ordinal`` (from 0) of the study."""
-    return SAMPLERS[spec.sampler.name](spec, trial_seed(spec.seed, ordinal))
+    settings, seed = spec.sampler, trial_seed(spec.seed, ordinal)
+    models = settings.name in ("tpe", "gp")
+    if models and settings.startup == "qmc" and ordinal < settings.startup_trials:
+        return _qmc(spec, seed)
+    return SAMPLERS[settings.name](spec, seed)

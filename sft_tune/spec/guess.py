@@ -18,6 +18,8 @@ _TEXTS = (
 _LABELS = (
     "label labels target class category sentiment stars rating score topic intent y output"
 ).split()
+_PROMPTS = "prompt instruction question input query source text".split()
+_COMPLETIONS = "completion response answer output target summary".split()
 _TAGS = ("ner_tags", "tags", "labels", "pos_tags", "chunk_tags")
 _TAG = re.compile(r"O|[BIES]-.+")
 _IMAGE = re.compile(r".+\.(png|jpe?g|bmp|gif|webp|tiff?)", re.IGNORECASE)
@@ -48,9 +50,15 @@ def guess(table: Table, task: Task | None = None) -> Guess:
         table: the values of each column, None where there is none.
         task: the task, where it is given: only its columns are looked for.
     """
+    if task is not None and TASKS[task].boxes:
+        return Guess()  # its columns have their usual names, or stand in COCO's annotations
     table = {name: [v for v in values if v is not None] for name, values in table.items()}
     if not any(table.values()):
         return Guess(notes=_unclear(table, "the file's rows") if table else ())
+    if task is not None and TASKS[task].writes:
+        return _written(table, task)
+    if task is None and (_chats(table) or {"prompt", "completion"} <= set(table)):
+        return _written(table, "causal-lm")
     words = task is not None and TASKS[task].input == "words"
     if words or (task is None and _tokens(table)):
         return _tagged(table)
@@ -102,6 +110,30 @@ def _task(kind: Input, numbers: bool) -> Task:
     if kind == "image":
         return "image-regression" if numbers else "image-classification"
     return "text-regression" if numbers else "text-classification"
+
+
+def _written(table: Table, task: Task) -> Guess:
+    """Return which columns hold what a model is given, and what it is to write."""
+    if chats := _chats(table):
+        note = f"`{chats[0]}` holds chats: only what the assistant says is learnt."
+        return Guess(task, {"messages_column": chats[0]}, (note,))
+    settings: dict[str, Any] = {}
+    for key, usual in (("prompt_column", _PROMPTS), ("completion_column", _COMPLETIONS)):
+        named = [name for name in usual if name in table]
+        if not named:
+            return Guess(task, {}, _unclear(table, f"data.{key}"))
+        settings[key] = named[0]
+    return Guess(task, settings)
+
+
+def _chats(table: Table) -> list[str]:
+    """Return the columns of lists of messages."""
+
+    def is_message(item: Any) -> bool:
+        return isinstance(item, Mapping) and {"role", "content"} <= set(item)
+
+    lists = [name for name, values in table.items() if _all(values, _is_list)]
+    return [name for name in lists if _all_items(table[name], is_message)]
 
 
 def _tagged(table: Table) -> Guess:

@@ -48,9 +48,9 @@ class DataSpec(Section):
 
     source: str = Field(
         description="A folder of images or sounds (one subfolder a class), a .csv, .jsonl or "
-        ".parquet file or a folder of them; or torchvision:NAME, hub:ID (Hugging Face hub), "
-        "sklearn:digits, python:module:function or python:file.py:function (called with the "
-        "split's name, returns examples)."
+        ".parquet file or a folder of them, COCO's annotations (.json) of images, or their folder; "
+        "or torchvision:NAME, hub:ID (Hugging Face hub), sklearn:digits, python:module:function or "
+        "python:file.py:function (called with the split's name, returns examples)."
     )
     train: str | None = Field(
         None,
@@ -87,11 +87,44 @@ class DataSpec(Section):
     mask_column: str = Field(
         "mask", description="Column that holds the mask of an image (semantic-segmentation)."
     )
+    prompt_column: str = Field(
+        "prompt", description="Column that holds what the model is given (causal-lm)."
+    )
+    completion_column: str = Field(
+        "completion",
+        description="Column that holds what the model is to write after it (causal-lm); only "
+        "this is learnt, with the end-of-text token after it. Both are tokenized each for itself: "
+        "a space or line's end between them belongs to one of them.",
+    )
+    messages_column: str | None = Field(
+        None,
+        description="In place of the two: column of chats (causal-lm), each a list of messages "
+        "with `role` and `content`, written out by the tokenizer's chat template; only what the "
+        "assistant says is learnt.",
+    )
+    packing: bool = Field(
+        False,
+        description="Several training examples in one row of at most max_length tokens, none "
+        "of which sees another (causal-lm): no padding; batch_size then counts rows.",
+    )
     ignore_index: int = Field(
         255,
         ge=0,
         le=255,
         description="The index in masks of pixels that do not count (semantic-segmentation).",
+    )
+    boxes_column: str = Field(
+        "boxes",
+        description="Column that holds the list of boxes of an image, each of four numbers in "
+        "pixels (object-detection).",
+    )
+    box_labels_column: str = Field(
+        "labels", description="Column that holds the labels of the boxes (object-detection)."
+    )
+    box_format: Literal["xyxy", "xywh"] = Field(
+        "xyxy",
+        description="What the four numbers of boxes_column are: xyxy (left, top, right, bottom), "
+        "xywh (left, top, width, height). COCO's own files are xywh whatever this is.",
     )
     label_columns: tuple[str, ...] | None = Field(
         None,
@@ -104,8 +137,8 @@ class DataSpec(Section):
     )
     classes: tuple[str | int, ...] | None = Field(
         None,
-        description="Keep only the examples of these labels; of masks: the names of the indices "
-        "0, 1, ... Default: all.",
+        description="Keep only the examples of these labels, of images with boxes the boxes; of "
+        "masks: the names of the indices 0, 1, ... Default: all.",
     )
     validation_fraction: float = Field(
         0.2,
@@ -149,14 +182,21 @@ class DataSpec(Section):
         ge=8,
         le=4096,
         description="Side in pixels that images are resized to (square). Default: their own "
-        "size when all are equal, else what the model was made for.",
+        "size when all are equal, else what the model was made for. Of object-detection: the "
+        "shorter side that the detector sees, the other in proportion. Default: the detector's.",
     )
     normalize: NormalizeSpec | None = Field(
         None,
         description="Mean and deviation of the pixels. Default: those of the pretrained "
         "weights, else 0.5 and 0.5.",
     )
-    max_length: int = Field(256, ge=4, le=131072, description="Texts are cut to this many tokens.")
+    max_length: int = Field(
+        256,
+        ge=4,
+        le=131072,
+        description="Texts are cut to this many tokens. Of causal-lm prompts lose their beginning, "
+        "chats their end; one of which nothing is left to learn is an error.",
+    )
     max_seconds: float = Field(
         10.0,
         gt=0,
@@ -207,8 +247,8 @@ class ModelSpec(Section):
     lora_rank: int | None = Field(
         None,
         ge=1,
-        description="LoRA, for models of transformers: rank of the updates that are trained in "
-        "place of the backbone's weights (needs `sft_tune[lora]`). Default: no LoRA.",
+        description="LoRA: rank of the updates that are trained in place of the backbone's weights "
+        "(needs `sft_tune[lora]`). Default: no LoRA.",
     )
     lora_alpha: float | None = Field(
         None,
@@ -221,8 +261,8 @@ class ModelSpec(Section):
     )
     lora_targets: str = Field(
         "all-linear",
-        description="LoRA: which layers get updates: all-linear, or the ends of their names, with "
-        "commas between (query,value).",
+        description="LoRA: which layers get updates: all-linear (in networks that are mostly "
+        "convolutions those, too), or the ends of their names, with commas between (query,value).",
     )
     lora_merge: bool = Field(
         True,
@@ -259,8 +299,11 @@ class SamplerSpec(Section):
     name: Literal["tpe", "random", "grid", "gp", "qmc"] = Field(
         "tpe", description="tpe (Bayesian), random, grid, gp (Gaussian process), qmc."
     )
-    startup_trials: int = Field(
-        10, ge=1, description="Random trials before tpe or gp begin to model."
+    startup_trials: int = Field(10, ge=1, description="Trials before tpe or gp begin to model.")
+    startup: Literal["random", "qmc"] = Field(
+        "random",
+        description="How these are drawn: random, or qmc (evenly over the ranges: a scrambled "
+        "Sobol sequence; choices and what depends on them at random).",
     )
     enqueue: tuple[dict[str, Scalar], ...] = Field(
         (),
@@ -401,6 +444,14 @@ class ResourcesSpec(Section):
         description="With `freeze: backbone` and nothing random before the head: compute what the "
         "backbone makes of each example once, keep it with the prepared data, and train the heads "
         "of all trials on it (no effect on the numbers but rounding).",
+    )
+    stack: Literal["auto", "off"] | Annotated[int, Field(ge=2, le=64)] = Field(
+        "auto",
+        description="Trials that train as one on each slot, where `feature_cache` applies and the "
+        "space has only settings that each may have for itself: learning rate and schedule, "
+        "epochs, optimizer (adamw, adam, sgd) and what belongs to it, clipping, label smoothing, "
+        "dropout (no effect on the numbers but rounding). auto: up to 8 in all, where a short "
+        "measurement finds that faster; off; or how many. `start` does it, not `worker`.",
     )
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (),

@@ -7,7 +7,7 @@ from typing import Any
 
 from sft_tune.spec.findings import Findings
 from sft_tune.spec.space_rules import combinations
-from sft_tune.spec.study import DataSpec, StudySpec
+from sft_tune.spec.study import DataSpec, ModelSpec, StudySpec
 from sft_tune.spec.tasks import (
     CLASS_TECHNIQUES,
     DATA_OF_SOME,
@@ -28,9 +28,12 @@ def _data(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     images = facts.input == "image"
     if not images and data.source.startswith(_IMAGE_SOURCES) and findings.ok(("data", "source")):
         yield ("data", "source"), f"holds images, but the task is {spec.task}; change one of them"
-    if facts.masks and data.source.startswith((*_IMAGE_SOURCES, "hub:")):
+    if (facts.masks or facts.boxes) and data.source.startswith((*_IMAGE_SOURCES, "hub:")):
         if findings.ok(("data", "source")):
-            yield ("data", "source"), "has no masks; give a folder of images and masks, or python:"
+            has = "masks; give a folder of images and masks, or python:"
+            if facts.boxes:
+                has = "boxes; give COCO's annotations, JSON lines, or python:"
+            yield ("data", "source"), f"has no {has}"
     for key in sorted(DATA_OF_SOME - {*facts.columns, *facts.data}):
         if findings.ok(("data", key)) and getattr(data, key) != _default(DataSpec, key):
             yield ("data", key), f"has no meaning for {spec.task}; remove it"
@@ -49,17 +52,30 @@ def _training(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
                 yield ("space", key), rule
         elif getattr(spec.training, key) != default:
             yield ("training", key), rule
+    if TASKS[spec.task].boxes:
+        values: tuple[Any, ...] = (spec.training.augment,)
+        if "augment" in spec.space:
+            values = spec.space["augment"].values or ()
+        if "flip_crop" in values:
+            yield place_of(spec, "augment"), "flip_crop would cut boxes apart; use none or flip"
 
 
 def _model(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     facts = TASKS[spec.task]
-    if not findings.ok(*places_of("model.name")) or (facts.input == "image" and not facts.masks):
+    if not findings.ok(*places_of("model.name")) or (
+        facts.input == "image" and not (facts.masks or facts.boxes)
+    ):
         return
     names = {cell["model.name"] for cell in combinations(spec, ["model.name"])}
     if facts.masks:
         if bad := sorted(name for name in names if str(name).startswith(("builtin:", "timm:"))):
             remedy = "use torchvision:NAME or transformers:ID-or-path"
             yield place_of(spec, "model.name"), f"{bad[0]} makes no masks; {remedy}"
+        return
+    if facts.boxes:
+        if others := sorted(name for name in names if not str(name).startswith("torchvision:")):
+            remedy = "use torchvision:NAME, for example torchvision:fcos_resnet50_fpn"
+            yield place_of(spec, "model.name"), f"{others[0]} finds no boxes; {remedy}"
         return
     bad = sorted(name for name in names if not str(name).startswith("transformers:"))
     if bad:
@@ -122,6 +138,27 @@ def _multi_label(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
             yield place_of(spec, key), "has no meaning with multi_label; remove it"
 
 
+def _writing(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    """A model that writes has no new head, so nothing that is about one."""
+    if not TASKS[spec.task].writes:
+        return
+    if spec.data.messages_column is not None:
+        for key in ("prompt_column", "completion_column"):
+            if getattr(spec.data, key) != _default(DataSpec, key):
+                yield ("data", key), "has no meaning beside messages_column; remove one of them"
+    if findings.ok(*places_of("freeze")):
+        for cell in combinations(spec, ["freeze"]):
+            if cell["freeze"] not in ("none", "blocks"):
+                rule = f"{cell['freeze']} is about a new head, and {spec.task} has none"
+                yield place_of(spec, "freeze"), f"{rule}; use none, blocks, or model.lora_rank"
+    for name in ("head_multiplier", "model.head_init"):
+        section, _, key = name.rpartition(".")
+        default = _default(ModelSpec if section else TrainingSpec, key)
+        given = getattr(spec.model if section else spec.training, key)
+        if findings.ok(*places_of(name)) and (name in spec.space or given != default):
+            yield place_of(spec, name), f"has no meaning for {spec.task}: no new head; remove it"
+
+
 def _with_task(rule: Rule) -> Rule:
     """Return ``rule`` for studies whose task is known."""
 
@@ -131,4 +168,7 @@ def _with_task(rule: Rule) -> Rule:
     return applied
 
 
-TASK_RULES: tuple[Rule, ...] = (*map(_with_task, (_data, _training, _model, _multi_label)), _metric)
+TASK_RULES: tuple[Rule, ...] = (
+    *map(_with_task, (_data, _training, _model, _multi_label, _writing)),
+    _metric,
+)

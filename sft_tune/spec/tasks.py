@@ -15,7 +15,9 @@ Task = Literal[
     "text-regression",
     "token-classification",
     "semantic-segmentation",
+    "object-detection",
     "audio-classification",
+    "causal-lm",
 ]
 Metric = Literal[
     "auto",
@@ -37,6 +39,10 @@ Metric = Literal[
     "entity_recall",
     "mean_iou",
     "pixel_accuracy",
+    "map",
+    "map_50",
+    "perplexity",
+    "token_accuracy",
     "loss",
 ]
 Direction = Literal["maximize", "minimize"]
@@ -74,6 +80,10 @@ METRICS: dict[str, MetricFacts] = {
     "entity_recall": SCORE,
     "mean_iou": SCORE,
     "pixel_accuracy": SCORE,
+    "map": SCORE,
+    "map_50": SCORE,
+    "perplexity": MetricFacts("minimize", low=1.0, high=None),
+    "token_accuracy": SCORE,
     "loss": ERROR,
 }
 
@@ -90,6 +100,8 @@ class TaskFacts:
         data: other settings of `data` that have a meaning.
         classes: whether the targets are classes: splits are then stratified, and two are needed.
         masks: whether the target is a class for each pixel of an image.
+        boxes: whether the target is any number of boxes, each with a class.
+        writes: whether the target is a text: the model has no classes, and keeps its head.
         training: settings of `training` that have a meaning here and not for all tasks.
     """
 
@@ -100,6 +112,8 @@ class TaskFacts:
     targets: tuple[str, ...] = ("label_column",)
     classes: bool = True
     masks: bool = False
+    boxes: bool = False
+    writes: bool = False
     training: tuple[str, ...] = ()
 
 
@@ -173,12 +187,32 @@ TASKS: dict[Task, TaskFacts] = {
         # The other ways to augment would move an image away from its mask.
         training=("augment", "color_jitter", "label_smoothing"),
     ),
+    "object-detection": TaskFacts(
+        input="image",
+        metrics=("map", "map_50", "loss"),
+        columns=("image_column", "boxes_column", "box_labels_column"),
+        data=("classes", "box_format", *_IMAGE_DATA),
+        targets=("boxes_column", "box_labels_column"),
+        classes=False,
+        boxes=True,
+        training=("augment", "color_jitter"),
+    ),
     "audio-classification": TaskFacts(
         input="audio",
         metrics=_CLASSIFICATION,
         columns=("audio_column", "label_column"),
         data=("classes", "max_seconds", "skip_unreadable"),
         training=("batching", *CLASS_TECHNIQUES),
+    ),
+    "causal-lm": TaskFacts(
+        input="text",
+        metrics=("loss", "perplexity", "token_accuracy"),
+        columns=("prompt_column", "completion_column", "messages_column"),
+        data=("packing", *_TEXT_DATA),
+        targets=("completion_column", "messages_column"),
+        classes=False,
+        writes=True,
+        training=("batching", "label_smoothing"),
     ),
 }
 # The settings of `data` and `training` that some tasks have no use for.

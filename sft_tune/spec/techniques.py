@@ -162,10 +162,10 @@ def _lora(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
         name = str(cell["model.name"])
         if cell[rank] is None:
             continue
-        if not name.startswith("transformers:"):
+        if name.startswith("builtin:"):
             yield (
                 place_of(spec, rank),
-                f"LoRA is for transformers:ID-or-path, not {name}; remove it",
+                f"LoRA is for pretrained models of a library, not {name}; remove it",
             )
             return
         if cell["freeze"] == "backbone":

@@ -110,6 +110,28 @@ RECIPES: dict[str, Recipe] = {
   head_multiplier: {low: 1.0, high: 30.0, log: true}
 """,
     ),
+    "detector": Recipe(
+        why="Detectors: small batches of large images, AdamW with low rates and a warm-up.",
+        training="""\
+  optimizer: adamw
+  learning_rate: 1e-4
+  schedule: cosine
+  warmup: 0.1
+  weight_decay: 1e-4
+  clip_norm: 1.0
+  batch_size: 8
+  epochs: 12
+  {augment}
+""",
+        space="""\
+  # The setting that matters most.
+  learning_rate: {low: 1e-5, high: 1e-3, log: true}
+  epochs: [6, 12, 24]
+  weight_decay: {low: 1e-5, high: 1e-2, log: true}
+  # The new layers start at random, the rest does not: they may need a higher rate.
+  head_multiplier: {low: 1.0, high: 10.0, log: true}
+""",
+    ),
     "sounds": Recipe(
         why="Audio transformers: AdamW with low rates and a warm-up, small batches of long inputs.",
         training="""\
@@ -158,10 +180,38 @@ RECIPES: dict[str, Recipe] = {
   model.dropout: {low: 0.0, high: 0.3}
 """,
     ),
+    "writer": Recipe(
+        why="Language models: LoRA on all linear layers (Hu et al. 2022; Dettmers et al. 2023).",
+        training="""\
+  optimizer: adamw
+  learning_rate: 2e-4
+  schedule: cosine
+  warmup: 0.05
+  weight_decay: 0.0
+  batch_size: 16
+  micro_batch: 4        # so many examples at once: the gradient is that of the whole batch
+  epochs: 2
+  clip_norm: 1.0
+  gradient_checkpointing: true
+""",
+        space="""\
+  # The setting that matters most. LoRA takes ten times the rate of training all weights.
+  learning_rate: {low: 2e-5, high: 1e-3, log: true}
+  # More capacity for what is new; low ranks do for most tasks.
+  model.lora_rank: [8, 16, 32]
+  epochs: [1, 2, 3]
+  batch_size: [8, 16, 32]
+  warmup: {low: 0.0, high: 0.1}
+""",
+    ),
 }
 
 _AUDIO_DATA = """\
   max_seconds: 10       # longer sounds are cut
+"""
+_WRITER_DATA = """\
+{columns}  max_length: 512       # longer examples are cut to so many tokens
+  # packing: true       # several examples in a row: faster where most are short
 """
 _IMAGE_DATA = """\
   # image_size: 224     # default: the images' own size, or the model's where they differ
@@ -180,6 +230,13 @@ _MASK_DATA = """\
   # a palette; in train/ and validation/ where there are splits.
   ignore_index: 255     # pixels that do not count
   # classes: [background, thing]  # names of the indices; default: the numbers
+"""
+_BOX_DATA = """\
+  # The source has annotations in COCO's format: train/any.json beside its images (and validation/,
+  # test/), or annotations/instances_train.json; or tables, of the columns image, boxes and labels.
+  # box_format: xywh    # in tables; default: xyxy (left, top, right, bottom)
+  # classes: [cat, dog] # boxes of other classes are left out; default: all
+  # image_size: 480     # the shorter side that the detector sees; default: the detector's (800)
 """
 _FILE = """\
 # A study of sft_tune: what to fine-tune, on what, what to search, and for how long.
@@ -241,6 +298,8 @@ def study_template(
     augment = _NO_AUGMENT if _NO_MIRROR.search(source) else _AUGMENT
     builtin = model.startswith("builtin:")
     weights = "  weights: none         # it has no published weights; or give a file of your own\n"
+    lora = "  lora_rank: 16         # needs `sft_tune[lora]`; leave it out to train all weights\n"
+    writes = TASKS[task].writes
     return _FILE.format(
         name=yaml_scalar(name or _name(source, model)),
         task=task,
@@ -248,7 +307,7 @@ def study_template(
         columns=_columns(task, found or Guess()),
         fraction=0.2,
         model=yaml_scalar(model),
-        weights=weights if builtin else "",
+        weights=weights if builtin else lora if writes else "",
         why=recipe.why,
         training=recipe.training.format(augment=augment),
         space=recipe.space,
@@ -264,8 +323,16 @@ def _columns(task: Task, found: Guess) -> str:
         tokens, tags = (settings.get(k) for k in ("tokens_column", "tags_column"))
         words = _WORDS_DATA.format(tokens_column=tokens or "tokens", tags_column=tags or "ner_tags")
         return notes + words
+    if TASKS[task].writes:
+        named = {key: settings.get(key) for key in TASKS[task].columns}
+        lines = "".join(f"  {key}: {value}\n" for key, value in named.items() if value)
+        if not lines:
+            lines = "  prompt_column: prompt\n  completion_column: completion\n"
+        return notes + _WRITER_DATA.format(columns=lines)
     if TASKS[task].input == "image":
         column = settings.get("image_column")
+        if TASKS[task].boxes:
+            return notes + (f"  image_column: {column}\n" if column else "") + _BOX_DATA
         lines = (f"  image_column: {column}\n" if column else "") + _IMAGE_DATA
         if TASKS[task].masks:
             return notes + lines + _MASK_DATA
@@ -309,11 +376,20 @@ def _family(task: Task, model: str) -> str:
     if TASKS[task].input != "image":
         sounds = TASKS[task].input == "audio"
         if scheme == "transformers" and rest:
+            if TASKS[task].writes:
+                return "writer"
             return "sounds" if sounds else "encoder"
         known = "facebook/wav2vec2-base" if sounds else "google-bert/bert-base-uncased"
         raise UserError(
             f"a model for {task} is transformers:ID-or-path, not {model!r}; "
             f"for example transformers:{known}"
+        )
+    if TASKS[task].boxes:
+        if scheme == "torchvision" and rest:
+            return "detector"
+        raise UserError(
+            f"a model for {task} is torchvision:NAME, not {model!r}; for example "
+            "torchvision:fasterrcnn_resnet50_fpn_v2"
         )
     if model == "builtin:convnet" and not TASKS[task].masks:
         return "convnet"

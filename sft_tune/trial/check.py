@@ -14,7 +14,7 @@ import torch
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.tasks import TASKS
-from sft_tune.trial.data import ImageSplit, Prepared, Split, prepare
+from sft_tune.trial.data import BoxSplit, ImageSplit, Prepared, Split, prepare
 from sft_tune.trial.device import (
     is_out_of_memory,
     memory_of_its_own,
@@ -154,6 +154,8 @@ def _seconds_per_step(trainee: Trainee) -> float:
 def _first(split: Split, count: int) -> Split:
     """Return the first ``count`` examples of ``split``."""
     targets = split.targets[:count]
+    if isinstance(split, BoxSplit):
+        return replace(split, targets=split.targets[:count])
     if isinstance(split, ImageSplit):
         masks = None if split.masks is None else split.masks[:count]
         return replace(split, pixels=split.pixels[:count], targets=targets, masks=masks)
@@ -163,7 +165,8 @@ def _first(split: Split, count: int) -> Split:
 def _cannot_take(config: TrialConfig, data: Prepared, error: Exception) -> ModelError:
     """Return what to say of a model that fails on the data that it is given."""
     reason = str(error).strip().split("\n")[0] or type(error).__name__
-    size = data.train.pixels.shape[2:] if isinstance(data.train, ImageSplit) else None
+    train = data.train
+    size = train.pixels.shape[2:] if isinstance(train, ImageSplit) else None
     if is_out_of_memory(error):
         # Not even one example fits: larger batches are taken apart.
         smaller = {"image": "data.image_size", "audio": "data.max_seconds"}.get(
@@ -176,6 +179,8 @@ def _cannot_take(config: TrialConfig, data: Prepared, error: Exception) -> Model
     elif size is not None:
         what = f"does not take images of {size[0]}x{size[1]}"
         remedy = "set data.image_size to a size it takes (224)"
+    elif isinstance(train, BoxSplit):
+        what, remedy = "does not take these images", "set data.image_size, or give another model"
     elif config.task == "audio-classification":
         what, remedy = "does not take these sounds", "change data.max_seconds, or the model"
     else:

@@ -141,6 +141,23 @@ def _reset_peak(device: torch.device) -> None:
         return
 
 
+def confine(threads: int, memory_share: float | None) -> None:
+    """Keep the process to its share: the slot may be another one than it was made for."""
+    torch.set_num_threads(threads)
+    if memory_share is not None and memory_share < 1:
+        # Else one trial's cached blocks are its neighbour's out-of-memory.
+        torch.cuda.set_per_process_memory_fraction(memory_share)
+
+
+def kept_bytes(device: str) -> int:
+    """Return what this process still holds of its device after a trial, in bytes."""
+    gc.collect()
+    if device == "cpu":
+        return int(psutil.Process().memory_info().rss)
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_allocated(device)
+
+
 def wait_for(device: torch.device) -> None:
     """Return when the device has done all that it was given."""
     if device.type == "cuda":

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sft_tune.trial.data import FeatureSplit, Prepared, Split, evaluation_batches, gather
+from sft_tune.trial.data import (
+    FeatureSplit,
+    Prepared,
+    Split,
+    TextSplit,
+    evaluation_batches,
+    gather,
+)
 from sft_tune.trial.device import autocast
 from sft_tune.trial.losses import IGNORED
 from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.portions import Portion, within_memory
 from sft_tune.trial.tasks import Outputs, TrialTask
+
+# Of language models at once: 1 GiB in single precision.
+MOST_LOGITS = 2**28
 
 
 def evaluate(
@@ -75,6 +87,7 @@ def predict(
     """
     model.module.eval()
     portion = portion or Portion()
+    batch_size = int(min(batch_size, _most_examples(model, split)))
     places: list[Tensor] = []
     parts: list[Outputs] = []
     for indices in evaluation_batches(split, batch_size):
@@ -83,6 +96,18 @@ def predict(
         places.append(indices)
     order = torch.cat(places)
     return {name: _in_order([part[name] for part in parts], order) for name in parts[0]}
+
+
+def _most_examples(model: BuiltModel, split: Split | FeatureSplit) -> float:
+    """Return of how many examples of ``split`` the logits are no more than `MOST_LOGITS`.
+
+    On the CPU a batch that is too large is not an error that can be caught: it ends the process.
+    """
+    if not model.writes or not isinstance(split, TextSplit):
+        return math.inf
+    module: Any = model.module
+    vocabulary = int(module.config.get_text_config().vocab_size)
+    return max(1, MOST_LOGITS // (vocabulary * int(split.lengths.max(initial=1))))
 
 
 def _in_order(parts: list[Tensor], order: Tensor) -> Tensor:
@@ -115,6 +140,6 @@ def _kept(
     for rows in indices.split_with_sizes(sizes):
         batch = gather(split, rows, device, normalize=model.normalize)
         with autocast(device, dtype):
-            outputs = model.logits(batch.inputs)
+            outputs = model.outputs(batch.inputs)
         found.append(task.keep(outputs, batch))
     return found

@@ -26,7 +26,9 @@ def load_checkpoint(path: Path, device: str = "cpu") -> nn.Module:
     take pixels [b, 3, h, w] and return logits [b, classes]; models of transformers are called as
     their library says. Models that make masks answer as their library has it: torchvision's with
     a dictionary whose ``out`` is logits [b, classes, h, w], those of transformers with ``logits``
-    that may be smaller than the images. Of a regression the outputs are in the units of the
+    that may be smaller than the images. Detectors take a list of pixels [3, h, w] in 0..1, which
+    they normalize themselves, and answer with a dictionary for each: ``boxes``, ``scores`` and
+    ``labels``, which count from 1. Of a regression the outputs are in the units of the
     targets, of several labels they are logits, each to be compared with 0. Neither the pretrained
     weights nor the network is needed.
 
@@ -55,6 +57,10 @@ def load_checkpoint(path: Path, device: str = "cpu") -> nn.Module:
     module.stats = stats  # type: ignore[assignment]
     if "deviation" in stats:
         module.register_forward_hook(_in_the_users_units)
+    if TASKS[config.task].boxes:
+        from sft_tune.trial.detectors import set_normalization
+
+        set_normalization(module, mean, std)
     return module.to(where).eval()
 
 
@@ -84,15 +90,24 @@ def fetch_checkpoint(url: str, cache: Path) -> Path:
 def _skeleton(
     config: TrialConfig, card: checkpoint.Header, tensors: Mapping[str, Tensor]
 ) -> nn.Module:
-    """Return the module that the checkpoint ``card`` describes, with random weights."""
-    module: nn.Module
+    """Return the module whose ``tensors`` a checkpoint holds, with random weights."""
+    module = bare_module(config, card)
+    if names := wrapped_layers(tensors):
+        inject(module, config.model, names)
+    return module
+
+
+def bare_module(config: TrialConfig, card: checkpoint.Header) -> nn.Module:
+    """Return the module that the checkpoint ``card`` describes, without LoRA, random weights."""
     if card["model_config"] is not None:
         from sft_tune.trial import models_transformers
 
-        module = models_transformers.skeleton(config.task, card["model_config"])
-        if names := wrapped_layers(tensors):
-            inject(module, config.model, names)
-        return module
+        return models_transformers.skeleton(config.task, card["model_config"])
+    if TASKS[config.task].boxes:
+        from sft_tune.trial import models_detection
+
+        count, size = len(card["labels"]), config.data.image_size
+        return models_detection.skeleton(config.model, count, size)
     if TASKS[config.task].masks:
         from sft_tune.trial import models_segmentation
 
@@ -102,5 +117,5 @@ def _skeleton(
     height, width = card["image_size"]
     library = models_timm if config.model.name.startswith("timm:") else models_torchvision
     side = height if height == width else None
-    module = library.skeleton(config.model, len(card["labels"]), side)
+    module: nn.Module = library.skeleton(config.model, len(card["labels"]), side)
     return module

@@ -52,7 +52,6 @@ class Hooks:
     mirror: Mirror | None
     refit_to: int | None
     feature_cache: bool
-    settle: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def run_trial(
     mirror: Mirror | None = None,
     refit_to: int | None = None,
     feature_cache: bool = True,
-    settle: Callable[[], None] = lambda: None,
+    kept_from: float | None = None,
 ) -> Outcome:
     """Fine-tune ``config``, or go on with it where ``paths`` hold a checkpoint of it.
 
@@ -89,16 +88,16 @@ def run_trial(
         paths: the trial's folder; it is created.
         device: ``cpu``, or ``cuda:N``.
         cache: folder of prepared data, and of micro-batches that have worked.
-        report: told of every rung; returns whether to go on.
+        report: told of every rung; returns whether to go on. When it returns, the rung must be
+            on record: the next checkpoint is behind it.
         should_stop: asked before each step; then the trial is saved, to go on another time.
         checkpoint_seconds: save what a resume needs at the rungs, when so much time has passed.
         evaluation_batch_size: examples per batch of the validation split.
         mirror: copies what must outlive this machine to another place; None: nothing must.
         feature_cache: whether the features of a frozen backbone are computed once and kept.
+        kept_from: write no weights where the objective's best value is worse than this.
         refit_to: train on train and validation together, and keep the weights of the rung at
             this percent: validation, which is then trained on, says no longer which is the best.
-        settle: called before each checkpoint, which is behind the rungs that were reported: when
-            it returns they must be on record.
 
     Raises:
         DataError: when the data is not what the configuration says.
@@ -115,7 +114,6 @@ def run_trial(
         mirror,
         refit_to,
         feature_cache,
-        settle,
     )
     state = TrialState()
     create(paths)
@@ -128,7 +126,7 @@ def run_trial(
             report_ = memory_report(error, where)
             ending = Ending("out_of_memory", f"after step {state.step}: {report_}")
         peak = peak_memory(where)
-    return outcome_of(paths, config, state, ending, peak, mirror)
+    return outcome_of(paths, config, state, ending, peak, mirror, kept_from)
 
 
 def _attempt(
@@ -165,7 +163,6 @@ def _attempt(
 
     while state.step < plan.horizon:
         if hooks.should_stop():
-            hooks.settle()
             save(paths, trainee, state, monitors, None)  # copied once, at the end
             return Ending("stopped", f"asked to, after step {state.step} of {plan.horizon}")
 
@@ -191,7 +188,6 @@ def _attempt(
         if ending is not None:
             return ending
         if time.monotonic() - saved_at >= hooks.checkpoint_seconds:
-            hooks.settle()
             save(paths, trainee, state, monitors, hooks.mirror)
             saved_at = time.monotonic()
     return Ending("completed")
@@ -325,24 +321,30 @@ def outcome_of(
     ending: Ending,
     peak: int,
     mirror: Mirror | None,
+    kept_from: float | None = None,
 ) -> Outcome:
     """Write the best weights, and return how the trial ended.
+
+    Weights of a value worse than ``kept_from`` are not written: nobody would keep them.
 
     Raises:
         TrialError: when they cannot be written.
         StorageError: when they cannot be copied to where they belong.
     """
     best, seconds, training = state.best, state.clock.total(), state.clock.training()
-    if best is not None:
+    worth = best is not None and not _is_worse(config, best.value, kept_from)
+    if not worth:
+        paths.best.unlink(missing_ok=True)  # of a time that it was stopped
+    elif best is not None:
         try:
             write_best(paths.best, best)
         except OSError as error:
             raise TrialError(
                 f"the best weights cannot be written: {error}; free space, then start again"
             ) from error
-    kept_at = str(paths.best) if best else None
+    kept_at = str(paths.best) if worth else None
     if mirror is not None:
-        kept_at = _copied(mirror, state, ending)
+        kept_at = _copied(mirror, state, ending, worth=worth)
     flags = _flags(state)
     notes = [ending.note, *state.notes, *_memory_notes(config, flags)]
     return Outcome(
@@ -362,13 +364,19 @@ def outcome_of(
     )
 
 
-def _copied(mirror: Mirror, state: TrialState, ending: Ending) -> str | None:
+def _is_worse(config: TrialConfig, value: float, than: float | None) -> bool:
+    if than is None:
+        return False
+    return value < than if resolve_direction(config.objective) == "maximize" else value > than
+
+
+def _copied(mirror: Mirror, state: TrialState, ending: Ending, *, worth: bool) -> str | None:
     """Copy what is needed of the trial to where it belongs; return where its best weights are.
 
     Raises:
         StorageError: when the best weights cannot be copied.
     """
-    kept = state.best is not None and ending.reason not in NOT_KEPT
+    kept = worth and ending.reason not in NOT_KEPT
     if ending.reason == "stopped":
         mirror.leave(state.step)
     try:

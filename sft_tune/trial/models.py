@@ -34,7 +34,9 @@ class BuiltModel:
         config: what rebuilds a transformers model without its folder; None for the others.
         extra: arguments that every forward pass gets besides the inputs.
         dense: whether it has logits for every pixel.
+        detector: whether it answers with losses and boxes, and normalizes its pixels itself.
         chain: modules of the head in the order of their calls, where features come as inputs.
+        writes: whether it is a language model, whose logits are of the tokens of a vocabulary.
     """
 
     module: nn.Module
@@ -43,7 +45,9 @@ class BuiltModel:
     config: dict[str, Any] | None = None
     extra: dict[str, Any] | None = None
     dense: bool = False
+    detector: bool = False
     chain: tuple[str, ...] = ()
+    writes: bool = False
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the logits of ``inputs``: pixel_values, or input_ids and masks.
@@ -58,10 +62,37 @@ class BuiltModel:
             answer = self.module(inputs["pixel_values"])
             logits: Tensor = answer["out"] if self.dense else answer
         else:
+            if self.writes:
+                inputs = self._written_out(inputs)
             logits = self.module(**inputs, **(self.extra or {})).logits
         if self.dense and logits.shape[2:] != (size := inputs["pixel_values"].shape[2:]):
             logits = functional.interpolate(logits.float(), size, mode="bilinear")
         return logits
+
+    def outputs(self, inputs: dict[str, Tensor]) -> Any:
+        """Return what a task is given of ``inputs``: logits; of a detector see `detection`."""
+        if self.detector:
+            from sft_tune.trial import detection
+
+            return detection.answer(self.module, inputs)
+        return self.logits(inputs)
+
+    def statistics(self, inputs: dict[str, Tensor]) -> None:
+        """Run the module over ``inputs`` as one batch, so that batch norm learns from them."""
+        if self.detector:
+            from sft_tune.trial import detection
+
+            detection.statistics(self.module, inputs)
+        else:
+            self.logits(inputs)
+
+    def _written_out(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        from sft_tune.trial.models_language import forward_arguments
+
+        kind = next(iter(inputs.values())).device.type
+        if torch.is_autocast_enabled(kind):
+            return forward_arguments(inputs, torch.get_autocast_dtype(kind))
+        return forward_arguments(inputs, next(self.module.parameters()).dtype)
 
     def head_logits(self, chain: tuple[str, ...], features: Tensor) -> Tensor:
         """Return what the modules ``chain``, one after the other, make of ``features``."""
@@ -104,7 +135,8 @@ def build_model(
         task: what the model is for.
         model: its name, weights and dropout.
         labels: in index order.
-        image_size: side of the images in pixels; None: the model's own.
+        image_size: side of the images in pixels, of a detector the shorter side that it is to
+            see; None: the model's own.
         normalize: what the study file says of normalization; None: the default of the weights.
         pad_id: the token that pads texts, for models that look for it.
         seed: of the new parameters.
@@ -123,7 +155,11 @@ def build_model(
                 f"model.name: {model.name} reads images, the task is {task}; "
                 "give transformers:ID-or-path"
             )
-        if TASKS[task].masks:
+        if TASKS[task].boxes:
+            from sft_tune.trial.models_detection import build as build_detector
+
+            built = build_detector(model, len(labels), image_size=image_size, seed=seed)
+        elif TASKS[task].masks:
             from sft_tune.trial.models_segmentation import build as build_dense
 
             built = build_dense(model, len(labels), seed=seed)
@@ -140,9 +176,14 @@ def build_model(
             f"model.name: {model.name!r} is unknown; give torchvision:NAME, "
             "timm:NAME, transformers:ID-or-path or builtin:convnet"
         )
-    built.dense = TASKS[task].masks
+    facts = TASKS[task]
+    built.dense, built.detector, built.writes = facts.masks, facts.boxes, facts.writes
     if normalize is not None:
         built.normalize = (three(normalize.mean, "mean"), three(normalize.std, "std"))
+    if built.detector:
+        from sft_tune.trial.detectors import set_normalization
+
+        set_normalization(built.module, *map(list, built.normalize))
     return built
 
 

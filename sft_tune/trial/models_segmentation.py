@@ -77,22 +77,34 @@ def _replace(module: nn.Module, head: tuple[str, ...], classes: int, model: Mode
 
 
 def _library_model(full_name: str) -> nn.Module:
-    from torchvision.models import get_model, list_models, segmentation
+    from torchvision.models import get_model
 
-    library, _, name = full_name.partition(":")
+    name = full_name.partition(":")[2]
+    check_name(name)
+    module: nn.Module = get_model(name, weights=None, **library_arguments(full_name, MARK))
+    return module
+
+
+def check_name(name: str) -> None:
+    """Raise ModelError unless torchvision has a model ``name`` that makes masks."""
+    from torchvision.models import list_models, segmentation
+
     names = list_models(module=segmentation)
-    if library != "torchvision" or name not in names:
+    if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
         guess = f" (did you mean {close[0]}?)" if close else ""
         raise ModelError(
-            f"model.name: torchvision has no model {full_name!r} that makes masks{guess}; "
+            f"model.name: torchvision has no model 'torchvision:{name}' that makes masks{guess}; "
             f"it has {', '.join(names)}"
         )
-    options: dict[str, Any] = {"weights_backbone": None, "num_classes": MARK}
-    if not name.startswith("lraspp"):
+
+
+def library_arguments(full_name: str, classes: int) -> dict[str, Any]:
+    """Return what the library's own builder of the model is called with, besides its name."""
+    options: dict[str, Any] = {"weights_backbone": None, "num_classes": classes}
+    if not full_name.partition(":")[2].startswith("lraspp"):
         options["aux_loss"] = False
-    module: nn.Module = get_model(name, weights=None, **options)
-    return module
+    return options
 
 
 def _library_weights(model: ModelSpec) -> Any:

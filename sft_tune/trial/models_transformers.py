@@ -20,6 +20,7 @@ from sft_tune.spec.study import ModelSpec, Task
 from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.heads import find_output_layer, in_head
 from sft_tune.trial.models import HALF, BuiltModel, Normalize, three
+from sft_tune.trial.models_language import check_causal
 from sft_tune.trial.weights import Misfit, Stamp, file_stamp, is_path, read_state
 
 AUTO_CLASSES = {
@@ -28,6 +29,7 @@ AUTO_CLASSES = {
     "image-classification": "AutoModelForImageClassification",
     "token-classification": "AutoModelForTokenClassification",
     "semantic-segmentation": "AutoModelForSemanticSegmentation",
+    "causal-lm": "AutoModelForCausalLM",
     # A classifier with one output: the loss is not the library's.
     "text-regression": "AutoModelForSequenceClassification",
     "image-regression": "AutoModelForImageClassification",
@@ -88,6 +90,9 @@ def build(
         ModelError: for a model or weights that are unknown, cannot be had, or do not fit.
     """
     source = model.name.partition(":")[2]
+    writes = TASKS[task].writes
+    # The stand-in for a missing pad is a token with a meaning; named as pad it would not be learnt.
+    pad_id = None if task == "causal-lm" else pad_id
     weights = _weights_path(model)
     poolers: tuple[str, ...] = ()
     with _quiet(), _user_errors(model.name, task):
@@ -105,11 +110,12 @@ def build(
             module = kept.kind.from_pretrained(
                 None, config=config, state_dict=state, dtype=torch.float32
             )
-    head = (*find_head(module), *poolers)
+    if writes:
+        check_causal(module, model.name)
+    head = () if writes else (*find_head(module), *poolers)
     normalize = image_normalization(source) if TASKS[task].input == "image" else (HALF, HALF)
-    return BuiltModel(
-        module, head, normalize, config=_as_json(config), extra=size_arguments(module, image_size)
-    )
+    extra = {"use_cache": False} if writes else size_arguments(module, image_size)
+    return BuiltModel(module, head, normalize, config=_as_json(config), extra=extra)
 
 
 def skeleton(task: Task, config: dict[str, Any]) -> nn.Module:
@@ -169,7 +175,7 @@ def _pretrained(task: Task, source: str, weights: Path | None, stamp: Stamp | No
         module, info = kind.from_pretrained(
             None, config=config, state_dict=read_state(weights), **options
         )
-    head = find_head(module)
+    head = () if TASKS[task].writes else find_head(module)
     lacking = [name for name in info["missing_keys"] if f".{POOLER}." in name]
     poolers = tuple(sorted({name.partition(f".{POOLER}.")[0] + f".{POOLER}" for name in lacking}))
     fresh = (*head, *poolers)
@@ -191,8 +197,9 @@ def _pretrained(task: Task, source: str, weights: Path | None, stamp: Stamp | No
 
 def _configured(config: Any, model: ModelSpec, labels: Sequence[str], pad_id: int | None) -> Any:
     """Set labels, dropout and padding of ``config``, and return it."""
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in enumerate(labels)}
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
     if model.dropout is not None:
         known = [key for key in DROPOUTS if hasattr(config, key)]
         if not known:

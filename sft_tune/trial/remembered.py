@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sft_tune.trial.data import ImageSplit
+from sft_tune.trial.data import BoxSplit, ImageSplit
 from sft_tune.trial.data.cache import key_of
 from sft_tune.trial.device import describe_device
 from sft_tune.trial.step import Trainee
@@ -61,7 +61,12 @@ class Remembered:
 def _facts(trainee: Trainee) -> dict[str, Any]:
     """Return what decides how much memory an example takes, and how much there is."""
     config, train = trainee.config, trainee.data.train
-    example = train.pixels.shape[1:] if isinstance(train, ImageSplit) else int(train.lengths.max())
+    if isinstance(train, BoxSplit):
+        example: Any = [*train.sizes.max(axis=0).tolist(), config.data.image_size]
+    elif isinstance(train, ImageSplit):
+        example = train.pixels.shape[1:]
+    else:
+        example = int(train.lengths.max())
     return {
         "model": config.model.name,
         "weights": config.model.weights,

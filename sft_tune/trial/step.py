@@ -23,6 +23,7 @@ from sft_tune.trial.class_loss import ClassLoss, class_loss, divergence
 from sft_tune.trial.data import (
     AudioSplit,
     Batch,
+    BoxSplit,
     FeatureSplit,
     ImageSplit,
     Prepared,
@@ -40,6 +41,7 @@ from sft_tune.trial.initialize import initialize
 from sft_tune.trial.lora import add_lora
 from sft_tune.trial.mixing import mixed, sides
 from sft_tune.trial.models import BuiltModel, build_model
+from sft_tune.trial.models_language import check_packing
 from sft_tune.trial.optimizers import (
     add_l1,
     build_optimizer,
@@ -117,10 +119,10 @@ class Trainee:
         parts = tuple(part for part in parts if len(part) > 1 or len(order) == 1)
         refresh_statistics(module, (functools.partial(self._forward, part) for part in parts))
 
-    def _forward(self, indices: Tensor) -> Tensor:
+    def _forward(self, indices: Tensor) -> None:
         batch = gather(self.data.train, indices, self.device, normalize=self.model.normalize)
         with autocast(self.device, self.dtype):
-            return self.model.logits(batch.inputs)
+            self.model.statistics(batch.inputs)
 
 
 def make_plan(config: TrialConfig, data: Prepared) -> Plan:
@@ -187,7 +189,7 @@ def _model(config: TrialConfig, data: Prepared, device: torch.device) -> BuiltMo
         build_model,
         config.task,
         labels=data.labels,
-        image_size=_side(train),
+        image_size=config.data.image_size if isinstance(train, BoxSplit) else _side(train),
         normalize=config.data.normalize,
         pad_id=train.pad_id if isinstance(train, TextSplit) else None,
         seed=config.seed,
@@ -195,8 +197,10 @@ def _model(config: TrialConfig, data: Prepared, device: torch.device) -> BuiltMo
     model = build(config.model)
     initialize(model, config.model, config.seed, build)
     if config.model.lora_rank is not None:
-        add_lora(model, config.model, config.seed)
+        add_lora(model, config.model, config.seed, _size(train))
     model.to(device)
+    if config.data.packing and isinstance(train, TextSplit):
+        check_packing(model, train, config.model.name)
     if config.training.gradient_checkpointing:
         rematerialize(model)
     return model
@@ -304,7 +308,7 @@ def _totals(trainee: Trainee, batch: Batch) -> list[float | Tensor]:
     return [trainee.loss.total(side.targets.to(trainee.device)) for side in sides(batch)]
 
 
-def _share(trainee: Trainee, outputs: Tensor, part: Batch, total: Any) -> Tensor:
+def _share(trainee: Trainee, outputs: Any, part: Batch, total: Any) -> Tensor:
     """Return what ``part`` adds to the mean loss of a batch whose losses are divided by ``total``.
 
     Where a technique of classifiers is asked for it stands in for the task's own loss.
@@ -319,11 +323,11 @@ def _share(trainee: Trainee, outputs: Tensor, part: Batch, total: Any) -> Tensor
 def _loss(trainee: Trainee, part: Batch, totals: Sequence[Any], count: int) -> Tensor:
     """Return what ``part`` adds to the mean loss of its batch of ``count`` examples."""
     weight = trainee.config.training.r_drop
-    passes = []
+    passes: list[Any] = []
     # R-Drop compares two passes, which differ by what dropout draws.
     for _ in range(2 if weight else 1):
         with autocast(trainee.device, trainee.dtype):
-            passes.append(trainee.model.logits(part.inputs))
+            passes.append(trainee.model.outputs(part.inputs))
     losses = []
     for outputs in passes:
         both = zip(sides(part), totals, strict=True)
@@ -353,10 +357,16 @@ def _parts(batch: Batch, sizes: list[int], device: torch.device) -> Iterator[Bat
 
 def _side(split: Split) -> int | None:
     """Return the side of square images in pixels; None for others."""
+    height, width = _size(split) or (0, None)
+    return width if height == width else None
+
+
+def _size(split: Split) -> tuple[int, int] | None:
+    """Return height and width of images; None for others."""
     if not isinstance(split, ImageSplit):
         return None
     height, width = split.pixels.shape[2:]
-    return int(width) if height == width else None
+    return int(height), int(width)
 
 
 def _clip(optimizer: Optimizer, training: TrainingSpec) -> Tensor:

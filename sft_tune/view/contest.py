@@ -16,7 +16,7 @@ from sft_tune.store.rows import TrialRow
 from sft_tune.view.finalists import Finalist, Standings
 from sft_tune.view.material import Material, is_number, seconds_of
 from sft_tune.view.noise import PROPORTIONS, is_noise
-from sft_tune.view.statistics import best_of_orders, expected_best
+from sft_tune.view.statistics import Interval, best_of_orders, expected_best, paired_difference
 from sft_tune.view.tables import FINISHED, flat_settings
 
 SHARES = (0.25, 0.5, 1.0)
@@ -108,6 +108,8 @@ class Contest(NamedTuple):
             (None: it has no such setting).
         close: whether the two best winners are within the noise of their validation examples;
             None: not known.
+        differences: of each study's confirmed trial to that of the first study with one, over
+            the seeds that both have; None: of that study itself, or no such seed.
     """
 
     metric: str
@@ -117,6 +119,7 @@ class Contest(NamedTuple):
     measure: str
     differing: Mapping[str, tuple[Any, ...]]
     close: bool | None
+    differences: tuple[Interval | None, ...]
 
     @property
     def leaders(self) -> list[Entrant]:
@@ -169,6 +172,7 @@ def contest(
         measure=measure,
         differing=_differing(entrants),
         close=_close(entrants, maximize),
+        differences=_differences(entrants),
     )
 
 
@@ -307,6 +311,25 @@ def _settings(material: Material) -> dict[str, Any]:
 
 def _confirmed(material: Material, found: Standings | None) -> Finalist | None:
     return None if found is None else found.searched or found.leader
+
+
+def _differences(entrants: Sequence[Entrant]) -> tuple[Interval | None, ...]:
+    """Return the paired differences to the first confirmed trial; see `Contest.differences`.
+
+    Studies of one seed train their finalists over the same fresh seeds, so that what a seed does
+    to both cancels out.
+    """
+    scores = [
+        {} if one is None else dict(zip(one.seeds, one.values, strict=True))
+        for one in (entrant.confirmed for entrant in entrants)
+    ]
+    first = next((own for own in scores if own), None)
+    found: list[Interval | None] = []
+    for own in scores:
+        shared = [] if first is None or own is first else [seed for seed in own if seed in first]
+        pairs = [(own[seed], first[seed]) for seed in shared] if first is not None else []
+        found.append(paired_difference(*zip(*pairs, strict=True)) if pairs else None)
+    return tuple(found)
 
 
 def _differing(entrants: Sequence[Entrant]) -> dict[str, tuple[Any, ...]]:

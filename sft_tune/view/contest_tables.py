@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sft_tune.view import words
 from sft_tune.view.contest import AXES, Contest, Entrant
-from sft_tune.view.finalists import finalist_record, plus_minus
+from sft_tune.view.finalists import finalist_record, plus_minus, signed
 from sft_tune.view.tables import plain_table
 
 OF = {"trials": "trials", "seconds": "time on the device", "wall": "time in which trials ran"}
@@ -73,8 +73,12 @@ def chance_records(found: Contest) -> list[dict[str, Any]]:
 def finalist_records(found: Contest) -> list[dict[str, Any]]:
     """Return a record for each study that has finalists: its best trial over fresh seeds."""
     return [
-        {"study": entrant.label, **finalist_record(entrant.confirmed)}
-        for entrant in found.entrants
+        {
+            "study": entrant.label,
+            **finalist_record(entrant.confirmed),
+            "to_first": None if difference is None else difference._asdict(),
+        }
+        for entrant, difference in zip(found.entrants, found.differences, strict=True)
         if entrant.confirmed is not None
     ]
 
@@ -175,7 +179,7 @@ def _best_of(entrant: Entrant) -> str:
 
 def _finalists(found: Contest) -> Cells:
     rows = []
-    for entrant in found.entrants:
+    for entrant, difference in zip(found.entrants, found.differences, strict=True):
         one = entrant.confirmed
         if one is not None:
             rows.append(
@@ -185,9 +189,10 @@ def _finalists(found: Contest) -> Cells:
                     words.score(one.search),
                     plus_minus(one.validation),
                     plus_minus(one.test),
+                    signed(difference),
                 )
             )
-    titles = ("trial", "seeds", "search", "validation", "test")
+    titles = ("trial", "seeds", "search", "validation", "test", "to the first, validation")
     return Cells("Over fresh seeds, mean and 95 % interval", titles, tuple(rows))
 
 

@@ -169,7 +169,8 @@ def _data(facts: Mapping[str, Any]) -> Table:
         told += " (validation was taken from train)"
     table.add_row("examples", told)
     shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
-    table.add_row("classes", f"{len(labels)}: {shown}")
+    if labels:
+        table.add_row("classes", f"{len(labels)}: {shown}")
     counts = data.get("class_counts", {}).get("train")
     if counts:
         table.add_row("a class", f"{min(counts.values())} to {max(counts.values())} in train")
@@ -181,6 +182,9 @@ def _data(facts: Mapping[str, Any]) -> Table:
         cut = f", {tokens['share_cut']:.0%} cut to {tokens['limit']}" if tokens["share_cut"] else ""
         told = f"median {tokens['median']:.0f}, 95 % below {tokens['p95']:.0f}"
         table.add_row("tokens", f"{told}, at most {tokens['max']}{cut}")
+        if "learnt" in tokens:
+            rows = words.plural(tokens["rows"], "row")
+            table.add_row("to learn", f"{tokens['learnt']} of the tokens of train, in {rows}")
     if data.get("audio"):
         sounds = data["audio"]["train"]
         cut = (

@@ -269,7 +269,7 @@ def score_cells(found: Standings) -> list[list[str]]:
             str(one.validation.n),
             plus_minus(one.validation),
             *([plus_minus(one.test)] if found.has_test else []),
-            words.NOTHING if one.chance is None else f"{one.chance:.0%}",
+            words.chance(one.chance),
         ]
         for one in found.finalists
     ]
@@ -342,7 +342,7 @@ def confirmed_in_words(found: Standings, study: str) -> str:
     won = found.searched
     if won is None:
         return f"no: the best trial is not among the finalists; `sft-tune confirm {study}` adds it"
-    chance = "" if won.chance is None else f", the best of them with {won.chance:.0%}"
+    chance = "" if won.chance is None else f", the best of them with {words.chance(won.chance)}"
     test = "" if won.test is None else f", {plus_minus(won.test)} on test"
     told = f"{plus_minus(won.validation)} over {words.plural(won.validation.n, 'fresh seed')}{test}"
     return f"{'yes' if found.confirmed else 'no'}: {told}{chance}"
@@ -356,7 +356,7 @@ def _verdict(found: Standings) -> str:
         return "Of one seed each nothing is known about chance; give --seeds 2 or more."
     told = (
         f"Trial {leader.number} is the best of the {len(found.finalists)} with a probability of "
-        f"{leader.chance:.0%}"
+        f"{words.chance(leader.chance)}"
     )
     if found.confirmed:
         return f"Confirmed: {told[0].lower()}{told[1:]}."
@@ -373,7 +373,7 @@ def _to_default(leader: Finalist, found: Standings) -> str:
     if difference is not None and not found.maximize:
         difference = _negative(difference)
     chance = None if difference is None else chance_of_lead(difference)
-    sure = "" if chance is None else f"; better with a probability of {chance:.0%}"
+    sure = "" if chance is None else f"; better with a probability of {words.chance(chance)}"
     return f"Trial {leader.number} against the default, seed by seed: {', '.join(parts)}{sure}."
 
 

@@ -24,6 +24,7 @@ FILES = {
     "model.json": "the network, its labels, size and normalization of images",
     "load_model.py": "loads it; needs torch and torchvision (or timm) only",
     "convnet.py": "the network",
+    "detectors.py": "the detector",
     "tokenizer.json": "the tokenizer, which cuts texts where training did",
     "tokenizer_config.json": "its settings",
     "preprocessor_config.json": "what is done to images",
@@ -201,7 +202,7 @@ def card_markdown(card: ModelCard) -> str:
     lead = (
         f"{model} ({words.amount(exported['parameters'])} parameters), fine-tuned for {card.task}"
     )
-    if exported["outputs"] != "number":
+    if exported["outputs"] not in ("number", "text"):
         shown = ", ".join(labels[:20]) + (", ..." if labels[20:] else "")
         lead += f" with {words.plural(len(labels), 'label')}: {shown}"
     parts = [

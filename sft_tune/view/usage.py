@@ -51,6 +51,26 @@ with torch.inference_mode():
 {result}
 ```"""
 
+WRITER = """\
+```python
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained(".").eval()
+{inputs}
+with torch.inference_mode():
+    written = model.generate(**inputs, max_new_tokens=100)
+{result}
+```"""
+
+PROMPT = 'inputs = tokenizer("a prompt", return_tensors="pt")'
+CHAT = """\
+chat = [{"role": "user", "content": "a question"}]
+inputs = tokenizer.apply_chat_template(
+    chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+)"""
+
 IMAGES = """\
 ```python
 import torch
@@ -62,6 +82,22 @@ model = AutoModelForImageClassification.from_pretrained(".").eval()
 inputs = processor(Image.open("photo.jpg"), return_tensors="pt")
 with torch.inference_mode():
     logits = model(**inputs{call}).logits
+{result}
+```"""
+
+MASKS = """\
+```python
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+processor = AutoImageProcessor.from_pretrained(".")
+model = AutoModelForSemanticSegmentation.from_pretrained(".").eval()
+inputs = processor(Image.open("photo.jpg"), return_tensors="pt")
+with torch.inference_mode():
+    logits = model(**inputs{call}).logits
+# They may be smaller than the image that was given.
+logits = torch.nn.functional.interpolate(logits, inputs["pixel_values"].shape[2:], mode="bilinear")
 {result}
 ```"""
 
@@ -78,8 +114,21 @@ from PIL import Image
 
 model = load_model()
 with torch.inference_mode():
-    logits = model(preprocess(Image.open("photo.jpg"), model.settings)[None])
+    logits = model(preprocess(Image.open("photo.jpg"), model.settings)[None]){out}
 {result}
+```"""
+
+BOXES = """\
+```python
+import torch
+from load_model import load_model, preprocess
+from PIL import Image
+
+model = load_model()
+with torch.inference_mode():
+    found = model([preprocess(Image.open("photo.jpg"), model.settings)])[0]
+for box, label, score in zip(found["boxes"], found["labels"], found["scores"]):
+    print({labels}[label - 1], float(score), box.tolist())  # 0 is the background
 ```"""
 
 ONNX = """\
@@ -99,7 +148,10 @@ RESULTS = {
     "tags": "places = inputs.word_ids(0)\n"
     "for index, word in enumerate(words):\n"
     "    print(word, {labels}[int(logits[0, places.index(index)].argmax())])",
+    "masks": "mask = logits[0].argmax(dim=0)\nprint({{labels}[i] for i in mask.unique().tolist()})",
     "number": "print(float(logits[0, 0]))",
+    "text": 'new = written[0, inputs["input_ids"].shape[1] :]\n'
+    "print(tokenizer.decode(new, skip_special_tokens=True))",
 }
 """What is done with the outputs, by what they are."""
 
@@ -110,10 +162,16 @@ def snippets(exported: Mapping[str, Any], task: str) -> list[str]:
         call = "".join(f", {name}={value}" for name, value in exported["call"].items())
         kind = next(facts.input for name, facts in TASKS.items() if name == task)
         texts = {"text": TEXT, "words": WORDS, "image": IMAGES, "audio": SOUNDS}
-        text = texts[kind].replace("{call}", call)
+        text = (MASKS if exported["outputs"] == "masks" else texts[kind]).replace("{call}", call)
+        if exported["outputs"] == "text":
+            chats = exported["config"]["data"]["messages_column"] is not None
+            text = WRITER.replace("{inputs}", CHAT if chats else PROMPT)
         found, labels = [text], "model.config.id2label"
+    elif exported["outputs"] == "boxes":
+        return [SCRIPT, BOXES.replace("{labels}", "model.labels")]
     else:
         found, labels = [SCRIPT, PROGRAM], "model.labels"
     result = RESULTS[exported["outputs"]].replace("{labels}", labels)
-    found = [text.replace("{result}", result) for text in found]
+    out = '["out"]' if exported["outputs"] == "masks" else ""
+    found = [text.replace("{result}", result).replace("{out}", out) for text in found]
     return [*found, ONNX] if exported["onnx"] else found

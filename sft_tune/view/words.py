@@ -78,6 +78,15 @@ def gain(value: float | None) -> str:
     return f"{value:+.4f}" if not value or 5e-5 <= abs(value) < 1e4 else f"{value:+.4g}"
 
 
+def chance(probability: float | None) -> str:
+    """Return a probability that was estimated: ``57%``; never a certain one: ``>99%``, ``<1%``."""
+    if probability is None:
+        return NOTHING
+    if probability > 0.995:
+        return ">99%"
+    return "<1%" if probability < 0.005 else f"{probability:.0%}"
+
+
 def setting(value: object, digits: int = 4) -> str:
     """Return a hyperparameter's ``value`` as the study file writes it, in short.
 

@@ -3,6 +3,7 @@
 The functions are called with the name of a split, and return columns, or None for no such split.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,40 @@ def masks(split):
     return columns
 
 
+def boxes(split):
+    """Scenes of several sizes with up to three airplanes and frogs, and the box of each."""
+    if split not in COUNTS:
+        return None
+    columns = {"image": [], "boxes": [], "labels": []}
+    for scene, found, names in _boxes(split):
+        columns["image"].append(scene)
+        columns["boxes"].append(found)
+        columns["labels"].append(names)
+    return columns
+
+
+def write_boxes(folder, count=None):
+    """Write the same as files, annotated as COCO's are: ``train/0.png``, ``train/boxes.json``."""
+    for split in COUNTS:
+        (folder / split).mkdir(parents=True)
+        names = [{"id": i, "name": name} for i, name in enumerate(THINGS, start=1)]
+        coco = {"images": [], "annotations": [], "categories": names}
+        for i, (scene, found, labels) in enumerate(_boxes(split, count)):
+            scene.save(folder / split / f"{i:03}.png")
+            size = {"width": scene.width, "height": scene.height}
+            coco["images"].append({"id": i, "file_name": f"{i:03}.png", **size})
+            for (left, top, right, bottom), label in zip(found, labels, strict=True):
+                annotation = {
+                    "id": len(coco["annotations"]) + 1,
+                    "image_id": i,
+                    "category_id": THINGS.index(label) + 1,
+                    "bbox": [left, top, right - left, bottom - top],
+                    "iscrowd": 0,
+                }
+                coco["annotations"].append(annotation)
+        (folder / split / "boxes.json").write_text(json.dumps(coco))
+
+
 def write_masks(folder):
     """Write the same as files: ``train/images/0.png``, ``train/masks/0.png``, ..."""
     for split in COUNTS:
@@ -32,6 +67,28 @@ def write_masks(folder):
         for i, (scene, mask) in enumerate(_scenes(split)):
             scene.save(folder / split / "images" / f"{i:03}.png")
             Image.fromarray(mask).save(folder / split / "masks" / f"{i:03}.png")
+
+
+def _boxes(split, count=None):
+    """Yield pictures with their boxes (left, top, right, bottom) and names; always the same."""
+    generator = np.random.default_rng(len(split))
+    photos = {name: sorted((PHOTOS / split / name).glob("*.jpg")) for name in THINGS}
+    for i in range(count or COUNTS[split]):
+        width, height = (int(side) for side in generator.integers(80, 113, 2))
+        colours = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        scene = Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC)
+        found, names = [], []
+        for _ in range(i % 4):  # a quarter of the scenes are empty
+            name, side = THINGS[generator.integers(2)], int(generator.integers(24, 41))
+            x, y = int(generator.integers(width - side)), int(generator.integers(height - side))
+            if any(x < r and a < x + side and y < d and b < y + side for a, b, r, d in found):
+                continue  # none hides another
+            choice = photos[name][generator.integers(len(photos[name]))]
+            with Image.open(choice) as photo:
+                scene.paste(photo.convert("RGB").resize((side, side)), (x, y))
+            found.append([x, y, x + side, y + side])
+            names.append(name)
+        yield scene, found, names
 
 
 def _scenes(split):

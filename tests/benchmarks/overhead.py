@@ -3,7 +3,7 @@
 Of the seconds that two slots had (wall seconds times slots), how many were not spent inside a
 trial's training and evaluation. What counts as inside is what a trial's rows say (`seconds`: from
 the model's making to the trial's end, with evaluation and checkpoints), less the time in which
-the dispatcher handles the trial's rungs, where its worker waits for the verdict. Each slot's
+the dispatcher handles the trial's rungs: its worker waits for the verdict meanwhile. Each slot's
 clock runs from the end of its first trial to the end of its last, so that neither the start of
 the processes nor a slot that finds nothing left to do is counted; the start is reported apart.
 """
@@ -206,8 +206,6 @@ def _timed_rungs(record: Record) -> Iterator[None]:
     def timed(self: Dispatcher, worker: Any, running: Any, message: Any) -> None:
         begun = time.monotonic()
         plain(self, worker, running, message)
-        if not running.placement.prunable:
-            return  # its worker trains on meanwhile
         number = running.placement.number
         spent = time.monotonic() - begun
         record.waited[number] = record.waited.get(number, 0.0) + spent

@@ -122,7 +122,7 @@ def _ours(work: Work, training: dict[str, Any], folder: Path) -> tuple[float, li
     path, storage = folder / "study.json", f"sqlite:///{folder}/study.db"
     path.write_text(json.dumps(content), "utf8")
     program = "from sft_tune.cli import main; main()"
-    spent = _timed(["-c", program, "start", str(path), "--storage", storage], folder)
+    spent = timed(["-c", program, "start", str(path), "--storage", storage], folder)
     db = Database.open(storage, create=False)
     try:
         rows = reads.evaluation_rows(db, "throughput")
@@ -135,11 +135,11 @@ def _ours(work: Work, training: dict[str, Any], folder: Path) -> tuple[float, li
 
 
 def _rival(name: str, folder: Path) -> tuple[float, list[float]]:
-    spent = _timed(["-m", f"tests.benchmarks.rivals.{name}", str(folder)], folder)
+    spent = timed(["-m", f"tests.benchmarks.rivals.{name}", str(folder)], folder)
     return spent, json.loads((folder / f"{name}.json").read_text("utf8"))
 
 
-def _timed(arguments: list[str], folder: Path) -> float:
+def timed(arguments: list[str], folder: Path) -> float:
     """Run Python with ``arguments``; return its seconds.
 
     Raises:

@@ -18,6 +18,8 @@ COLUMN_OF = {
     "overhead": "own cost",
     "heads": "wall, cached",
     "scale": "100 trials",
+    "replay": "own horizon",
+    "to_target": "Ray Tune ASHA",
     "throughput_images": "limit: training alone",
     "throughput_texts": "limit: training alone",
 }
@@ -78,7 +80,7 @@ def test_a_name_that_is_none_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "column"), COLUMN_OF.items())
 def test_the_short_form_runs(name: str, column: str) -> None:
-    if name.startswith("throughput"):
+    if name.startswith(("throughput", "to_target")):
         pytest.importorskip("ray")
         if not (ROOT.parent / "shared" / "models").exists():
             pytest.skip("needs the data and models of ../shared")

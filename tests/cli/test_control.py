@@ -125,7 +125,7 @@ def test_studies_of_equal_priority_take_turns(run: Run, worker: Callable[..., Wo
 def test_sigterm_hands_a_trial_back_and_another_worker_goes_on_with_it(
     run: Run, worker: Callable[..., Worker]
 ) -> None:
-    run("submit", write("long", epochs=600), "--no-check", "--trials", "1")
+    run("submit", write("long", epochs=300), "--no-check", "--trials", "1")
     first = worker("--study", "long")
     first.until("trial 0 started")
     db = Database.open("sft_tune.db", create=False)

@@ -87,6 +87,16 @@ TOKENS, TAGS = [["Ann", "sleeps"], ["no", "one", "else"]], [["B-PER", "O"], ["O"
             {"tokens_column": "words", "tags_column": "tags"},
         ),
         (
+            {"prompt": TEXT, "completion": ["yes", "no", "no", "yes"]},
+            "causal-lm",
+            {"prompt_column": "prompt", "completion_column": "completion"},
+        ),
+        (
+            {"id": [1], "chat": [[{"role": "user", "content": "a"}]]},
+            "causal-lm",
+            {"messages_column": "chat"},
+        ),
+        (
             {"file": ["a/1.png", "b/2.jpg"], "kind": ["x", "y"]},
             "image-classification",
             {"image_column": "file", "label_column": "kind"},

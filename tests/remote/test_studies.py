@@ -104,6 +104,17 @@ def test_a_study_keeps_the_best_weights_there_and_nothing_here(
     assert RemoteFiles(place).all_sizes() == {}
 
 
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of the database of the study as it ends undisturbed, on this machine alone."""
+    folder = tmp_path_factory.mktemp("calm")
+    url = f"sqlite:///{folder}/t.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFT_TUNE_CACHE", str(folder / "cache"))
+        start(write(folder, str(folder / "runs")), url)
+    return url
+
+
 RUN = """
 import os, signal, sys
 from pathlib import Path
@@ -126,11 +137,9 @@ start_study(load_study(Path(path)), Database.open(url, create=True), notify=list
 
 @pytest.mark.parametrize(("place", "torn"), [("s3", True), ("file", False)], indirect=["place"])
 def test_a_runner_that_is_lost_is_followed_by_another_machine(
-    place: str, torn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, torn: bool, calm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path, place)
-    calm = f"sqlite:///{tmp_path}/calm.db"
-    start(path, calm)
     killed = subprocess.run(
         [sys.executable, "-c", RUN, str(path), URL, place], capture_output=True, text=True
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -39,22 +40,23 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def study_file(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes the tiny study, with sections changed, and returns its path.
+def write_study(folder: Path, **changes: Any) -> Path:
+    """Write the tiny study, with sections changed, in ``folder``; return its path.
 
     A section given as a mapping is merged into the tiny one's; None takes it away.
     """
+    content = copy.deepcopy(TINY)
+    for section, value in changes.items():
+        if isinstance(value, dict) and section != "space":
+            content[section] = {**content.get(section, {}), **value}
+        else:
+            content[section] = value
+    path = folder / f"{content['name']}.json"
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    return path
 
-    def write(**changes: Any) -> Path:
-        content = copy.deepcopy(TINY)
-        for section, value in changes.items():
-            if isinstance(value, dict) and section != "space":
-                content[section] = {**content.get(section, {}), **value}
-            else:
-                content[section] = value
-        path = tmp_path / f"{content['name']}.json"
-        path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
-        return path
 
-    return write
+@pytest.fixture
+def study_file(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes the tiny study in the test's folder."""
+    return functools.partial(write_study, tmp_path)

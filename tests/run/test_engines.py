@@ -23,7 +23,6 @@ from sft_tune.spec.load import load_study
 from sft_tune.spec.study import ResourcesSpec
 from sft_tune.store import reads
 from sft_tune.store.database import Database
-from sft_tune.trial.paths import TrialPaths
 
 PATIENCE = 120
 
@@ -75,36 +74,6 @@ def test_a_worker_trains_speaks_and_goes(
     worker.close()
     psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=PATIENCE)
     assert not psutil.pid_exists(pid)
-
-
-def test_what_cannot_be_pruned_trains_on_while_a_rung_is_recorded(
-    config: TrialConfig, tmp_path: Path
-) -> None:
-    """But no checkpoint gets ahead of the record: its rungs would be lost with the runner."""
-    inbox: Inbox = queue.SimpleQueue()
-    worker = LocalEngine(tmp_path).spawn(Slot(0, None, 1), inbox)
-
-    def train(name: str, checkpoint_seconds: float) -> TrialPaths:
-        resources = ResourcesSpec(checkpoint_seconds=checkpoint_seconds)
-        folder = tmp_path / name
-        worker.send(messages.train(config, folder, worker.slot, resources, prunable=False))
-        return TrialPaths(folder)
-
-    train("ahead", 3600)
-    for _ in range(4):
-        until(inbox, "evaluation")
-    assert until(inbox, "outcome")["reason"] == "completed"  # without a single verdict
-    for _ in range(4):
-        worker.send(messages.verdict(True))
-    paths = train("behind", 0)
-    until(inbox, "evaluation")
-    with pytest.raises(queue.Empty):  # the next one would come in a fraction of this
-        inbox.get(timeout=2)
-    assert not paths.resume.exists()
-    worker.send(messages.verdict(True))
-    until(inbox, "evaluation")
-    assert paths.resume.exists()
-    worker.kill()
 
 
 def test_a_worker_that_is_killed_says_so_with_its_signal(engine: Engine) -> None:

@@ -65,10 +65,10 @@ def run(folder: Path, notify: Any = None, on_dispatcher: Any = None, **sections:
         db.dispose()
 
 
-def test_it_is_searched_pruned_and_kept_like_any_other(tmp_path: Path) -> None:
+def test_it_is_searched_pruned_failed_and_kept_like_any_other(tmp_path: Path) -> None:
     pruner = {"name": "median", "first": 25, "startup_trials": 2}
-    trials = run(tmp_path, pruner=pruner)
-    assert len(trials) == 6 and {t.state for t in trials} == {"COMPLETE", "PRUNED"}
+    trials = run(tmp_path, pruner=pruner, space={"x": [1, 2, 3, 4, 5, 6, 13]})
+    assert len(trials) == 7 and {t.state for t in trials} == {"COMPLETE", "PRUNED", "FAIL"}
     assert trials[0].state == "COMPLETE" and trials[0].params == {"x": 1}
     best = max((t for t in trials if t.value is not None), key=lambda t: t.value)
     assert best.params == {"x": 3} and best.value == pytest.approx(0.3)
@@ -78,6 +78,10 @@ def test_it_is_searched_pruned_and_kept_like_any_other(tmp_path: Path) -> None:
     assert theirs.trials[0].intermediate_values == pytest.approx(
         {25: -2, 50: -1.9, 75: -1.8, 100: -1.7}
     )
+    # What it raises fails its trial alone.
+    failed = [t for t in trials if t.state == "FAIL"]
+    assert [t.params for t in failed] == [{"x": 13}]
+    assert failed[0].note == "ValueError: thirteen" and "mine.py" in (failed[0].error or "")
 
 
 def test_an_equal_configuration_is_not_trained_again(tmp_path: Path) -> None:
@@ -113,14 +117,6 @@ def test_loggers_write_beside_the_database_and_a_broken_one_is_noted(
     trials = run(tmp_path, space={"x": [3]}, budget={"trials": 1}, resources=resources)
     assert trials[0].state == "COMPLETE" and "not logged to mlflow: " in (trials[0].note or "")
     assert list(tmp_path.rglob("trial-00000/events.out.tfevents.*"))
-
-
-def test_what_it_raises_fails_its_trial_alone(tmp_path: Path) -> None:
-    trials = run(tmp_path, space={"x": [3, 13, 4]})
-    failed = [t for t in trials if t.state == "FAIL"]
-    assert [t.params for t in failed] == [{"x": 13}]
-    assert failed[0].note == "ValueError: thirteen" and "mine.py" in (failed[0].error or "")
-    assert sum(t.state == "COMPLETE" for t in trials) == 2
 
 
 def test_one_that_cannot_be_imported_ends_the_study_before_it_begins(tmp_path: Path) -> None:

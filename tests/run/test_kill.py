@@ -67,7 +67,7 @@ def test_a_study_that_is_killed_again_and_again_ends_as_one_that_was_not(
     path = study_file(budget={"trials": 4}, pruner={"name": "asha", "first": 25, "reduction": 2})
     calm, wild = "sqlite:///calm.db", "sqlite:///wild.db"
     assert start_until(path, calm, None) == 0
-    places = ["trial 0 started", "trial 0 at 50 %", "trial 1 at 25 %", "trial 2 started"]
+    places = ["trial 0 started", "trial 0 at 50 %", "trial 2 started"]
     for line in places:
         assert start_until(path, wild, line) == -signal.SIGKILL
     assert start_until(path, wild, None) == 0

@@ -160,57 +160,37 @@ def test_stop_from_another_shell_saves_and_start_goes_on(
     )
 
 
-def test_a_paused_study_waits_until_it_is_resumed(
+def test_what_another_shell_wishes_of_a_running_study_is_done(
     study_file: StudyFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Trial 1 is stopped, a configuration enqueued, the study paused in it and resumed."""
     monkeypatch.setattr(dispatcher, "WISH_SECONDS", 0.02)
+    wanted = {"learning_rate": 2e-3}
     seen: list[str] = []
 
+    def once(what: str, wish: Callable[[Database, int], object]) -> None:
+        if what not in seen:
+            seen.append(what)
+            ask(wish)
+
     def watch(event: Event) -> None:
-        if isinstance(event, RungReached) and event.number == 1 and not seen:
-            seen.append("paused")
-            ask(lambda db, study: control.want(db, study, "paused"))
+        if isinstance(event, RungReached) and event.number == 1:
+            once("stop", lambda db, study: control.stop_trial(db, study, 1))
+            once("enqueue", lambda db, study: control.enqueue(db, study, [wanted], now=1.0))
+        if isinstance(event, RungReached) and event.number == 2:
+            once("pause", lambda db, study: control.want(db, study, "paused"))
         if isinstance(event, Notice) and event.text.startswith("paused"):
-            seen.append("waits")
-            assert {t.phase for t in rows()[:2]} <= {"ended", "interrupted"}
-            ask(lambda db, study: control.want(db, study, None))
+            assert {t.phase for t in rows()[:3]} <= {"ended", "interrupted"}
+            once("resume", lambda db, study: control.want(db, study, None))
 
-    ended, _ = start(study_file(**LONG), listen=watch)
-    assert seen == ["paused", "waits"]
+    ended, _ = start(study_file(**LONG, budget={"trials": 3}), listen=watch)
+    assert seen == ["stop", "enqueue", "pause", "resume"]
     assert ended.why == "trials"
-    assert [t.reason for t in rows()] == ["completed"] * 4
-
-
-def test_one_trial_is_stopped_and_the_sampler_learns_from_its_rungs(
-    study_file: StudyFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dispatcher, "WISH_SECONDS", 0.02)
-    path = study_file(**LONG)
-
-    def stop(event: Event) -> None:
-        if isinstance(event, RungReached) and event.number == 1 and event.progress == 25:
-            ask(lambda db, study: control.stop_trial(db, study, 1))
-
-    ended, _ = start(path, listen=stop)
-    assert ended.why == "trials"
-    trial = rows()[1]
-    assert (trial.reason, trial.state) == ("stopped", "PRUNED")
-    assert [t.reason for t in rows()] == ["completed", "stopped", "completed", "completed"]
-
-
-def test_a_configuration_asked_for_is_tried_next_on_top_of_the_budget(
-    study_file: StudyFile,
-) -> None:
-    wanted = {"learning_rate": 2e-3, "schedule": "cosine", "epochs": 4}
-
-    def want(event: Event) -> None:
-        if isinstance(event, TrialStarted) and event.number == 1:
-            ask(lambda db, study: control.enqueue(db, study, [wanted], now=1.0))
-
-    start(study_file(), listen=want)
     trials = rows()
-    assert len(trials) == 4 + 1
-    assert trials[2].params == wanted
+    assert [t.reason for t in trials] == ["completed", "stopped", "completed", "completed"]
+    assert trials[1].state == "PRUNED"  # the sampler learns from its rungs
+    # Next, and on top of the budget.
+    assert trials[2].params == wanted and len(trials) == 3 + 1
 
 
 def test_what_was_asked_for_leaves_a_grid_its_cells(study_file: StudyFile) -> None:

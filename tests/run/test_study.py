@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 import pytest
@@ -19,6 +20,7 @@ from sft_tune.run.study import Ended, start_study
 from sft_tune.spec.load import load_study
 from sft_tune.store import reads
 from sft_tune.store.database import Database
+from tests.run.conftest import write_study
 
 StudyFile = Callable[..., Path]
 
@@ -46,26 +48,61 @@ def rows(name: str = "tiny", url: str = "sqlite:///t.db") -> list[reads.TrialRow
         db.dispose()
 
 
-def test_a_study_ends_with_its_budget_and_a_best_checkpoint(study_file: StudyFile) -> None:
-    ended, events = start(study_file())
-    assert ended == Ended("trials", continued=False)
-    trials = rows()
+class Calm(NamedTuple):
+    """A study of four trials that nothing disturbed, two checkpoints kept; only to be read."""
+
+    folder: Path
+    ended: Ended
+    events: list[Event]
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.folder}/t.db"
+
+    def copied(self, folder: Path) -> Path:
+        """Copy the study to ``folder`` as a test that goes on with it needs it."""
+        for name in ("t.db", "tiny.json"):
+            shutil.copy(self.folder / name, folder)
+        shutil.copytree(self.folder / "sft_tune_runs", folder / "sft_tune_runs")
+        return folder / "tiny.json"
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
+    folder = tmp_path_factory.mktemp("calm")
+    path = write_study(folder, resources={"keep_checkpoints": 2})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFT_TUNE_CACHE", str(folder / "cache"))
+        return Calm(folder, *start(path, f"sqlite:///{folder}/t.db"))
+
+
+def test_a_study_ends_with_its_budget_and_a_best_checkpoint(calm: Calm) -> None:
+    assert calm.ended == Ended("trials", continued=False)
+    trials = rows(url=calm.url)
     assert [t.number for t in trials] == [0, 1, 2, 3]
     assert {t.state for t in trials} == {"COMPLETE"}
     assert trials[0].params == {"learning_rate": 3e-3, "schedule": "linear", "epochs": 2}
     best = max(trials, key=lambda t: t.value)
     assert best.checkpoint is not None and Path(best.checkpoint).is_file()
-    started = [e.number for e in events if isinstance(e, TrialStarted)]
-    finished = [e for e in events if isinstance(e, TrialEnded)]
+    started = [e.number for e in calm.events if isinstance(e, TrialStarted)]
+    finished = [e for e in calm.events if isinstance(e, TrialEnded)]
     assert started == [e.number for e in finished] == [0, 1, 2, 3]
     assert [e.number for e in finished if e.leads][-1] == best.number
-    assert sum(isinstance(e, RungReached) for e in events) == 4 * 4
+    assert sum(isinstance(e, RungReached) for e in calm.events) == 4 * 4
 
 
-def test_plain_optuna_reads_the_study(study_file: StudyFile) -> None:
-    start(study_file(budget={"trials": 5}))
-    study = optuna.load_study(study_name="tiny", storage="sqlite:///t.db")
-    trials = rows()
+def test_only_the_best_checkpoints_stay(calm: Calm) -> None:
+    trials = rows(url=calm.url)
+    kept = {t.number for t in trials if t.checkpoint is not None}
+    best = sorted(trials, key=lambda t: (-t.value, t.number))[:2]
+    assert kept == {t.number for t in best}
+    on_disk = {p.parent.name for p in calm.folder.glob("sft_tune_runs/tiny/trial-*/*.safetensors")}
+    assert on_disk == {f"trial-{number:05d}" for number in kept}
+
+
+def test_plain_optuna_reads_the_study(calm: Calm) -> None:
+    study = optuna.load_study(study_name="tiny", storage=calm.url)
+    trials = rows(url=calm.url)
     assert study.best_value == max(t.value for t in trials)
     assert set(optuna.importance.get_param_importances(study)) <= {
         "learning_rate", "schedule", "epochs",
@@ -77,16 +114,39 @@ def test_plain_optuna_reads_the_study(study_file: StudyFile) -> None:
         assert theirs.user_attrs["sft:config"]["training"]["epochs"] == ours.params["epochs"]
 
 
-def test_a_finished_study_says_so_and_a_larger_budget_continues_it(
-    study_file: StudyFile,
-) -> None:
-    start(study_file(budget={"trials": 2}))
-    again, events = start(study_file(budget={"trials": 2}))
+def active_seconds() -> float:
+    db = Database.open("sqlite:///t.db", create=False)
+    try:
+        seconds = reads.study_row(db, "tiny").active_seconds
+    finally:
+        db.dispose()
+    assert seconds is not None
+    return seconds
+
+
+def test_a_finished_study_says_so_and_counts_no_time(calm: Calm, tmp_path: Path) -> None:
+    path = calm.copied(tmp_path)
+    before = active_seconds()
+    again, events = start(path)
     assert again == Ended("finished", continued=True)
     assert not [e for e in events if isinstance(e, TrialStarted)]
-    more, _ = start(study_file(budget={"trials": 3}))
+    assert 0 < before < 60
+    assert before <= active_seconds() < before + 5
+
+
+def test_a_changed_study_is_refused_with_what_differs_and_a_larger_budget_continues_it(
+    calm: Calm, study_file: StudyFile, tmp_path: Path
+) -> None:
+    calm.copied(tmp_path)
+    with pytest.raises(StudyExistsError, match=r"training.batch_size: 16 -> 32"):
+        start(study_file(training={"batch_size": 32}, budget={"trials": 5}))
+    changed = study_file(sampler={"name": "tpe"}, budget={"trials": 5})
+    with pytest.raises(StudyExistsError, match="--accept-changes"):
+        start(changed)
+    assert len(rows()) == 4
+    more, _ = start(changed, accept_changes=True)
     assert more == Ended("trials", continued=True)
-    assert len(rows()) == 3
+    assert len(rows()) == 5
 
 
 def test_a_target_ends_the_study(study_file: StudyFile) -> None:
@@ -105,20 +165,6 @@ def test_hours_that_are_used_let_no_trial_start(study_file: StudyFile) -> None:
     ended, _ = start(path)
     assert ended.why == "hours"
     assert [t.state for t in rows()] == ["COMPLETE"]
-
-
-def test_a_changed_study_of_the_same_name_is_refused_with_what_differs(
-    study_file: StudyFile,
-) -> None:
-    start(study_file(budget={"trials": 1}))
-    with pytest.raises(StudyExistsError, match=r"training.batch_size: 16 -> 32"):
-        start(study_file(training={"batch_size": 32}, budget={"trials": 2}))
-    changed = study_file(sampler={"name": "tpe"}, budget={"trials": 2})
-    with pytest.raises(StudyExistsError, match="--accept-changes"):
-        start(changed)
-    assert len(rows()) == 1
-    start(changed, accept_changes=True)
-    assert len(rows()) == 2
 
 
 @pytest.mark.parametrize(
@@ -160,8 +206,9 @@ def test_a_grid_has_each_cell_once_over_restarts(study_file: StudyFile) -> None:
     assert len(cells) == len(set(cells)) == 4
 
 
-def test_a_trial_whose_worker_is_killed_goes_on_under_its_number(study_file: StudyFile) -> None:
-    undisturbed, _ = start(study_file(budget={"trials": 2}), "sqlite:///calm.db")
+def test_a_trial_whose_worker_is_killed_goes_on_under_its_number(
+    calm: Calm, study_file: StudyFile
+) -> None:
     workers: list[LocalWorker] = []
 
     def kill_in_trial_1(event: Event) -> None:
@@ -178,12 +225,11 @@ def test_a_trial_whose_worker_is_killed_goes_on_under_its_number(study_file: Stu
     ended, events = start(
         study_file(budget={"trials": 2}), notify=kill_in_trial_1, on_dispatcher=watch
     )
-    assert killed == [1] and ended.why == undisturbed.why == "trials"
+    assert killed == [1] and ended.why == "trials"
     assert any(isinstance(e, Notice) and "SIGKILL" in e.text for e in events)
     assert [t.attempts for t in rows()] == [1, 2]
-    calm = rows(url="sqlite:///calm.db")
     assert [(t.number, t.value, t.metrics) for t in rows()] == [
-        (t.number, t.value, t.metrics) for t in calm
+        (t.number, t.value, t.metrics) for t in rows(url=calm.url)[:2]
     ]
 
 
@@ -207,8 +253,7 @@ def test_a_trial_that_kills_every_worker_fails_with_every_error_kept(
     assert trial.error is not None and trial.error.count("SIGKILL") == 3
 
 
-def test_a_stopped_study_goes_on_from_the_checkpoint(study_file: StudyFile) -> None:
-    start(study_file(budget={"trials": 2}), "sqlite:///calm.db")
+def test_a_stopped_study_goes_on_from_the_checkpoint(calm: Calm, study_file: StudyFile) -> None:
     current: list[Dispatcher] = []
 
     def stop_in_trial_1(event: Event) -> None:
@@ -224,7 +269,7 @@ def test_a_stopped_study_goes_on_from_the_checkpoint(study_file: StudyFile) -> N
     first = next(e for e in events if isinstance(e, RungReached))
     assert (first.number, first.progress) == (1, 50)
     assert [(t.number, t.value) for t in rows()] == [
-        (t.number, t.value) for t in rows(url="sqlite:///calm.db")
+        (t.number, t.value) for t in rows(url=calm.url)[:2]
     ]
 
 
@@ -243,33 +288,6 @@ def test_bad_trials_are_pruned_but_never_the_default_one(study_file: StudyFile) 
     pruned = [t for t in trials if t.reason == "pruned"]
     assert [t.number for t in pruned] == [2, 3]
     assert all(t.state == "PRUNED" and t.checkpoint is None for t in pruned)
-
-
-def test_only_the_best_checkpoints_stay(study_file: StudyFile) -> None:
-    start(study_file(resources={"keep_checkpoints": 2}, budget={"trials": 4}))
-    trials = rows()
-    kept = {t.number for t in trials if t.checkpoint is not None}
-    best = sorted(trials, key=lambda t: (-t.value, t.number))[:2]
-    assert kept == {t.number for t in best}
-    on_disk = {p.parent.name for p in Path("sft_tune_runs/tiny").glob("trial-*/*.safetensors")}
-    assert on_disk == {f"trial-{number:05d}" for number in kept}
-
-
-def test_starting_a_finished_study_counts_no_time(study_file: StudyFile) -> None:
-    start(study_file(budget={"trials": 1}))
-
-    def active() -> float | None:
-        db = Database.open("sqlite:///t.db", create=False)
-        try:
-            return reads.study_row(db, "tiny").active_seconds
-        finally:
-            db.dispose()
-
-    before = active()
-    start(study_file(budget={"trials": 1}))
-    assert before is not None and 0 < before < 60
-    after = active()
-    assert after is not None and before <= after < before + 5
 
 
 def test_a_cross_validated_study_is_pruned_between_folds_and_exported(

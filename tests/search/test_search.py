@@ -68,9 +68,12 @@ def test_every_value_that_optuna_may_draw_lies_in_the_parameter(
     assert parameter.contains(distribution.high)
 
 
-@pytest.mark.parametrize("name", ["random", "tpe", "gp", "qmc"])
-def test_a_restarted_study_draws_what_an_undisturbed_one_draws(name: str) -> None:
-    spec = study_spec(name, startup_trials=3)
+@pytest.mark.parametrize(
+    ("name", "startup"),
+    [("random", "random"), ("tpe", "random"), ("gp", "random"), ("qmc", "random"), ("tpe", "qmc")],
+)
+def test_a_restarted_study_draws_what_an_undisturbed_one_draws(name: str, startup: str) -> None:
+    spec = study_spec(name, startup_trials=3, startup=startup)
 
     def run(restart_at: int | None) -> list[dict[str, Any]]:
         storage = optuna.storages.InMemoryStorage()
@@ -91,6 +94,9 @@ def test_a_restarted_study_draws_what_an_undisturbed_one_draws(name: str) -> Non
     assert len({str(point) for point in undisturbed}) == 8
     for point in undisturbed:
         assert ("decay_factor" in point) == (point["schedule"] == "exponential")
+    kinds = [type(make_sampler(spec, ordinal)).__name__ for ordinal in (2, 3)]
+    assert (kinds[0] == "QMCSampler") == ("qmc" in (name, startup))
+    assert (kinds[1] == "QMCSampler") == (name == "qmc")
 
 
 def test_the_default_configuration_comes_first_then_the_enqueued_ones() -> None:

@@ -76,7 +76,7 @@ TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"training": {"token_masking": 0.1}}, "training.token_masking", NO_IMAGE, "0.1"),
     ({"space": {"magnitude": [5, 9], "auto_augment": ["none", "trivialaugment"]}}, "space.magnitude", "has an effect only with auto_augment: randaugment; add that or remove it", "[5, 9]"),
     ({"model": {"reinit_blocks": 1}}, "model.reinit_blocks", "with model.weights: none all blocks begin with random weights; remove it", "1"),
-    ({"model": {"lora_rank": 4}}, "model.lora_rank", "LoRA is for transformers:ID-or-path, not builtin:convnet; remove it", "4"),
+    ({"model": {"lora_rank": 4}}, "model.lora_rank", "LoRA is for pretrained models of a library, not builtin:convnet; remove it", "4"),
     (text(model={"lora_rank": 4}, training={"freeze": "backbone"}), "model.lora_rank", "with freeze: backbone no update is trained; change one", "4"),
     (text(space={"model.lora_dropout": [0.0, 0.1]}), "space.model.lora_dropout", "has an effect only with model.lora_rank; give that, or remove it", "[0, 0.1]"),
     ({"space": {"epsilon": [1e-8, 1e-6], "optimizer": ["sgd", "lion"]}}, "space.epsilon", "has an effect only with optimizer: adamw or adam or muon; add that or remove it", "[1e-08, 1e-06]"),

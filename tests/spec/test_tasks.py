@@ -54,6 +54,7 @@ def test_a_metric_that_does_not_fit_is_an_error() -> None:
 
 TEXT = {"task": "text-classification", "model": {"name": "transformers:some/model"}}
 NUMBERS = {**TEXT, "task": "text-regression"}
+WRITING = {**TEXT, "task": "causal-lm"}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,18 @@ NUMBERS = {**TEXT, "task": "text-regression"}
             {**NUMBERS, "objective": {"metric": "r2"}, "budget": {"trials": 1, "target": 1.5}},
             "budget.target",
             "r2 is not above 1",
+        ),
+        ({**WRITING, "training": {"freeze": "backbone"}}, "training.freeze", "about a new head"),
+        (
+            {**WRITING, "space": {"head_multiplier": {"low": 1, "high": 3}}},
+            "space.head_multiplier",
+            "no meaning for causal-lm: no new head",
+        ),
+        ({**TEXT, "data": {"source": ".", "packing": True}}, "data.packing", "has no meaning"),
+        (
+            {**WRITING, "data": {"source": ".", "messages_column": "m", "prompt_column": "p"}},
+            "data.prompt_column",
+            "beside messages_column",
         ),
     ],
 )

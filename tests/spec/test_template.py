@@ -25,8 +25,10 @@ KINDS: list[tuple[Task, str, str]] = [
     ("image-regression", "torchvision:resnet18", "cnn"),
     ("text-regression", "transformers:google-bert/bert-base-uncased", "encoder"),
     ("semantic-segmentation", "torchvision:deeplabv3_resnet50", "cnn"),
+    ("object-detection", "torchvision:fasterrcnn_resnet50_fpn_v2", "detector"),
     ("token-classification", "transformers:google-bert/bert-base-uncased", "encoder"),
     ("audio-classification", "transformers:facebook/wav2vec2-base", "sounds"),
+    ("causal-lm", "transformers:Qwen/Qwen3-0.6B", "writer"),
 ]
 
 

@@ -121,7 +121,7 @@ def test_a_trial_with_lora_resumes_bit_for_bit(new_runner: Any, sentences: Confi
 def test_layers_that_are_not_there_are_named_with_those_that_are(
     sentences: Configure, trainee_of: Any
 ) -> None:
-    with pytest.raises(ModelError, match="no linear layer 'q_proj'; it has query, key, value"):
+    with pytest.raises(ModelError, match="no layer 'q_proj'; it has query, key, value"):
         trainee_of(sentences(model={"lora_rank": 4, "lora_targets": "q_proj,value"}))
 
 
@@ -131,3 +131,69 @@ def test_without_peft_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ModelError, match=r"needs peft: pip install 'sft_tune\[lora\]'"):
         trainee_of(sentences(model={"lora_rank": 4}))
+
+
+NETWORKS = {
+    "torchvision:resnet18": "layer1.0.conv1",
+    "torchvision:mobilenet_v3_small": "features.1.block.2.0",
+    "torchvision:vit_b_32": "encoder.layers.encoder_layer_0.mlp.0",
+    "torchvision:swin_t": "features.1.0.mlp.0",
+    "torchvision:convnext_tiny": "features.1.0.block.3",
+    "timm:vit_tiny_patch16_224": "blocks.0.attn.qkv",
+    "timm:resnet10t": "layer1.0.conv1",
+    "timm:beit_base_patch16_224": "blocks.0.mlp.fc1",
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_update_of_an_image_network_is_trained(name: str) -> None:
+    from sft_tune.spec.study import ModelSpec
+    from sft_tune.trial.lora import ADAPTER, add_lora
+    from sft_tune.trial.models import build_model
+
+    spec = ModelSpec(name=name, weights="none", lora_rank=2)
+    with torch.device("meta"):
+        model = build_model("image-classification", spec, ("a", "b"), image_size=64, seed=1)
+        add_lora(model, spec, 1, (64, 64))
+        model.module.train()
+        model.logits({"pixel_values": torch.zeros(2, 3, 64, 64)}).sum().backward()
+    updates = {n: p for n, p in model.module.named_parameters() if ".lora_" in n}
+    assert f"{NETWORKS[name]}.lora_A.{ADAPTER}.weight" in updates
+    assert all(p.grad is not None for p in updates.values())
+    trained = {n for n, p in model.module.named_parameters() if p.requires_grad}
+    assert trained - set(updates) == {n for n in trained if model.in_head(n)} != set()
+    assert not any(model.in_head(n) for n in updates)
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_updates_of_convolutions_are_kept_merged_or_not_and_exported(
+    runner: Any, digits: Configure, merge: bool, tmp_path: Path
+) -> None:
+    from sft_tune.trial.export.verify import verify
+    from sft_tune.trial.export.write import export
+
+    config = digits(
+        data={"image_size": 32, "train_limit": 24, "validation_limit": 8},
+        model={
+            "name": "timm:mobilenetv3_small_050",
+            "dropout": None,
+            "lora_rank": 2,
+            "lora_merge": merge,
+        },
+        training={"epochs": 1, "learning_rate": 0.02},
+        objective={"rungs": 1},
+    )
+    outcome = runner.run(config)
+    names = set(checkpoint.read(runner.paths.best)[0])
+    assert any(".lora_" in name for name in names) is not merge
+    out = tmp_path / "exported"
+    out.mkdir()
+    options: dict[str, Any] = {
+        "reference": tmp_path / "reference.safetensors",
+        "device": "cpu",
+        "cache": runner.cache,
+    }
+    export(config, runner.paths.best, out, onnx=False, **options)
+    found = verify(config, out, call={}, onnx=False, batch_size=16, **options)
+    assert found["difference"] < 1e-4
+    assert found["metrics"]["loss"] == pytest.approx(outcome.metrics["loss"], rel=1e-3)

@@ -158,6 +158,22 @@ def test_a_comparison_says_it_in_tables_words_frames_and_a_page(draw_text: Draw)
     assert len(found.plot("wall").data) == 2
 
 
+def test_confirmed_trials_are_compared_seed_by_seed() -> None:
+    """What a seed does to both is large beside the true difference of 0.01, and cancels out."""
+    first, second = search([0.8, 0.7]), search([0.7, 0.9])
+    luck = [0.05, -0.03, 0.0, 0.04]
+    stand = [
+        standings(study_spec(), one.trials, [run(n, s, level + luck[s]) for s in range(4)])
+        for one, n, level in ((first, 0, 0.75), (second, 1, 0.76))
+    ]
+    found = contest([first, second], ["a", "b"], stand)
+    assert found.differences[0] is None and found.differences[1] is not None
+    assert found.differences[1].mean == pytest.approx(0.01)
+    assert found.differences[1].half == pytest.approx(0.0, abs=1e-9)
+    other = standings(study_spec(), second.trials, [run(1, 9, 0.8)])
+    assert contest([first, second], ["a", "b"], [stand[0], other]).differences == (None, None)
+
+
 def test_a_comparison_of_studies_without_results_says_so(draw_text: Draw) -> None:
     found = compared([material(), search([0.5])], ["a", "b"], [None, None])
     assert "no study has completed a trial yet" in found.to_html()

@@ -46,6 +46,11 @@ def test_scores_align_in_a_column(value: float | None, text: str) -> None:
     assert words.score(value) == text
 
 
+def test_no_estimated_chance_is_certain() -> None:
+    found = [words.chance(p) for p in (None, 0.0, 0.574, 0.994, 0.9951, 1.0)]
+    assert found == ["–", "<1%", "57%", "99%", ">99%", ">99%"]
+
+
 def test_a_gain_shows_its_sign() -> None:
     assert [words.gain(v) for v in (0.0312, -0.002, 0.0, None, 0.00067, -2e-6)] == [
         "+0.0312",

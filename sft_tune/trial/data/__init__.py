@@ -2,6 +2,7 @@
 
 from sft_tune.trial.data.arrays import (
     AudioSplit,
+    BoxSplit,
     FeatureSplit,
     ImageSplit,
     Prepared,
@@ -20,6 +21,7 @@ from sft_tune.trial.data.prepare import prepare
 __all__ = [
     "AudioSplit",
     "Batch",
+    "BoxSplit",
     "FeatureSplit",
     "ImageSplit",
     "Prepared",

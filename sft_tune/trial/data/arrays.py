@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ class TextSplit:
         pad_type: token type id to pad with.
         pad_left: whether the model wants its padding before the text.
         tags: index of each token's tag or `UNTAGGED`, int32 [total]; None where texts have none.
+            Of a language model the token that follows, where it is to be learnt.
+        segments: which example of its row each token is of, counted from 1, int32 [total]; None
+            where each row is one example.
     """
 
     tokens: NDArray[np.int32]
@@ -55,6 +59,7 @@ class TextSplit:
     pad_type: int = 0
     pad_left: bool = False
     tags: NDArray[np.int32] | None = None
+    segments: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -63,6 +68,44 @@ class TextSplit:
     def lengths(self) -> NDArray[np.int64]:
         """Number of tokens of each text, int64 [n]."""
         return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class BoxSplit:
+    """Images of one split, each in its own size, with the boxes of what is on them.
+
+    Attributes:
+        pixels: of all images, end to end, uint8 [total].
+        offsets: image ``i`` is ``pixels[offsets[i]:offsets[i + 1]]``, [3, h, w] RGB; int64 [n + 1].
+        sizes: height and width of each image, int64 [n, 2].
+        boxes: of all images, end to end: left, top, right, bottom in pixels, float32 [m, 4].
+        box_labels: index of the class of each box, int64 [m].
+        crowds: whether each box is of a crowd that is not told apart, uint8 [m]: such boxes are
+            not trained on, and what is found in them counts neither way.
+        targets: how many boxes each image has, int64 [n].
+    """
+
+    pixels: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    box_labels: NDArray[np.int64]
+    crowds: NDArray[np.uint8]
+    targets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @cached_property
+    def box_offsets(self) -> NDArray[np.int64]:
+        """The boxes of image ``i`` are ``boxes[box_offsets[i]:box_offsets[i + 1]]``, [n + 1]."""
+        return np.concatenate([[0], np.cumsum(self.targets)]).astype(np.int64)
+
+    def image(self, i: int) -> NDArray[np.uint8]:
+        """Return the pixels of image ``i``, [3, h, w]."""
+        height, width = self.sizes[i]
+        flat = self.pixels[self.offsets[i] : self.offsets[i + 1]]
+        return flat.reshape(3, int(height), int(width))
 
 
 @dataclass(frozen=True)
@@ -109,7 +152,7 @@ class AudioSplit:
         return np.diff(self.offsets)
 
 
-Split = ImageSplit | TextSplit | AudioSplit
+Split = ImageSplit | TextSplit | AudioSplit | BoxSplit
 
 
 @dataclass(frozen=True)
@@ -160,6 +203,11 @@ def load_split(folder: Path, split: str, meta: dict[str, Any]) -> Split:
             targets,
             _mapped(masks) if masks.exists() else None,
         )
+    if meta["kind"] == "boxes":
+        parts = ("pixels", "offsets", "sizes", "boxes", "box_labels", "crowds")
+        return BoxSplit(
+            **{what: _mapped(array_path(folder, split, what)) for what in parts}, targets=targets
+        )
     if meta["kind"] == "audio":
         return AudioSplit(
             values=_mapped(array_path(folder, split, "values")),
@@ -168,16 +216,21 @@ def load_split(folder: Path, split: str, meta: dict[str, Any]) -> Split:
             key=meta["key"],
             masked=meta["masked"],
         )
-    types, tags = array_path(folder, split, "types"), array_path(folder, split, "tags")
+
+    def optional(what: str) -> NDArray[Any] | None:
+        path = array_path(folder, split, what)
+        return _mapped(path) if path.exists() else None
+
     return TextSplit(
         tokens=_mapped(array_path(folder, split, "tokens")),
         offsets=_mapped(array_path(folder, split, "offsets")),
         targets=targets,
         pad_id=meta["pad_id"],
-        token_types=_mapped(types) if types.exists() else None,
+        token_types=optional("types"),
         pad_type=meta["pad_type"],
         pad_left=meta["pad_left"],
-        tags=_mapped(tags) if tags.exists() else None,
+        tags=optional("tags"),
+        segments=optional("segments"),
     )
 
 

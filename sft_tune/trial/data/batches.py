@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sft_tune.trial.data.arrays import UNTAGGED, AudioSplit, FeatureSplit, Split, TextSplit
+from sft_tune.trial.data.arrays import (
+    UNTAGGED,
+    AudioSplit,
+    BoxSplit,
+    FeatureSplit,
+    Split,
+    TextSplit,
+)
 from sft_tune.trial.data.augment import Augmentation
 
 Normalize = tuple[Sequence[float], Sequence[float]]
@@ -33,9 +40,13 @@ class Batch:
     Attributes:
         inputs: keyword arguments of a model: ``pixel_values`` float32 [b, 3, h, w], normalized;
             or ``input_ids``, ``attention_mask`` and perhaps ``token_type_ids``, int64 [b, length];
+        with ``segments`` of the same shape in place of the mask where rows hold several examples;
             or ``input_values`` or ``input_features`` float32 [b, length, ...] of sounds, perhaps
             with ``attention_mask``;
-            or ``features`` float32 [b, ...] of a frozen backbone.
+            or ``features`` float32 [b, ...] of a frozen backbone. Of images with boxes
+            ``pixel_values`` are 0..1, not normalized, and filled up with 0 to the largest of the
+            batch; ``sizes`` int64 [b, 2] (height and width of each), ``boxes`` float32 [b, k, 4]
+            and ``box_labels`` int64 [b, k], `UNTAGGED` where an image has fewer.
         targets: as the task has them, [b, ...].
         partners: targets of the examples that these are mixed with; None where they are not.
         share: of each example itself in what it is mixed to.
@@ -128,9 +139,9 @@ def gather(
         indices: rows, int64 [b], on the CPU.
         device: where the batch is to be.
         augment: images: ``none``; ``flip`` (each mirrored with probability 1/2); ``flip_crop``
-            (also moved by up to 1/8 of its sides, black where nothing is left). Drawn from
-            torch's global CPU generator, whatever the device, so that a checkpoint of its state
-            resumes exactly. Texts are not flipped.
+            (not with boxes; also moved by up to 1/8 of its sides, black where nothing is left).
+            Drawn from torch's global CPU generator, whatever the device, so that a checkpoint of
+            its state resumes exactly. Texts are not flipped.
         beyond: what else is done to images, or to tokens.
         normalize: mean and deviation of each channel, pixels scaled to 0..1.
     """
@@ -143,6 +154,8 @@ def gather(
         inputs, tags = _padded(split, rows, device)
         targets = targets if tags is None else tags
         return Batch(inputs if beyond is None else beyond.tokens(inputs), targets)
+    if isinstance(split, BoxSplit):
+        return Batch(_with_boxes(split, rows, device, augment, beyond), targets)
     if isinstance(split, AudioSplit):
         return Batch(_sounds(split, rows, device), targets)
     pixels = _moved(np.take(split.pixels, rows, axis=0), device)
@@ -158,6 +171,45 @@ def gather(
     if beyond is not None:
         pixels = beyond.images(pixels)
     return Batch({"pixel_values": normalized(pixels, normalize)}, targets)
+
+
+def _with_boxes(
+    split: BoxSplit,
+    rows: NDArray[np.int64],
+    device: torch.device,
+    augment: str,
+    beyond: Augmentation | None,
+) -> dict[str, Tensor]:
+    """Return images and boxes of ``rows``, mirrored together where that is asked for."""
+    if augment not in ("none", "flip"):
+        raise ValueError(f"unknown augmentation of boxes {augment!r}; known: none, flip")
+    b, sizes = len(rows), split.sizes[rows]
+    mirrored = (torch.rand(b) < 0.5).tolist() if augment == "flip" else [False] * b
+    height, width = sizes.max(axis=0).tolist()
+    pixels = torch.zeros(b, 3, height, width, dtype=torch.uint8)
+    found = []
+    for i, row in enumerate(rows.tolist()):
+        image, (h, w) = split.image(row), sizes[i].tolist()
+        start, end = split.box_offsets[row : row + 2]
+        kept = split.crowds[start:end] == 0
+        boxes, labels = split.boxes[start:end][kept], split.box_labels[start:end][kept]
+        if mirrored[i]:
+            image = image[:, :, ::-1]
+            boxes = np.stack([w - boxes[:, 2], boxes[:, 1], w - boxes[:, 0], boxes[:, 3]], axis=1)
+        tensor = torch.from_numpy(image.copy())
+        pixels[i, :, :h, :w] = tensor if beyond is None else beyond.images(tensor[None])[0]
+        found.append((boxes, labels))
+    most = max(len(labels) for _, labels in found)
+    all_boxes = np.zeros((b, most, 4), dtype=np.float32)
+    all_labels = np.full((b, most), UNTAGGED, dtype=np.int64)
+    for i, (boxes, labels) in enumerate(found):
+        all_boxes[i, : len(labels)], all_labels[i, : len(labels)] = boxes, labels
+    return {
+        "pixel_values": _moved(pixels.numpy(), device).to(torch.float32) / 255,
+        "sizes": _moved(sizes, device),
+        "boxes": _moved(all_boxes, device),
+        "box_labels": _moved(all_labels, device),
+    }
 
 
 def augmented(pixels: Tensor, augment: str) -> Tensor:
@@ -236,6 +288,9 @@ def _padded(
     }
     if split.token_types is not None:
         inputs["token_type_ids"] = filled(split.token_types, split.pad_type)
+    if split.segments is not None:
+        inputs["segments"] = filled(split.segments, 0)
+        del inputs["attention_mask"]
     return inputs, None if split.tags is None else filled(split.tags, UNTAGGED)
 
 

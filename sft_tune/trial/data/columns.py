@@ -42,14 +42,24 @@ def columns_of(task: Task, data: DataSpec) -> Columns:
     targets: dict[str, str] = {}
     for key in TASKS[task].columns:
         value = getattr(data, key)
-        if value is None or (key == "label_column" and data.label_columns is not None):
+        if value is None or _is_replaced(key, data):
             continue
+        if key == "messages_column":
+            # What is given and what is learnt stand in one column.
+            inputs[key] = value
         found = targets if key in TASKS[task].targets else inputs
         if isinstance(value, str):
             found[key] = value
         else:
             found |= {f"{key}[{i}]": column for i, column in enumerate(value)}
     return Columns(inputs, targets)
+
+
+def _is_replaced(key: str, data: DataSpec) -> bool:
+    """Tell whether another setting of ``data`` names columns in place of ``key``."""
+    if key == "label_column":
+        return data.label_columns is not None
+    return key in ("prompt_column", "completion_column") and data.messages_column is not None
 
 
 def reads_images(task: Task) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from sft_tune.errors import DataError
 from sft_tune.spec.study import DataSpec, Task
 from sft_tune.spec.tasks import TASKS
+from sft_tune.trial.data.coco import CocoFiles, find_coco
 from sft_tune.trial.data.columns import reads_files
 from sft_tune.trial.data.examples import (
     Examples,
@@ -159,6 +160,8 @@ def open_path(task: Task, data: DataSpec) -> Source:
     if not root.exists():
         near = did_you_mean(root.name, _siblings(root)) or "."
         raise DataError(f"data.source: no file or folder {root}{near} Give an existing path.")
+    if TASKS[task].boxes:
+        return _with_boxes(root, task, data)
     if root.is_file() and TASKS[task].masks:
         raise DataError(
             f"data.source {root} is a file, but masks are read from a folder with images/ and "
@@ -171,6 +174,29 @@ def open_path(task: Task, data: DataSpec) -> Source:
     if not reads_files(task) or _holds_tables(root, data):
         return Tables(_split_tables(root, data), task, data)
     return ClassFolder(_split_folders(root, data), TASKS[task].input == "audio")
+
+
+def _with_boxes(root: Path, task: Task, data: DataSpec) -> Source:
+    """Open annotations of boxes: COCO's, or a table."""
+    if root.is_file() and root.suffix.lower() == ".json":
+        files: dict[SplitName, Path] = {"train": root}
+        for split, name in (("validation", data.validation), ("test", data.test)):
+            if name is not None:
+                files[split] = root.parent / name  # type: ignore[index]
+        if missing := [path for path in files.values() if not path.is_file()]:
+            raise DataError(f"no file {listed(missing)}; it is named in data. Give one there is.")
+        return CocoFiles(files)
+    if root.is_file():
+        return _open_file(root, task, data)
+    if (found := find_coco(root, data)) is not None:
+        return found
+    if not _holds_tables(root, data):
+        raise DataError(
+            f"data.source {root} has no annotations. Give COCO's (train/annotations.json and the "
+            "like, or annotations/instances_train.json), or tables (train.jsonl with image, boxes "
+            "and labels)."
+        )
+    return Tables(_split_tables(root, data), task, data)
 
 
 def _siblings(path: Path) -> list[str]:

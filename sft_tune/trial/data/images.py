@@ -31,6 +31,8 @@ _CHUNK = 64
 # Seconds per image; quicker decoders only wait for the interpreter's lock in threads.
 _WORTH_THREADS = 0.001
 _DEFAULT_SIDE = 224
+# The tag of EXIF that says how a camera was held, and its values for a quarter turn.
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
 
 class MixedSizesError(Exception):
@@ -119,15 +121,28 @@ def read_image(examples: Examples, i: int) -> Image.Image:
     Raises:
         UnreadableError: where it cannot be read, with its place.
     """
+    return _opened(examples, i, _to_rgb)
+
+
+def image_size(examples: Examples, i: int) -> tuple[int, int]:
+    """Return height and width of image ``i`` as it would be decoded; only its header is read.
+
+    Raises:
+        UnreadableError: where it cannot be read, with its place.
+    """
+    return _opened(examples, i, _upright_size)
+
+
+def _opened(examples: Examples, i: int, use: Callable[[Image.Image], Result]) -> Result:
     try:
         value = examples.inputs[i]
         if isinstance(value, str | Path | bytes):
             with Image.open(io.BytesIO(value) if isinstance(value, bytes) else value) as image:
-                return _to_rgb(image)
+                return use(image)
         if isinstance(value, np.ndarray):
-            return _from_array(value)
+            return use(_from_array(value))
         if isinstance(value, Image.Image):
-            return _to_rgb(value)
+            return use(value)
         if value is None:
             raise TypeError("there is none")
         raise TypeError(f"a {type(value).__name__} is no path, bytes, PIL image or uint8 array")
@@ -142,6 +157,11 @@ def read_image(examples: Examples, i: int) -> Image.Image:
 def chunks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Return ``rows`` in parts that are worth a thread each."""
     return [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    sideways = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+    return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sft_tune.trial.data.arrays import AudioSplit, ImageSplit, Prepared, Split, TextSplit
+from sft_tune.trial.data.arrays import AudioSplit, BoxSplit, ImageSplit, Prepared, Split, TextSplit
 
 
 def with_validation(data: Prepared) -> Prepared:
@@ -26,7 +27,17 @@ def joined(first: Split, second: Split) -> Split:
     """
     targets = np.concatenate([first.targets, second.targets])
     if isinstance(first, ImageSplit) and isinstance(second, ImageSplit):
-        return replace(first, pixels=np.concatenate([first.pixels, second.pixels]), targets=targets)
+        masks = None
+        if first.masks is not None and second.masks is not None:
+            masks = np.concatenate([first.masks, second.masks])
+        pixels = np.concatenate([first.pixels, second.pixels])
+        return replace(first, pixels=pixels, targets=targets, masks=masks)
+    if isinstance(first, BoxSplit) and isinstance(second, BoxSplit):
+        parts = ("pixels", "sizes", "boxes", "box_labels", "crowds")
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in parts
+        }
+        return BoxSplit(**arrays, offsets=_offsets(first, second), targets=targets)
     if isinstance(first, AudioSplit) and isinstance(second, AudioSplit):
         return replace(
             first,
@@ -50,6 +61,15 @@ def joined(first: Split, second: Split) -> Split:
     tags = None
     if first.tags is not None and second.tags is not None:
         tags = np.concatenate([first.tags, second.tags])
+    segments = None
+    if first.segments is not None or second.segments is not None:
+        # Where rows are single examples.
+        segments = np.concatenate(
+            [
+                np.ones(len(part.tokens), np.int32) if part.segments is None else part.segments
+                for part in (first, second)
+            ]
+        )
     return replace(
         first,
         tokens=np.concatenate([first.tokens, second.tokens]),
@@ -57,8 +77,11 @@ def joined(first: Split, second: Split) -> Split:
         targets=targets,
         token_types=types,
         tags=tags,
+        segments=segments,
     )
 
 
-def _offsets(first: TextSplit | AudioSplit, second: TextSplit | AudioSplit) -> NDArray[np.int64]:
+def _offsets(
+    first: TextSplit | AudioSplit | BoxSplit, second: TextSplit | AudioSplit | BoxSplit
+) -> NDArray[np.int64]:
     return np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]])

@@ -14,8 +14,10 @@ from sft_tune.spec.study import DataSpec, ModelSpec, Task
 from sft_tune.spec.tasks import TASKS, Input
 from sft_tune.trial.data.arrays import Prepared, load_split
 from sft_tune.trial.data.audio import audio_encoder
+from sft_tune.trial.data.boxes import BoxEncoder, sides
 from sft_tune.trial.data.cache import Entry, key_of, open_or_build, prepared_root
 from sft_tune.trial.data.columns import columns_of, reads_images
+from sft_tune.trial.data.completions import completion_encoder
 from sft_tune.trial.data.examples import Examples, Source, SplitName, UnreadableError, reason
 from sft_tune.trial.data.images import ImageEncoder, MixedSizesError, made_for
 from sft_tune.trial.data.labels import check_agreement
@@ -117,8 +119,14 @@ def _request(
 def _search_entry(request: _Request) -> tuple[Entry, Encoder]:
     """Return the entry of train and validation, and the encoder that it was made with."""
     data = request.data
+    encoder: Encoder
     if not reads_images(request.task):
-        encoder: Encoder = ENCODERS[TASKS[request.task].input](data, request.model)
+        facts = TASKS[request.task]
+        make = completion_encoder if facts.writes else ENCODERS[facts.input]
+        encoder = make(data, request.model)
+        entry = _built_search(request, encoder)
+    elif TASKS[request.task].boxes:
+        encoder = BoxEncoder(*sides(request.model.name, data.image_size))
         entry = _built_search(request, encoder)
     else:
         side = data.image_size
@@ -188,6 +196,7 @@ def _common_fields(request: _Request, encoder: Encoder) -> dict[str, Any]:
         "ignore_index": data.ignore_index,
         "split_seed": data.split_seed,
         "encoder": encoder.identity,
+        **({"box_format": data.box_format} if TASKS[request.task].boxes else {}),
         **({"skip_unreadable": True} if data.skip_unreadable else {}),
     }
 
@@ -246,24 +255,28 @@ def _read(
     """Read a split and its labels; without ``labels``, those found are the data set's."""
     where = request.where(split)
     examples = request.source.read(split)
-    texts = TASKS[request.task].input == "text" and split != "test"
+    chats = request.data.messages_column is not None
+    texts = TASKS[request.task].input == "text" and split != "test" and not chats
+    settings = tuple(columns_of(request.task, request.data).inputs)
     try:
         part, labels = request.targets.read(examples, request.data, where, labels)
     except DataError as error:
         if texts:  # what is wrong with them is said in the same breath
-            _also_texts(examples, where, error)
+            _also_texts(examples, where, settings, error)
         raise
     if texts:
-        check_texts(examples, part.rows, where)
+        check_texts(examples, part.rows, where, settings)
     if request.data.skip_unreadable:
         part = only_readable(part, request.task)
     return part, labels
 
 
-def _also_texts(examples: Examples, where: str, error: DataError) -> None:
+def _also_texts(
+    examples: Examples, where: str, settings: tuple[str, ...], error: DataError
+) -> None:
     """Raise ``error`` together with what is wrong with the texts, if anything is."""
     try:
-        check_texts(examples, np.arange(len(examples.inputs)), where)
+        check_texts(examples, np.arange(len(examples.inputs)), where, settings)
     except DataError as other:
         raise DataError(f"{error}\n{other}") from error
 

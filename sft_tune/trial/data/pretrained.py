@@ -9,7 +9,7 @@ from typing import Any
 from sft_tune.errors import ModelError
 from sft_tune.trial.data.examples import digest, reason
 
-SMALL_FILES = ("*.json", "*.txt", "*.model", "*.bpe")
+SMALL_FILES = ("*.json", "*.txt", "*.model", "*.bpe", "*.jinja")
 
 
 def pretrained_folder(name: str) -> Path:

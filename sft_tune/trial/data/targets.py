@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from sft_tune.spec.study import DataSpec, Task
+from sft_tune.trial.data.boxes import BoxTargets
+from sft_tune.trial.data.completions import CompletionTargets
 from sft_tune.trial.data.examples import Examples
 from sft_tune.trial.data.label_sets import LabelSetTargets
 from sft_tune.trial.data.labels import (
@@ -80,4 +82,6 @@ TARGETS: dict[Task, Targets] = {
     "text-regression": NumberTargets(),
     "token-classification": TagTargets(),
     "semantic-segmentation": MaskTargets(),
+    "object-detection": BoxTargets(),
+    "causal-lm": CompletionTargets(),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from sft_tune.trial.data.examples import Examples, listed, reason
 from sft_tune.trial.data.pretrained import contents_identity, pretrained_folder, read_settings
 
 _CHUNK = 1000
+_TEXT_COLUMNS = ("text_column", "text_pair_column")
 # Tokenizers that state no limit state this or more.
 _NO_LIMIT = 10**9
 # Models whose positions begin after the padding's id: two of them are not for tokens.
@@ -66,10 +67,10 @@ class TextEncoder:
             ModelError: where the model has no tokenizer that can be loaded.
         """
         sides = sides_of(examples)
-        texts, missing = _texts(sides[0], rows, split)
+        texts, missing = texts_of(sides[0], rows, split)
         seconds: list[str] | None = None
         if len(sides) == 2:
-            seconds, more = _texts(sides[1], rows, split)
+            seconds, more = texts_of(sides[1], rows, split)
             missing += more
         tokenizer = load_tokenizer(self.folder)
         limit, source = token_limit(self.folder, tokenizer, self.max_length)
@@ -148,14 +149,22 @@ def token_limit(folder: Path, tokenizer: Any, max_length: int) -> tuple[int, str
     return (max_length, "data.max_length") if max_length <= own else (int(own), "the model")
 
 
-def check_texts(examples: Examples, rows: NDArray[np.int64], where: str) -> None:
+def check_texts(
+    examples: Examples, rows: NDArray[np.int64], where: str, settings: Iterable[str]
+) -> None:
     """Check that none of the texts ``rows`` (of pairs: neither) is missing, empty or blank.
+
+    Args:
+        examples: a split.
+        rows: those that are used.
+        where: what the split is called in messages.
+        settings: those of `data` that name the columns of the texts.
 
     Raises:
         DataError: with the places.
     """
-    for side, column in zip(sides_of(examples), ("text_column", "text_pair_column"), strict=False):
-        _check_side(side, rows, where, column)
+    for side, setting in zip(sides_of(examples), settings, strict=False):
+        check_filled(side.inputs, examples, rows, where, setting)
 
 
 def sides_of(examples: Examples) -> list[Examples]:
@@ -166,15 +175,23 @@ def sides_of(examples: Examples) -> list[Examples]:
     return [replace(examples, inputs=list(side)) for side in zip(*inputs, strict=True)]
 
 
-def _check_side(examples: Examples, rows: NDArray[np.int64], where: str, column: str) -> None:
-    empty = [i for i in rows.tolist() if _is_blank(examples.inputs[i])]
+def check_filled(
+    texts: Sequence[Any], examples: Examples, rows: NDArray[np.int64], where: str, setting: str
+) -> None:
+    """Check that none of ``texts``, which stand in ``rows`` of ``examples``, is empty or blank.
+
+    Raises:
+        DataError: with the places.
+    """
+    empty = [i for i in rows.tolist() if _is_blank(texts[i])]
     if empty:
         remedy = "Fill them in, or remove these examples."
         if len(empty) == len(rows):
-            remedy = f"Name the right data.{column}."
+            remedy = f"Name the right data.{setting}."
         places = listed((examples.place(i) for i in empty), 5)
+        what = setting.removesuffix("_column") if setting not in _TEXT_COLUMNS else "text"
         raise DataError(
-            f"{where}: {len(empty)} of {len(rows)} texts are empty, at {places}. {remedy}"
+            f"{where}: {len(empty)} of {len(rows)} {what}s are empty, at {places}. {remedy}"
         )
 
 
@@ -184,7 +201,9 @@ def _is_blank(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
-def _texts(examples: Examples, rows: NDArray[np.int64], split: str) -> tuple[list[str], int]:
+def texts_of(
+    examples: Examples, rows: NDArray[np.int64], split: str, setting: str = "text_column"
+) -> tuple[list[str], int]:
     """Return the texts of ``rows``, a missing one as an empty one, and how many are missing."""
     texts: list[str] = []
     missing = 0
@@ -198,13 +217,13 @@ def _texts(examples: Examples, rows: NDArray[np.int64], split: str) -> tuple[lis
         if not isinstance(value, str):
             raise DataError(
                 f"the text at {examples.place(i)} is a {type(value).__name__} "
-                f"({str(value)[:60]!r}), not a string. Name the right data.text_column."
+                f"({str(value)[:60]!r}), not a string. Name the right data.{setting}."
             )
         texts.append(value)
     if not any(text.strip() for text in texts):
         raise DataError(
             f"all {len(texts)} texts of the {split} split are empty or missing (the first at "
-            f"{examples.place(int(rows[0]))}). Name the right data.text_column."
+            f"{examples.place(int(rows[0]))}). Name the right data.{setting}."
         )
     return texts, missing
 

@@ -1,6 +1,8 @@
 """Load the image model of this folder. It needs torch and torchvision or timm, and nothing else.
 
-From the shell, the labels of pictures and their probabilities (of a regression, its number)::
+From the shell, the labels of pictures and their probabilities (of a regression, its number; of
+a class for each pixel, their shares and a picture of the indices, photo.mask.png; of boxes, each
+that is at least half sure)::
 
     python load_model.py photo.jpg
 
@@ -46,7 +48,10 @@ def load_model(folder: str | Path = HERE) -> nn.Module:
     """Return the fine-tuned module in evaluation mode.
 
     It maps pixels [b, 3, h, w], as `preprocess` makes them, to logits [b, classes]; the one
-    output of a regression is in the units of its targets. Its attribute ``labels`` holds the
+    output of a regression is in the units of its targets. A model that makes masks answers with a
+    dictionary, whose ``out`` is logits [b, classes, h, w]. A detector takes a list of pixels
+    [3, h, w] in 0..1, and answers with a dictionary for each: ``boxes`` (left, top, right,
+    bottom), ``scores``, and ``labels``, which count from 1. The attribute ``labels`` holds the
     names of the classes in the order of the logits, ``settings`` what is in ``model.json``.
     """
     folder = Path(folder)
@@ -63,8 +68,11 @@ def preprocess(image: Image.Image, settings: dict[str, Any]) -> Tensor:
     import numpy as np
     from PIL import Image
 
-    height, width = settings["image_size"]
     image = image.convert("RGB")
+    if settings["image_size"] is None:
+        # A detector resizes and normalizes images itself.
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    height, width = settings["image_size"]
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
@@ -93,11 +101,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _skeleton(settings: dict[str, Any], folder: Path) -> nn.Module:
     """Return the network with random weights, its head as wide as there are labels."""
+    if settings["outputs"] == "boxes":
+        return _detector(settings, folder)
     arguments = {
         k: tuple(v) if isinstance(v, list) else v for k, v in settings["arguments"].items()
     }
     if settings["library"] == "builtin":
-        module: nn.Module = _own_network(folder).ConvNet(2)
+        module: nn.Module = _beside(folder, "convnet").ConvNet(2)
     elif settings["library"] == "timm":
         import timm
 
@@ -109,6 +119,8 @@ def _skeleton(settings: dict[str, Any], folder: Path) -> nn.Module:
 
         module = torchvision.models.get_model(settings["name"], weights=None, **arguments)
     head = settings["head"]
+    if head is None:
+        return module
     layer: nn.Module = _resized(module.get_submodule(head), len(settings["labels"]))
     if settings["dropout_before_head"]:
         layer = nn.Sequential(OrderedDict(dropout=nn.Dropout(0.0), output=layer))
@@ -133,11 +145,20 @@ def _resized(old: nn.Module, classes: int) -> nn.Module:
     raise TypeError(f"the head is a {type(old).__name__}, not a linear or convolutional layer")
 
 
-def _own_network(folder: Path) -> Any:
-    """Return the module of the file ``convnet.py`` beside this one."""
-    spec = importlib.util.spec_from_file_location("convnet", folder / "convnet.py")
+def _detector(settings: dict[str, Any], folder: Path) -> nn.Module:
+    detectors = _beside(folder, "detectors")
+    module: nn.Module = detectors.build_detector(settings["name"], settings["arguments"])
+    if settings["frozen_batch_norm"]:
+        detectors.freeze_statistics(module, settings["epsilon"])
+    detectors.set_normalization(module, settings["mean"], settings["std"])
+    return module
+
+
+def _beside(folder: Path, name: str) -> Any:
+    """Return the module of the Python file ``name`` beside this one."""
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     if spec is None or spec.loader is None:
-        raise FileNotFoundError(f"convnet.py is not in {folder}")
+        raise FileNotFoundError(f"{name}.py is not in {folder}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -151,8 +172,16 @@ def main(paths: list[str]) -> None:
     labels: Any = model.labels
     settings: Any = model.settings
     for path in paths:
+        if settings["outputs"] == "boxes":
+            with Image.open(path) as image, torch.inference_mode():
+                _show_boxes(path, model([preprocess(image, settings)])[0], labels)
+            continue
         with Image.open(path) as image, torch.inference_mode():
-            logits = model(preprocess(image, settings)[None])[0]
+            answer, size = model(preprocess(image, settings)[None]), image.size
+        if settings["outputs"] == "masks":
+            _show_mask(answer["out"][0], labels, size, Path(path).with_suffix(".mask.png"))
+            continue
+        logits = answer[0]
         if settings["outputs"] == "number":
             print(path, f"{logits.item():.6g}")
             continue
@@ -160,6 +189,27 @@ def main(paths: list[str]) -> None:
         best = shares.topk(min(3, len(labels)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         print(path, ", ".join(f"{labels[index]} {share:.3f}" for index, share in pairs))
+
+
+def _show_boxes(path: str, found: dict[str, Tensor], labels: Any) -> None:
+    """Print each box of a picture that is at least half sure, with its label and score."""
+    rows = zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"], strict=True)
+    for (left, top, right, bottom), label, score in rows:
+        if score >= 0.5:
+            place = f"{left:.0f} {top:.0f} {right:.0f} {bottom:.0f}"
+            print(path, labels[label - 1], f"{score:.3f}", place)
+
+
+def _show_mask(logits: Tensor, labels: Any, size: tuple[int, int], path: Path) -> None:
+    """Write the likeliest index of each pixel to ``path``, and print how many have which."""
+    from PIL import Image
+
+    indices = logits.argmax(dim=0).to(torch.uint8)
+    mask = Image.fromarray(indices.numpy()).resize(size, Image.Resampling.NEAREST)
+    mask.save(path)
+    shares = torch.bincount(indices.flatten().long(), minlength=len(labels)) / indices.numel()
+    found = sorted(zip(shares.tolist(), labels, strict=True), reverse=True)
+    print(path, ", ".join(f"{label} {share:.3f}" for share, label in found if share > 0))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.data import Prepared, Split, gather
 from sft_tune.trial.data.batches import Normalize
 from sft_tune.trial.device import resolve_precision
@@ -17,22 +18,41 @@ from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.tasks import task_of
 
 EXAMPLES = 32
+# Of language models, whose logits are as many as tokens times a vocabulary.
+EXAMPLES_WRITTEN = 4
 
 Example = Mapping[str, Tensor]
 """The inputs of a few examples, as a model takes them."""
 
 
-def example_of(split: Split, normalize: Normalize, device: torch.device) -> Example:
-    """Return the first examples of ``split``, at most `EXAMPLES`, as inputs of a model."""
-    rows = torch.arange(min(EXAMPLES, len(split)))
+def example_of(
+    split: Split, normalize: Normalize, device: torch.device, most: int = EXAMPLES
+) -> Example:
+    """Return the first examples of ``split``, at most ``most``, as inputs of a model."""
+    rows = torch.arange(min(most, len(split)))
     return gather(split, rows, device, normalize=normalize).inputs
+
+
+def compared(config: TrialConfig) -> int:
+    """Return of how many examples the logits of a model of ``config`` are compared, at most."""
+    return EXAMPLES_WRITTEN if TASKS[config.task].writes else EXAMPLES
 
 
 @torch.inference_mode()
 def logits_of(model: BuiltModel, example: Example) -> Tensor:
-    """Return the logits of ``example`` in single precision; the module is set to evaluation."""
+    """Return the logits of ``example`` in single precision; the module is set to evaluation.
+
+    Of a detector they are its losses, and what it finds, of each image [b, ...].
+    """
     model.module.to(next(iter(example.values())).device).eval()
-    return model.logits(dict(example)).float()
+    outputs = model.outputs(dict(example))
+    if isinstance(outputs, Tensor):
+        return outputs.float()
+    return torch.cat([part.float().flatten(1) for part in _rows(outputs)], dim=1)
+
+
+def _rows(outputs: Mapping[str, Tensor]) -> list[Tensor]:
+    return [part[:, None] if part.ndim == 1 else part for part in outputs.values()]
 
 
 def validation_metrics(

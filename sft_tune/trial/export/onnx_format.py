@@ -32,7 +32,8 @@ def check_installed() -> None:
 def write_onnx(built: BuiltModel, example: Example, folder: Path) -> None:
     """Write ``model.onnx`` to ``folder``: any number of examples, texts of any length.
 
-    Inputs have the names that the model has for them, the one output is ``logits`` [b, classes].
+    Inputs have the names that the model has for them, the one output is ``logits`` [b, classes],
+    of every pixel [b, classes, h, w].
 
     Raises:
         ModelError: when a package is missing, or torch cannot export the model.
@@ -100,6 +101,9 @@ class _Session(nn.Module):
 
 
 def open_onnx(folder: Path, built: BuiltModel) -> BuiltModel:
-    """Return ``model.onnx`` of ``folder`` in place of ``built``, which was exported with it."""
+    """Return ``model.onnx`` of ``folder`` in place of ``built``, which was exported with it.
+
+    Its logits of pixels are as large as the images already.
+    """
     session = _Session(folder / FILE, images=built.config is None)
     return BuiltModel(session, (), built.normalize, config=built.config)

@@ -16,7 +16,6 @@ from torch import Tensor
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.study import resolve_direction
-from sft_tune.spec.tasks import TASKS
 from sft_tune.trial import checkpoint
 from sft_tune.trial.data import Prepared, prepare
 from sft_tune.trial.device import open_device
@@ -146,8 +145,7 @@ class _State:
         side = size[0] if size is not None and size[0] == size[1] else None
         config = card["model_config"]
         extra = {} if config is None else size_arguments(module, side)
-        built = built_model(module, card["normalize"], config, extra)
-        built.dense = TASKS[self._config.task].masks
+        built = built_model(self._config.task, module, card["normalize"], config, extra)
         return validation_metrics(built, self._config, self._data, self._device, self._batch_size)
 
 

@@ -17,7 +17,7 @@ from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.data import ImageSplit, Prepared, prepare
 from sft_tune.trial.device import open_device, resolve_precision
-from sft_tune.trial.export.measure import example_of, logits_of, validation_metrics
+from sft_tune.trial.export.measure import compared, example_of, logits_of, validation_metrics
 from sft_tune.trial.export.write import SETTINGS, built_model
 from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.models_transformers import AUTO_CLASSES
@@ -60,7 +60,7 @@ def verify(
     """
     where = open_device(device)
     built, data = _loaded(config, folder, call, cache)
-    example = example_of(data.validation, built.normalize, where)
+    example = example_of(data.validation, built.normalize, where, compared(config))
     wanted = load_file(reference)["logits"]
     found = {
         "difference": _difference(logits_of(built, example).cpu(), wanted),
@@ -88,7 +88,8 @@ def _loaded(
     data = prepare(config.task, config.data, config.model, cache=cache)
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf8"))
     module = _script(folder).load_model()
-    return built_model(module, (settings["mean"], settings["std"]), None, {}), data
+    normalize = (settings["mean"], settings["std"])
+    return built_model(config.task, module, normalize, None, {}), data
 
 
 def _loaded_transformers(
@@ -112,7 +113,7 @@ def _loaded_transformers(
         processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         normalize = (tuple(processor.image_mean), tuple(processor.image_std))
         _check_processor(processor, data, normalize)
-    return built_model(module, normalize, module.config.to_dict(), call), data
+    return built_model(config.task, module, normalize, module.config.to_dict(), call), data
 
 
 def _check_processor(processor: Any, data: Prepared, normalize: Any) -> None:

@@ -13,19 +13,24 @@ from torch import nn
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.study import Task
 from sft_tune.spec.tasks import TASKS
-from sft_tune.trial import checkpoint, convnet, models_timm, models_torchvision
+from sft_tune.trial import checkpoint, convnet, detectors, models_timm, models_torchvision
 from sft_tune.trial.data import AudioSplit, Prepared, TextSplit, prepare
 from sft_tune.trial.data.audio import load_extractor
 from sft_tune.trial.data.pretrained import pretrained_folder
 from sft_tune.trial.device import open_device
 from sft_tune.trial.export import loader
-from sft_tune.trial.export.measure import example_of, logits_of
+from sft_tune.trial.export.measure import compared, example_of, logits_of
 from sft_tune.trial.heads import find_output_layers
-from sft_tune.trial.load import load_checkpoint
+from sft_tune.trial.load import bare_module, load_checkpoint
 from sft_tune.trial.lora import exported, wrapped_layers
 from sft_tune.trial.models import BuiltModel, parameter_count
-from sft_tune.trial.models_transformers import size_arguments, skeleton
+from sft_tune.trial.models_detection import arguments as detector_arguments
+from sft_tune.trial.models_detection import epsilon, has_frozen_statistics
+from sft_tune.trial.models_language import generation_settings
+from sft_tune.trial.models_segmentation import library_arguments as dense_arguments
+from sft_tune.trial.models_transformers import size_arguments
 
 SETTINGS = "model.json"
 WEIGHTS = "model.safetensors"
@@ -67,10 +72,15 @@ def export(
         DataError: when the data is not what the configuration says.
         ModelError: when the checkpoint is missing, damaged, or cannot be written so.
     """
-    if TASKS[config.task].masks:
+    if onnx and TASKS[config.task].boxes:
         raise ModelError(
-            f"a model for {config.task} is not exported; load its best.safetensors by "
-            "`study.best.load_model()`"
+            "--format onnx: a detector answers with as many boxes as it finds, which is not "
+            "written as ONNX here; leave --format onnx out"
+        )
+    if onnx and TASKS[config.task].writes:
+        raise ModelError(
+            f"a model for {config.task} is not written as ONNX: it writes token by token; export "
+            "it without --format onnx"
         )
     where = open_device(device)
     data = prepare(config.task, config.data, config.model, cache=cache)
@@ -78,9 +88,9 @@ def export(
     _, header = checkpoint.read(best)
     card = header["card"]
     call = {} if card["model_config"] is None else size_arguments(module, _side(card))
-    built = built_model(module, card["normalize"], card["model_config"], call)
-    example = example_of(data.validation, built.normalize, where)
-    save_file({"logits": logits_of(built, example).cpu()}, reference)
+    built = built_model(config.task, module, card["normalize"], card["model_config"], call)
+    example = example_of(data.validation, built.normalize, where, compared(config))
+    save_file({"logits": logits_of(built, example).cpu().contiguous()}, reference)
     built.module = module = plain(module, config, card)
     facts: dict[str, Any] = {
         "library": config.model.name.partition(":")[0],
@@ -114,18 +124,30 @@ def _readable(folder: Path) -> None:
 
 
 def built_model(
-    module: nn.Module, normalize: Any, config: dict[str, Any] | None, extra: dict[str, Any]
+    task: Task,
+    module: nn.Module,
+    normalize: Any,
+    config: dict[str, Any] | None,
+    extra: dict[str, Any],
 ) -> BuiltModel:
     """Return ``module`` as what evaluates it wants it; nothing of it is to be trained."""
     mean, std = normalize
-    return BuiltModel(module, (), (tuple(mean), tuple(std)), config=config, extra=extra)
+    built = BuiltModel(module, (), (tuple(mean), tuple(std)), config=config, extra=extra)
+    facts = TASKS[task]
+    built.dense, built.detector, built.writes = facts.masks, facts.boxes, facts.writes
+    return built
 
 
 def outputs_of(config: TrialConfig) -> str:
     """Return what the outputs are.
 
-    ``classes``, ``labels`` (each yes or no), ``tags`` (of tokens) or ``number``.
+    ``classes``, ``labels`` (each yes or no), ``tags`` (of tokens), ``masks``, ``boxes``, ``text``
+    or ``number``.
     """
+    facts = TASKS[config.task]
+    for what, is_so in (("boxes", facts.boxes), ("masks", facts.masks), ("text", facts.writes)):
+        if is_so:
+            return what
     if config.task.endswith("regression"):
         return "number"
     if config.task == "token-classification":
@@ -146,7 +168,7 @@ def plain(module: nn.Module, config: TrialConfig, card: dict[str, Any]) -> nn.Mo
         merged = exported(module, config.model.model_copy(update={"lora_merge": True}))
         hooks = module._forward_hooks
         device = next(module.parameters()).device
-        module = skeleton(config.task, card["model_config"])
+        module = bare_module(config, card)
         module.load_state_dict(merged)
         module.to(device).eval()._forward_hooks = hooks
     stats = card.get("stats") or {}
@@ -183,15 +205,20 @@ def _write_transformers(
     Returns:
         How many tokens the tokenizer cuts texts to; None for images and sounds.
     """
-    module.config.problem_type = PROBLEM_TYPES.get(outputs_of(config))
+    source = config.model.name.partition(":")[2]
+    if outputs_of(config) == "text":
+        # How the pretrained model writes (what ends a text, ...) is the fine-tuned one's way, too.
+        module.generation_config = generation_settings(source, module.config)
+    else:
+        module.config.problem_type = PROBLEM_TYPES.get(outputs_of(config))
     module.to("cpu").save_pretrained(folder)
     if isinstance(data.train, TextSplit):
         limit = int(data.facts["tokens"]["train"]["limit"])
-        _write_tokenizer(config.model.name.partition(":")[2], limit, folder)
+        # What is written may be longer than what was read in training.
+        _write_tokenizer(source, None if outputs_of(config) == "text" else limit, folder)
         return limit
     if isinstance(data.train, AudioSplit):
-        source = pretrained_folder(config.model.name.partition(":")[2])
-        load_extractor(source).save_pretrained(str(folder))
+        load_extractor(pretrained_folder(source)).save_pretrained(str(folder))
         return None
     from transformers import ViTImageProcessor
 
@@ -213,12 +240,13 @@ def _write_transformers(
     return None
 
 
-def _write_tokenizer(source: str, limit: int, folder: Path) -> None:
+def _write_tokenizer(source: str, limit: int | None, folder: Path) -> None:
     from sft_tune.trial.data.text import load_tokenizer
 
     tokenizer = load_tokenizer(pretrained_folder(source))
-    # So that `truncation=True` cuts where the trial did.
-    tokenizer.model_max_length = limit
+    if limit is not None:
+        # So that `truncation=True` cuts where the trial did.
+        tokenizer.model_max_length = limit
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(str(folder))
@@ -229,22 +257,14 @@ def _write_image_model(
 ) -> None:
     """Write weights, what rebuilds the network around them, and the script that does it."""
     library, _, name = config.model.name.partition(":")
-    output = find_output_layers(module)[0]
-    # As `heads.replace_head` wraps a layer whose model has no dropout of its own.
-    head = output.removesuffix(".output")
-    own = module.get_submodule(head)
-    wrapped = head != output and isinstance(own, nn.Sequential) and hasattr(own, "dropout")
     mean, std = card["normalize"]
-    arguments = (models_timm if library == "timm" else models_torchvision).library_arguments
     settings = {
         "library": library,
         "name": name,
-        "arguments": arguments(config.model, _side(card)),
-        "head": head if wrapped else output,
-        "dropout_before_head": wrapped,
+        **_rebuilding(module, config, card),
         "labels": list(card["labels"]),
         "outputs": outputs_of(config),
-        "image_size": list(card["image_size"]),
+        "image_size": card["image_size"],
         "mean": list(mean),
         "std": list(std),
     }
@@ -254,6 +274,8 @@ def _write_image_model(
     shutil.copyfile(_source(loader), folder / "load_model.py")
     if library == "builtin":
         shutil.copyfile(_source(convnet), folder / "convnet.py")
+    if TASKS[config.task].boxes:
+        shutil.copyfile(_source(detectors), folder / "detectors.py")
     # The script's own network must take the weights: find out here, not at the user's.
     try:
         loader.load_model(folder)
@@ -263,6 +285,32 @@ def _write_image_model(
             f"{config.model.name} cannot be rebuilt outside of sft_tune: {first}; load its "
             "best.safetensors by `study.best.load_model()`"
         ) from error
+
+
+def _rebuilding(module: nn.Module, config: TrialConfig, card: dict[str, Any]) -> dict[str, Any]:
+    """Return what the script makes the network of ``module`` from, besides its name."""
+    if TASKS[config.task].boxes:
+        name = config.model.name.partition(":")[2]
+        return {
+            "arguments": detector_arguments(name, len(card["labels"]), config.data.image_size),
+            "frozen_batch_norm": has_frozen_statistics(config.model),
+            "epsilon": epsilon(config.model),
+        }
+    if TASKS[config.task].masks:
+        made_with = dense_arguments(config.model.name, len(card["labels"]))
+        return {"arguments": made_with, "head": None, "dropout_before_head": False}
+    output = find_output_layers(module)[0]
+    # As `heads.replace_head` wraps a layer whose model has no dropout of its own.
+    head = output.removesuffix(".output")
+    own = module.get_submodule(head)
+    wrapped = head != output and isinstance(own, nn.Sequential) and hasattr(own, "dropout")
+    timm = config.model.name.startswith("timm:")
+    arguments = (models_timm if timm else models_torchvision).library_arguments
+    return {
+        "arguments": arguments(config.model, _side(card)),
+        "head": head if wrapped else output,
+        "dropout_before_head": wrapped,
+    }
 
 
 def _source(module: Any) -> Path:

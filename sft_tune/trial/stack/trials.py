@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from sft_tune.trial.step import Trainee
 from sft_tune.trial.updates import UpdateRatio
 
 Report = Callable[[Evaluation], None]
+Name = TypeVar("Name", bound=Hashable)
 
 
 class Share(Clock):
@@ -67,6 +69,7 @@ class Member:
         paths: its folder.
         mirror: copies what must outlive this machine.
         report: sends a rung away.
+        kept_from: see `run_trial`.
         row: its weights while it trains.
         draw: its random numbers, which dropout is drawn from.
         rates: learning rates by step.
@@ -83,6 +86,7 @@ class Member:
     paths: TrialPaths
     mirror: Mirror | None
     report: Report
+    kept_from: float | None
     row: Row
     draw: torch.Generator
     rates: list[float]
@@ -103,7 +107,7 @@ class _Active:
     smoothing: Tensor | None = None
 
 
-class Stack:
+class Stack(Generic[Name]):
     """Trials that train together. Whoever owns it calls `work` again and again."""
 
     def __init__(
@@ -116,7 +120,7 @@ class Stack:
         self._batch_size = evaluation_batch_size
         self._key: str | None = None
         self._common: Common | None = None
-        self._members: dict[Hashable, Member] = {}
+        self._members: dict[Name, Member] = {}
         self._active = _Active()
 
     def __len__(self) -> int:
@@ -131,11 +135,12 @@ class Stack:
 
     def enter(
         self,
-        name: Hashable,
+        name: Name,
         config: TrialConfig,
         paths: TrialPaths,
         report: Report,
         mirror: Mirror | None = None,
+        kept_from: float | None = None,
     ) -> None:
         """Take in the trial ``name``, at its beginning or at its last checkpoint.
 
@@ -154,27 +159,28 @@ class Stack:
                 self._common, self._key = None, None
                 self._common = Common(config, self._device, self._cache, self._batch_size)
                 self._key = key
-            member = self._member(self._common.trainee(config), paths, report, mirror, clock)
+            trainee = self._common.trainee(config)
+            member = self._member(trainee, paths, report, mirror, clock, kept_from)
         self._members[name] = member
         self._join([member])
 
-    def answer(self, name: Hashable, go_on: bool) -> None:
+    def answer(self, name: Name, go_on: bool) -> None:
         """Bring the verdict on the rung that ``name`` has reported."""
         if name in self._members:
             self._members[name].verdict = go_on
 
-    def stop(self, name: Hashable) -> None:
+    def stop(self, name: Name) -> None:
         """Have ``name`` saved and left, to go on another time."""
         if name in self._members:
             self._members[name].stopping = True
 
-    def drop(self, name: Hashable) -> None:
+    def drop(self, name: Name) -> None:
         """Forget ``name`` as it is: another runner has it."""
         member = self._members.pop(name, None)
         if member is not None:
             self._part([member])
 
-    def work(self) -> list[tuple[Hashable, Outcome]]:
+    def work(self) -> list[tuple[Name, Outcome]]:
         """Act on verdicts and wishes, and do one step of those that train.
 
         Returns:
@@ -198,6 +204,7 @@ class Stack:
         report: Report,
         mirror: Mirror | None,
         clock: Clock,
+        kept_from: float | None,
     ) -> Member:
         create(paths)
         state = TrialState(clock=clock)
@@ -220,6 +227,7 @@ class Stack:
             paths=paths,
             mirror=mirror,
             report=report,
+            kept_from=kept_from,
             row=Row(
                 {name: part for name, part in named.items() if part.requires_grad},
                 trainee.optimizer,
@@ -254,7 +262,7 @@ class Stack:
         )
         self._active.smoothing = torch.tensor(smoothing, device=self._device)[:, None]
 
-    def _settle(self) -> Iterator[tuple[Hashable, Outcome]]:
+    def _settle(self) -> Iterator[tuple[Name, Outcome]]:
         """Let those train again whose verdict has come; save and end those that are to leave."""
         back: list[Member] = []
         for name, member in list(self._members.items()):
@@ -281,7 +289,7 @@ class Stack:
         if back:
             self._join(back)
 
-    def _step(self) -> list[tuple[Hashable, Outcome]]:
+    def _step(self) -> list[tuple[Name, Outcome]]:
         """Do one step of all that train; see to those that reached a rung or diverged by it."""
         begin = time.perf_counter()
         active = self._active
@@ -365,7 +373,12 @@ class Stack:
         member.saved_at = time.monotonic()
 
     def _end(self, member: Member, ending: Ending) -> Outcome:
-        peak = peak_memory(self._device)
         return outcome_of(
-            member.paths, member.trainee.config, member.state, ending, peak, member.mirror
+            member.paths,
+            member.trainee.config,
+            member.state,
+            ending,
+            peak_memory(self._device),
+            member.mirror,
+            member.kept_from,
         )

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from sft_tune.spec.study import DataSpec, Task
-from sft_tune.trial.tasks import classification, multi_label, regression, segmentation, tagging
+from sft_tune.trial.tasks import (
+    classification,
+    detection,
+    language,
+    multi_label,
+    regression,
+    segmentation,
+    tagging,
+)
 from sft_tune.trial.tasks.protocol import Outputs, TrialTask
 
 __all__ = ["TASKS", "Outputs", "TrialTask", "task_of"]
@@ -16,6 +24,8 @@ TASKS: dict[Task, TrialTask] = {
     "text-regression": regression,
     "token-classification": tagging,
     "semantic-segmentation": segmentation,
+    "object-detection": detection,
+    "causal-lm": language,
 }
 
 

@@ -7,7 +7,7 @@ How its inputs and targets become arrays is in `sft_tune.trial.data`, which mode
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -25,18 +25,18 @@ class TrialTask(Protocol):
         """Return what the mean loss of ``batch`` is divided by: how many of its targets count."""
 
     def share_of_loss(
-        self, outputs: Tensor, batch: Batch, total: int, training: TrainingSpec
+        self, outputs: Any, batch: Batch, total: int, training: TrainingSpec
     ) -> Tensor:
         """Return what these examples add to the mean loss of their batch.
 
         Args:
-            outputs: of the model for ``batch``.
+            outputs: of the model for ``batch``: logits, or what `BuiltModel.outputs` has.
             batch: some examples, with their targets.
             total: the `weight` of the whole batch, these examples included.
             training: the settings, among them those of the loss.
         """
 
-    def keep(self, outputs: Tensor, batch: Batch) -> Outputs:
+    def keep(self, outputs: Any, batch: Batch) -> Outputs:
         """Return what `metrics` needs of the model's ``outputs`` for ``batch``.
 
         A tensor may be wider for one batch than for another: it is filled up with `IGNORED`.

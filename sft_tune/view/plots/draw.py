@@ -156,7 +156,7 @@ def _lines(kind: str, own: Sequence[rows.Curve]) -> go.Scatter:
     for curve in own:
         x += [*curve.progress, None]
         y += [*curve.values, None]
-        sizes += [6 if leads else 4 if len(curve.values) == 1 else 0] * (len(curve.values) + 1)
+        sizes += [6 if leads else 5 if len(curve.values) == 1 else 0] * (len(curve.values) + 1)
     width = 2.8 if leads else 1.2 if kind in (COMPLETED, RUNNING) else 0.8
     few = len(own) <= 12
     line = {

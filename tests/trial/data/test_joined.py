@@ -30,6 +30,16 @@ def test_images_are_put_behind_one_another() -> None:
     assert both.targets.tolist() == [0, 1, 1]
 
 
+def test_masks_stay_with_their_images() -> None:
+    first, second = (
+        ImageSplit(np.zeros((n, 3, 2, 2), np.uint8), np.ones(n), np.full((n, 2, 2), n, np.uint8))
+        for n in (2, 1)
+    )
+    both = joined(first, second)
+    assert isinstance(both, ImageSplit) and both.masks is not None
+    assert both.masks[:, 0, 0].tolist() == [2, 2, 1]
+
+
 @pytest.mark.parametrize("typed", [(False, False), (True, True), (False, True), (True, False)])
 def test_texts_keep_their_tokens(typed: tuple[bool, bool]) -> None:
     first, second = texts([1, 2, 3], [4], typed=typed[0]), texts([5, 6], [7], typed=typed[1])

@@ -44,8 +44,14 @@ CASES = [
     # All background: the share of its pixels (0.81), divided by three classes.
     Case("scenes_segformer", {}, {}, 0.27, 0.4),
     Case("sounds_ast", {}, {}, 0.25, 0.6),
+    # Half of the tokens follow from the grammar alone, without a look at the sentence.
+    Case("translations_gpt2", {}, {"learning_rate": 0.01, "epochs": 3}, 0.55, 0.8),
     # The deviation of the targets is 30 levels.
     Case("images_regression", {}, {}, 30.0, 15.0),
+]
+SLOW = [
+    # Boxes that are put anywhere find hardly any; measured: 0.24 on 60 images, in 40 s.
+    Case("scenes_fcos", {}, {}, 0.01, 0.12),
 ]
 
 
@@ -67,7 +73,11 @@ def trained(case: Case, folder: Path) -> Outcome:
     )
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.study)
+@pytest.mark.parametrize(
+    "case",
+    [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)],
+    ids=lambda case: case.study,
+)
 def test_a_task_learns_from_real_data(case: Case, shared: Path, tmp_path: Path) -> None:
     outcome = trained(case, tmp_path)
     assert outcome.reason == "completed" and outcome.value is not None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from sft_tune.errors import ModelError
@@ -18,6 +21,7 @@ from sft_tune.spec.study import ModelSpec
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.trial.check import probe
 from sft_tune.trial.data import Batch, ImageSplit, Prepared
+from sft_tune.trial.export.verify import verify
 from sft_tune.trial.export.write import export
 from sft_tune.trial.load import load_checkpoint
 from sft_tune.trial.losses import IGNORED
@@ -136,8 +140,11 @@ def scenes(shared: Path, tmp_path: Path) -> Callable[..., TrialConfig]:
 
 
 @pytest.mark.parametrize("name", ["torchvision:lraspp_mobilenet_v3_large", "transformers:tiny"])
-def test_a_stopped_trial_goes_on_bit_for_bit_and_is_loaded(
-    name: str, scenes: Callable[..., TrialConfig], new_runner: Callable[[str], Any]
+def test_a_stopped_trial_goes_on_bit_for_bit_is_loaded_and_exported(
+    name: str,
+    scenes: Callable[..., TrialConfig],
+    new_runner: Callable[[str], Any],
+    tmp_path: Path,
 ) -> None:
     config = scenes(name.replace("tiny", str(STUDIES / "segformer_tiny")))
     whole, broken = new_runner("whole"), new_runner("broken")
@@ -156,9 +163,21 @@ def test_a_stopped_trial_goes_on_bit_for_bit_and_is_loaded(
         assert answer["out"].shape == (1, 3, 32, 32)
     else:
         assert answer.logits.shape[:2] == (1, 3)
-    elsewhere: dict[str, Any] = {"reference": broken.paths.root, "device": "cpu", "onnx": False}
-    with pytest.raises(ModelError, match="semantic-segmentation is not exported; load its best"):
-        export(config, broken.paths.best, broken.paths.root, cache=broken.cache, **elsewhere)
+    folder, where = tmp_path / "exported", {"device": "cpu", "cache": broken.cache}
+    folder.mkdir()
+    options: dict[str, Any] = {**where, "onnx": False, "reference": tmp_path / "reference"}
+    facts = export(config, broken.paths.best, folder, **options)
+    assert facts["outputs"] == "masks" and (folder / "model.safetensors").is_file()
+    found = verify(config, folder, call=facts["call"], batch_size=8, **options)
+    assert found["difference"] < 1e-5
+    assert found["metrics"]["mean_iou"] == pytest.approx(outcome.value, abs=1e-4)
+    if name.startswith("torchvision"):
+        photo = tmp_path / "scenes" / "test" / "images" / "000.png"
+        script = [sys.executable, str(folder / "load_model.py"), str(photo)]
+        told = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+        assert "background" in told and str(photo.with_suffix(".mask.png")) in told
+        with Image.open(photo.with_suffix(".mask.png")) as mask:
+            assert mask.size == (64, 64) and max(mask.get_flattened_data()) < 3
 
 
 def test_check_knows_masks(scenes: Callable[..., TrialConfig], tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""How many trials of a study train as one stack on each slot: asked for, or measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psutil
+
+from sft_tune.run import messages
+from sft_tune.run.engine import GONE, Engine, Inbox, Worker
+from sft_tune.run.register import configs_to_check
+from sft_tune.run.slots import Slot
+from sft_tune.spec.paths import localize_config
+from sft_tune.spec.stacking import stacks
+from sft_tune.store.records import StudyRecord
+
+AT_ONCE = 8
+"""Trials at once over all slots: more are hardly faster, and the search knows less when it asks."""
+
+WORTH = 1.2
+TRIAL_BYTES = 2**28
+"""What a trial in a stack is allowed for; it takes far less where its backbone is shared."""
+
+
+def stack_size(
+    record: StudyRecord,
+    engine: Engine,
+    slots: Sequence[Slot],
+    inbox: Inbox,
+    idle: list[Worker],
+) -> int:
+    """Return how many trials are to train as one on each of ``slots``; 1: each trains alone.
+
+    Args:
+        record: the study.
+        engine: makes a worker to measure with, where there is none.
+        slots: of the study.
+        inbox: where the worker answers.
+        idle: the workers there are; one that was made is added.
+    """
+    asked = record.spec.resources.stack
+    if asked == "off" or not stacks(record.spec):
+        return 1
+    if asked != "auto":
+        return asked
+    fit = int(psutil.virtual_memory().available // TRIAL_BYTES)
+    count = min(max(2, AT_ONCE // len(slots)), fit // len(slots))
+    if count < 2:
+        return 1
+    if not idle:
+        idle.append(engine.spawn(slots[0], inbox))
+    config = localize_config(configs_to_check(record.spec)[0], record.root or "")
+    worker = idle[0]
+    worker.send(messages.measure_stack(config, count, slots[0], record.spec.resources))
+    while True:
+        sender, message = inbox.get()
+        if sender is None or message["event"] == "error":
+            return 1  # a signal's: the dispatcher will see that it is to stop
+        if message["event"] == GONE:
+            idle.remove(worker)
+            return 1
+        if message["event"] == "measured":
+            return count if message["gain"] >= WORTH else 1

@@ -1,0 +1,95 @@
+"""A study whose trials train as one stack: the rows, values and budget of one without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sft_tune.run.events import Event, RungReached, TrialStarted
+from sft_tune.run.study import start_study
+from sft_tune.spec.load import load_study
+from sft_tune.store import reads
+from sft_tune.store.database import Database
+from sft_tune.trial.convnet import ConvNet
+
+SPACE = {
+    "learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
+    "optimizer": ["sgd", "adamw"],
+    "epochs": [4, 8, 16],
+}
+
+
+@pytest.fixture
+def heads(study_file: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Write a study of heads on a frozen network, with so many trials at once."""
+    torch.manual_seed(0)
+    save_file(ConvNet(10).state_dict(), tmp_path / "convnet.safetensors")
+
+    def write(stack: int | str, **changes: Any) -> Path:
+        sections: dict[str, Any] = {
+            "model": {"weights": str(tmp_path / "convnet.safetensors")},
+            "training": {"freeze": "backbone", "epochs": 4},
+            "space": SPACE,
+            "budget": {"trials": 7},
+            "resources": {"stack": stack},
+        }
+        for section, value in changes.items():
+            sections[section] = {**sections.get(section, {}), **value}
+        return study_file(**sections)
+
+    return write
+
+
+def run(path: Path, url: str, notify: Callable[[Event], None] = lambda _: None) -> list[Any]:
+    db = Database.open(url, create=True)
+    try:
+        start_study(load_study(path), db, notify=notify)
+        return list(reads.trial_rows(db, "tiny"))
+    finally:
+        db.dispose()
+
+
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_stacked_study_is_what_it_is_without_and_survives_its_worker(
+    heads: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    monkeypatch.setenv("SFT_TUNE_CACHE", str(tmp_path / "cache"))
+    expected = run(heads("off"), f"sqlite:///{tmp_path}/alone.db")
+    events: list[Event] = []
+
+    def watch(event: Event) -> None:
+        events.append(event)
+        if killed and sum(isinstance(one, RungReached) for one in events) == 10:
+            for child in psutil.Process().children():
+                child.kill()
+
+    found = run(heads(3), f"sqlite:///{tmp_path}/stacked.db", watch)
+    assert len(found) == len(expected) == 7
+    for one, other in zip(found, expected, strict=True):
+        assert (one.number, one.params, one.reason) == (other.number, other.params, "completed")
+        assert one.value == pytest.approx(other.value, abs=0.02)
+        assert one.metrics["loss"] == pytest.approx(other.metrics["loss"], rel=1e-3)
+        assert (one.device, one.seed, one.steps) == (other.device, other.seed, other.steps)
+    assert any(row.attempts == 2 for row in found) is killed
+    started = [event for event in events if isinstance(event, TrialStarted)]
+    assert {event.slot for event in started} == {0}
+    ends = [i for i, event in enumerate(events) if type(event).__name__ == "TrialEnded"]
+    before = [event for event in events[: ends[0]] if isinstance(event, TrialStarted)]
+    assert len({event.number for event in before}) >= 3  # at once
+
+
+def test_pruned_trials_leave_a_stack(
+    heads: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFT_TUNE_CACHE", str(tmp_path / "cache"))
+    pruner = {"name": "median", "startup_trials": 2}
+    rows = run(heads("auto", pruner=pruner, budget={"trials": 12}), f"sqlite:///{tmp_path}/x.db")
+    assert len(rows) == 12
+    assert {row.reason for row in rows} == {"completed", "pruned"}
+    assert all(row.steps < row.horizon for row in rows if row.reason == "pruned")
