@@ -102,6 +102,20 @@ class DataSpec(Section):
         "with `role` and `content`, written out by the tokenizer's chat template; only what the "
         "assistant says is learnt.",
     )
+    source_column: str = Field(
+        "source", description="Column that holds the text to read (seq2seq)."
+    )
+    target_column: str = Field(
+        "target", description="Column that holds the text to write (seq2seq)."
+    )
+    source_prefix: str = Field(
+        "",
+        description="What is put before each source, as T5's models have it (seq2seq): "
+        "`translate English to German: `.",
+    )
+    max_target_length: int = Field(
+        128, ge=4, le=131072, description="Targets are cut to this many tokens (seq2seq)."
+    )
     packing: bool = Field(
         False,
         description="Several training examples in one row of at most max_length tokens, none "
@@ -290,6 +304,17 @@ class ObjectiveSpec(Section):
         le=100,
         description="Evaluations per trial, evenly spaced over its own schedule; a trial may "
         "be pruned at each.",
+    )
+
+    beams: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Metrics of what is written (seq2seq): beams of the search for the likeliest "
+        "text; 1: greedy.",
+    )
+    max_new_tokens: int = Field(
+        64, ge=1, description="The same: a text is ended after this many tokens."
     )
 
 

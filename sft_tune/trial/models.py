@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,13 @@ Normalize = tuple[Channels, Channels]
 HALF: Channels = (0.5, 0.5, 0.5)
 
 
+class Writing(NamedTuple):
+    """How texts are written: the beams of the search, and the most tokens of one."""
+
+    beams: int
+    max_new_tokens: int
+
+
 @dataclass
 class BuiltModel:
     """A model ready to be fine-tuned.
@@ -37,6 +44,7 @@ class BuiltModel:
         detector: whether it answers with losses and boxes, and normalizes its pixels itself.
         chain: modules of the head in the order of their calls, where features come as inputs.
         writes: whether it is a language model, whose logits are of the tokens of a vocabulary.
+        writing: how it writes texts to be measured; None: it does not.
     """
 
     module: nn.Module
@@ -48,6 +56,7 @@ class BuiltModel:
     detector: bool = False
     chain: tuple[str, ...] = ()
     writes: bool = False
+    writing: Writing | None = None
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the logits of ``inputs``: pixel_values, or input_ids and masks.
@@ -91,8 +100,8 @@ class BuiltModel:
 
         kind = next(iter(inputs.values())).device.type
         if torch.is_autocast_enabled(kind):
-            return forward_arguments(inputs, torch.get_autocast_dtype(kind))
-        return forward_arguments(inputs, next(self.module.parameters()).dtype)
+            return forward_arguments(self.module, inputs, torch.get_autocast_dtype(kind))
+        return forward_arguments(self.module, inputs, next(self.module.parameters()).dtype)
 
     def head_logits(self, chain: tuple[str, ...], features: Tensor) -> Tensor:
         """Return what the modules ``chain``, one after the other, make of ``features``."""

@@ -41,7 +41,7 @@ from sft_tune.trial.initialize import initialize
 from sft_tune.trial.lora import add_lora
 from sft_tune.trial.mixing import mixed, sides
 from sft_tune.trial.models import BuiltModel, build_model
-from sft_tune.trial.models_language import check_packing
+from sft_tune.trial.models_language import check_packing, writing_of
 from sft_tune.trial.optimizers import (
     add_l1,
     build_optimizer,
@@ -199,6 +199,7 @@ def _model(config: TrialConfig, data: Prepared, device: torch.device) -> BuiltMo
     if config.model.lora_rank is not None:
         add_lora(model, config.model, config.seed, _size(train))
     model.to(device)
+    model.writing = writing_of(config)
     if config.data.packing and isinstance(train, TextSplit):
         check_packing(model, train, config.model.name)
     if config.training.gradient_checkpointing:
