@@ -12,7 +12,6 @@ from sft_tune.run.study import start_study
 from sft_tune.spec.config import assemble, default_params
 from sft_tune.spec.load import LoadedStudy, load_study, parse_study
 from sft_tune.spec.study import StudySpec
-from sft_tune.spec.tasks import TASKS
 from sft_tune.store import reads
 from sft_tune.store.database import Database
 
@@ -30,10 +29,9 @@ TWICE = [
         "scenes_segformer",
         "sounds_ast",
         "translations_gpt2",
+        "translations_t5",
     )
 ]
-# The same text and model as sentences_minilm, its head as in images_resnet_frozen.
-SLOW = [*TWICE, "local/sentences_frozen.yaml"]
 NETWORK = [name for name in FILES if name.startswith(("cifar10", "imdb"))]
 
 
@@ -44,7 +42,7 @@ def shortened(spec: StudySpec, **data: Any) -> StudySpec:
     """
     dump = spec.model_dump(mode="json", exclude_unset=True)
     dump["data"].update({"train_limit": 20, "validation_limit": 20, **data})
-    if TASKS[spec.task].input == "text":
+    if spec.task == "text-classification":
         dump["data"]["max_length"] = 32
     dump["training"].update({"epochs": 1, "batch_size": 10})
     one = {"devices": "cpu", "trials_per_device": 1, "threads_per_trial": 1}
@@ -64,7 +62,7 @@ def test_every_file_is_of_a_kind_that_is_tested_here() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in LOCAL],
+    [pytest.param(name, marks=pytest.mark.slow if name in TWICE else ()) for name in LOCAL],
 )
 def test_a_study_over_local_files_runs(name: str, shared: Path) -> None:
     loaded = load_study(STUDIES / name)

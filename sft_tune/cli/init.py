@@ -25,13 +25,17 @@ Task = Literal[
     "object-detection",
     "audio-classification",
     "causal-lm",
+    "seq2seq",
 ]
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"
 AUDIO_MODEL = "transformers:facebook/wav2vec2-base"
 MASK_MODEL = "torchvision:deeplabv3_resnet50"
 BOX_MODEL = "torchvision:fasterrcnn_resnet50_fpn_v2"
-WRITERS = {"causal-lm": "transformers:Qwen/Qwen3-0.6B"}
+WRITERS = {
+    "causal-lm": "transformers:Qwen/Qwen3-0.6B",
+    "seq2seq": "transformers:google-t5/t5-small",
+}
 IMAGE_MODEL, TEXT_MODEL = "torchvision:resnet18", "transformers:google-bert/bert-base-uncased"
 # What needs no file and no network, so that the file runs as it is.
 DIGITS, SMALL_MODEL = "sklearn:digits", "builtin:convnet"
@@ -61,7 +65,7 @@ def init(
             show_default=False,
             help="torchvision:NAME, timm:NAME, transformers:ID-or-path or builtin:convnet. "
             "Default: resnet18 for images, BERT for texts, wav2vec 2.0 for sounds, "
-            "Qwen3 0.6B to write.",
+            "Qwen3 0.6B and T5 to write.",
         ),
     ] = None,
     name: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from sft_tune.spec.tasks import TASKS
+from sft_tune.spec.tasks import METRICS, TASKS
 
 LOSS = 1e-4
 """How much the loss may differ in single precision, relative to it (at least to 1): sums in
@@ -22,7 +22,7 @@ ONNX_LOGITS = 1e-3
 
 COUNTED = {
     name
-    for task in ("image-classification", "token-classification", "causal-lm")
+    for task in ("image-classification", "token-classification", "causal-lm", "seq2seq")
     for name in TASKS[task].metrics
     if name not in ("loss", "perplexity")
 }
@@ -54,7 +54,8 @@ def disagreements(
     for name, wanted in recorded.items():
         got = measured.get(name, math.nan)
         if name in COUNTED:
-            allowed = max(2 / max(examples, 1), LOSS_REDUCED if reduced else 0.0)
+            share = max(2 / max(examples, 1), LOSS_REDUCED if reduced else 0.0)
+            allowed = share * (METRICS[name].high or 1.0)
         else:
             allowed = (LOSS_REDUCED if reduced else LOSS) * max(1.0, abs(wanted))
         # Written so that a nan on either side is a difference.

@@ -114,11 +114,12 @@ def _task(kind: Input, numbers: bool) -> Task:
 
 def _written(table: Table, task: Task) -> Guess:
     """Return which columns hold what a model is given, and what it is to write."""
-    if chats := _chats(table):
+    if task == "causal-lm" and (chats := _chats(table)):
         note = f"`{chats[0]}` holds chats: only what the assistant says is learnt."
         return Guess(task, {"messages_column": chats[0]}, (note,))
     settings: dict[str, Any] = {}
-    for key, usual in (("prompt_column", _PROMPTS), ("completion_column", _COMPLETIONS)):
+    given, wanted = TASKS[task].columns[:2]
+    for key, usual in ((given, _PROMPTS), (wanted, _COMPLETIONS)):
         named = [name for name in usual if name in table]
         if not named:
             return Guess(task, {}, _unclear(table, f"data.{key}"))

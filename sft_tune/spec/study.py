@@ -102,6 +102,20 @@ class DataSpec(Section):
         "with `role` and `content`, written out by the tokenizer's chat template; only what the "
         "assistant says is learnt.",
     )
+    source_column: str = Field(
+        "source", description="Column that holds the text to read (seq2seq)."
+    )
+    target_column: str = Field(
+        "target", description="Column that holds the text to write (seq2seq)."
+    )
+    source_prefix: str = Field(
+        "",
+        description="What is put before each source, as T5's models have it (seq2seq): "
+        "`translate English to German: `.",
+    )
+    max_target_length: int = Field(
+        128, ge=4, le=131072, description="Targets are cut to this many tokens (seq2seq)."
+    )
     packing: bool = Field(
         False,
         description="Several training examples in one row of at most max_length tokens, none "
@@ -292,6 +306,17 @@ class ObjectiveSpec(Section):
         "be pruned at each.",
     )
 
+    beams: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Metrics of what is written (seq2seq): beams of the search for the likeliest "
+        "text; 1: greedy.",
+    )
+    max_new_tokens: int = Field(
+        64, ge=1, description="The same: a text is ended after this many tokens."
+    )
+
 
 class SamplerSpec(Section):
     """How configurations are chosen."""
@@ -444,6 +469,13 @@ class ResourcesSpec(Section):
         description="With `freeze: backbone` and nothing random before the head: compute what the "
         "backbone makes of each example once, keep it with the prepared data, and train the heads "
         "of all trials on it (no effect on the numbers but rounding).",
+    )
+    compile: bool | Literal["auto"] = Field(
+        False,
+        description="Train through `torch.compile` (needs a C++ compiler on the CPU): true, or "
+        "auto, where the steps of a trial save more time than the compilation takes, as measured "
+        "once on this machine. Where it fails the trial goes on without, and says so (no effect "
+        "on the numbers but rounding).",
     )
     stack: Literal["auto", "off"] | Annotated[int, Field(ge=2, le=64)] = Field(
         "auto",

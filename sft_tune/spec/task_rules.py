@@ -7,7 +7,7 @@ from typing import Any
 
 from sft_tune.spec.findings import Findings
 from sft_tune.spec.space_rules import combinations
-from sft_tune.spec.study import DataSpec, ModelSpec, StudySpec
+from sft_tune.spec.study import DataSpec, ModelSpec, ObjectiveSpec, StudySpec
 from sft_tune.spec.tasks import (
     CLASS_TECHNIQUES,
     DATA_OF_SOME,
@@ -15,6 +15,8 @@ from sft_tune.spec.tasks import (
     MULTI_LABEL,
     TASKS,
     TRAINING_OF_SOME,
+    WRITTEN,
+    resolve_metric,
 )
 from sft_tune.spec.techniques import Finding, Rule, place_of, places_of
 from sft_tune.spec.training import TrainingSpec
@@ -138,6 +140,16 @@ def _multi_label(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
             yield place_of(spec, key), "has no meaning with multi_label; remove it"
 
 
+def _generation(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    """How texts are written matters where a metric is of them."""
+    if resolve_metric(spec.objective.metric, spec.task) in WRITTEN:
+        return
+    for key in ("beams", "max_new_tokens"):
+        if getattr(spec.objective, key) != _default(ObjectiveSpec, key):
+            metrics = ", ".join(WRITTEN)
+            yield ("objective", key), f"has no meaning but with {metrics} (seq2seq); remove it"
+
+
 def _writing(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     """A model that writes has no new head, so nothing that is about one."""
     if not TASKS[spec.task].writes:
@@ -169,6 +181,6 @@ def _with_task(rule: Rule) -> Rule:
 
 
 TASK_RULES: tuple[Rule, ...] = (
-    *map(_with_task, (_data, _training, _model, _multi_label, _writing)),
+    *map(_with_task, (_data, _training, _model, _multi_label, _writing, _generation)),
     _metric,
 )

@@ -18,6 +18,7 @@ Task = Literal[
     "object-detection",
     "audio-classification",
     "causal-lm",
+    "seq2seq",
 ]
 Metric = Literal[
     "auto",
@@ -43,6 +44,12 @@ Metric = Literal[
     "map_50",
     "perplexity",
     "token_accuracy",
+    "chrf",
+    "bleu",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "exact_match",
     "loss",
 ]
 Direction = Literal["maximize", "minimize"]
@@ -59,6 +66,7 @@ class MetricFacts:
 
 
 SCORE = MetricFacts()
+PERCENT = MetricFacts(high=100.0)
 CORRELATION = MetricFacts(low=-1.0)
 ERROR = MetricFacts("minimize", high=None)
 METRICS: dict[str, MetricFacts] = {
@@ -84,6 +92,12 @@ METRICS: dict[str, MetricFacts] = {
     "map_50": SCORE,
     "perplexity": MetricFacts("minimize", low=1.0, high=None),
     "token_accuracy": SCORE,
+    "chrf": PERCENT,
+    "bleu": PERCENT,
+    "rouge1": SCORE,
+    "rouge2": SCORE,
+    "rougeL": SCORE,
+    "exact_match": SCORE,
     "loss": ERROR,
 }
 
@@ -132,6 +146,8 @@ CLASS_TECHNIQUES = ("label_smoothing", "class_weights", "focal_gamma", "r_drop")
 _IMAGE_TECHNIQUES = ("augment", "auto_augment", "color_jitter", "erasing", "mix")
 # Of any number of labels an example: metrics of one class each have no meaning.
 MULTI_LABEL = tuple(m for m in _CLASSIFICATION if m not in ("balanced_accuracy", "matthews"))
+# Metrics of texts that a model has written.
+WRITTEN = ("chrf", "bleu", "rouge1", "rouge2", "rougeL", "exact_match")
 _REGRESSION = ("rmse", "mse", "mae", "r2", "spearman", "loss")
 _IMAGE_DATA = ("image_size", "normalize", "skip_unreadable")
 _TEXT_DATA = ("max_length",)
@@ -210,6 +226,16 @@ TASKS: dict[Task, TaskFacts] = {
         columns=("prompt_column", "completion_column", "messages_column"),
         data=("packing", *_TEXT_DATA),
         targets=("completion_column", "messages_column"),
+        classes=False,
+        writes=True,
+        training=("batching", "label_smoothing"),
+    ),
+    "seq2seq": TaskFacts(
+        input="text",
+        metrics=(*WRITTEN, "token_accuracy", "loss"),
+        columns=("source_column", "target_column"),
+        data=("source_prefix", "max_target_length", *_TEXT_DATA),
+        targets=("target_column",),
         classes=False,
         writes=True,
         training=("batching", "label_smoothing"),

@@ -180,6 +180,27 @@ RECIPES: dict[str, Recipe] = {
   model.dropout: {low: 0.0, high: 0.3}
 """,
     ),
+    "translator": Recipe(
+        why="Encoder-decoders: all weights, at the rates of T5's fine-tuning (Raffel et al. 2020).",
+        training="""\
+  optimizer: adamw
+  learning_rate: 3e-4
+  schedule: linear
+  warmup: 0.1
+  weight_decay: 0.01
+  batch_size: 32
+  epochs: 3
+  clip_norm: 1.0
+""",
+        space="""\
+  # The setting that matters most. 1e-4 to 1e-3 suit T5; models of BART's kind take a tenth.
+  learning_rate: {low: 1e-5, high: 1e-3, log: true}
+  epochs: [2, 3, 5]
+  batch_size: [16, 32, 64]
+  warmup: {low: 0.0, high: 0.2}
+  label_smoothing: [0.0, 0.1]
+""",
+    ),
     "writer": Recipe(
         why="Language models: LoRA on all linear layers (Hu et al. 2022; Dettmers et al. 2023).",
         training="""\
@@ -212,6 +233,11 @@ _AUDIO_DATA = """\
 _WRITER_DATA = """\
 {columns}  max_length: 512       # longer examples are cut to so many tokens
   # packing: true       # several examples in a row: faster where most are short
+"""
+_TRANSLATION_DATA = """\
+{columns}  # source_prefix: "translate English to German: "  # what T5's models are told before each
+  max_length: 256       # longer sources are cut to so many tokens
+  max_target_length: 128
 """
 _IMAGE_DATA = """\
   # image_size: 224     # default: the images' own size, or the model's where they differ
@@ -299,7 +325,6 @@ def study_template(
     builtin = model.startswith("builtin:")
     weights = "  weights: none         # it has no published weights; or give a file of your own\n"
     lora = "  lora_rank: 16         # needs `sft_tune[lora]`; leave it out to train all weights\n"
-    writes = TASKS[task].writes
     return _FILE.format(
         name=yaml_scalar(name or _name(source, model)),
         task=task,
@@ -307,7 +332,7 @@ def study_template(
         columns=_columns(task, found or Guess()),
         fraction=0.2,
         model=yaml_scalar(model),
-        weights=weights if builtin else lora if writes else "",
+        weights=weights if builtin else lora if task == "causal-lm" else "",
         why=recipe.why,
         training=recipe.training.format(augment=augment),
         space=recipe.space,
@@ -326,8 +351,10 @@ def _columns(task: Task, found: Guess) -> str:
     if TASKS[task].writes:
         named = {key: settings.get(key) for key in TASKS[task].columns}
         lines = "".join(f"  {key}: {value}\n" for key, value in named.items() if value)
-        if not lines:
-            lines = "  prompt_column: prompt\n  completion_column: completion\n"
+        if task == "seq2seq":
+            lines = lines or "  source_column: source\n  target_column: target\n"
+            return notes + _TRANSLATION_DATA.format(columns=lines)
+        lines = lines or "  prompt_column: prompt\n  completion_column: completion\n"
         return notes + _WRITER_DATA.format(columns=lines)
     if TASKS[task].input == "image":
         column = settings.get("image_column")
@@ -377,7 +404,7 @@ def _family(task: Task, model: str) -> str:
         sounds = TASKS[task].input == "audio"
         if scheme == "transformers" and rest:
             if TASKS[task].writes:
-                return "writer"
+                return "translator" if task == "seq2seq" else "writer"
             return "sounds" if sounds else "encoder"
         known = "facebook/wav2vec2-base" if sounds else "google-bert/bert-base-uncased"
         raise UserError(

@@ -22,6 +22,7 @@ from sft_tune.trial.data import (
 from sft_tune.trial.device import autocast
 from sft_tune.trial.losses import IGNORED
 from sft_tune.trial.models import BuiltModel
+from sft_tune.trial.models_language import written
 from sft_tune.trial.portions import Portion, within_memory
 from sft_tune.trial.tasks import Outputs, TrialTask
 
@@ -141,5 +142,6 @@ def _kept(
         batch = gather(split, rows, device, normalize=model.normalize)
         with autocast(device, dtype):
             outputs = model.outputs(batch.inputs)
-        found.append(task.keep(outputs, batch))
+            texts = {} if model.writing is None else {"written": written(model, batch.inputs)}
+        found.append({**task.keep(outputs, batch), **texts})
     return found

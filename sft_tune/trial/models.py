@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,13 @@ Normalize = tuple[Channels, Channels]
 HALF: Channels = (0.5, 0.5, 0.5)
 
 
+class Writing(NamedTuple):
+    """How texts are written: the beams of the search, and the most tokens of one."""
+
+    beams: int
+    max_new_tokens: int
+
+
 @dataclass
 class BuiltModel:
     """A model ready to be fine-tuned.
@@ -37,6 +44,8 @@ class BuiltModel:
         detector: whether it answers with losses and boxes, and normalizes its pixels itself.
         chain: modules of the head in the order of their calls, where features come as inputs.
         writes: whether it is a language model, whose logits are of the tokens of a vocabulary.
+        compiled: what is called in place of the module while it trains; None: the module.
+        writing: how it writes texts to be measured; None: it does not.
     """
 
     module: nn.Module
@@ -48,6 +57,8 @@ class BuiltModel:
     detector: bool = False
     chain: tuple[str, ...] = ()
     writes: bool = False
+    compiled: Callable[..., Any] | None = None
+    writing: Writing | None = None
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the logits of ``inputs``: pixel_values, or input_ids and masks.
@@ -58,13 +69,15 @@ class BuiltModel:
         """
         if "features" in inputs:
             return self.head_logits(self.chain, inputs["features"])
+        training = self.compiled is not None and self.module.training
+        call: Any = self.compiled if training else self.module
         if self.config is None:
-            answer = self.module(inputs["pixel_values"])
+            answer = call(inputs["pixel_values"])
             logits: Tensor = answer["out"] if self.dense else answer
         else:
             if self.writes:
                 inputs = self._written_out(inputs)
-            logits = self.module(**inputs, **(self.extra or {})).logits
+            logits = call(**inputs, **(self.extra or {})).logits
         if self.dense and logits.shape[2:] != (size := inputs["pixel_values"].shape[2:]):
             logits = functional.interpolate(logits.float(), size, mode="bilinear")
         return logits
@@ -91,8 +104,8 @@ class BuiltModel:
 
         kind = next(iter(inputs.values())).device.type
         if torch.is_autocast_enabled(kind):
-            return forward_arguments(inputs, torch.get_autocast_dtype(kind))
-        return forward_arguments(inputs, next(self.module.parameters()).dtype)
+            return forward_arguments(self.module, inputs, torch.get_autocast_dtype(kind))
+        return forward_arguments(self.module, inputs, next(self.module.parameters()).dtype)
 
     def head_logits(self, chain: tuple[str, ...], features: Tensor) -> Tensor:
         """Return what the modules ``chain``, one after the other, make of ``features``."""

@@ -8,23 +8,61 @@ import torch
 from torch import Tensor
 
 from sft_tune.errors import ModelError
+from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.tasks import WRITTEN
 from sft_tune.trial.data import TextSplit, gather
+from sft_tune.trial.data.arrays import UNTAGGED
+from sft_tune.trial.models import BuiltModel, Writing
 
 # How far logits may differ that must be the same, relative to the largest.
 SAME = 1e-3
 TRIED = 6
 
 
-def forward_arguments(inputs: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def writing_of(config: TrialConfig) -> Writing | None:
+    """Return how a model of ``config`` writes; None where no text is measured."""
+    objective = config.objective
+    if objective.metric not in WRITTEN:
+        return None
+    return Writing(objective.beams, objective.max_new_tokens)
+
+
+def written(model: BuiltModel, inputs: dict[str, Tensor]) -> Tensor:
+    """Return the tokens that ``model`` writes for ``inputs``, int64 [b, length].
+
+    By greedy or beam search, never at random, else as the pretrained model's own settings say.
+    """
+    module: Any = model.module
+    how = model.writing or Writing(1, 1)
+    given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    found: Tensor = module.generate(
+        **given,
+        num_beams=how.beams,
+        max_new_tokens=how.max_new_tokens,
+        do_sample=False,
+        use_cache=True,
+    )
+    return found
+
+
+def forward_arguments(
+    module: Any, inputs: dict[str, Tensor], dtype: torch.dtype
+) -> dict[str, Tensor]:
     """Return what the forward pass of a model is given for ``inputs``.
 
     Where rows hold several examples (``segments`` [b, length], 0 where nothing is), positions
-    begin anew with each, and a token sees those before it in its own example only.
+    begin anew with each, and a token sees those before it in its own example only. Where a text
+    is to be written (``labels`` [b, target length]), its tokens are read one place later.
 
     Args:
+        module: the model.
         inputs: of `Batch`.
         dtype: of what is added to the attention's scores.
     """
+    if "labels" in inputs:
+        given = dict(inputs)
+        given["decoder_input_ids"] = _shifted(module, given.pop("labels"))
+        return given
     if "segments" not in inputs:
         return inputs
     given = dict(inputs)
@@ -34,6 +72,19 @@ def forward_arguments(inputs: dict[str, Tensor], dtype: torch.dtype) -> dict[str
     given["attention_mask"] = mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
     given["position_ids"] = seen.sum(dim=2) - 1
     return given
+
+
+def _shifted(module: Any, labels: Tensor) -> Tensor:
+    """Return what the decoder reads where it is to write ``labels``."""
+    shift = getattr(module, "prepare_decoder_input_ids_from_labels", None)
+    if shift is not None:
+        moved: Tensor = shift(labels=labels)
+        return moved
+    config = module.config
+    moved = labels.new_full(labels.shape, config.pad_token_id)
+    moved[:, 1:] = labels[:, :-1]
+    moved[:, 0] = config.decoder_start_token_id
+    return moved.masked_fill_(moved == UNTAGGED, config.pad_token_id)
 
 
 @torch.inference_mode()

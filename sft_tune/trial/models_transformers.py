@@ -20,7 +20,7 @@ from sft_tune.spec.study import ModelSpec, Task
 from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.heads import find_output_layer, in_head
 from sft_tune.trial.models import HALF, BuiltModel, Normalize, three
-from sft_tune.trial.models_language import check_causal
+from sft_tune.trial.models_language import check_causal, generation_settings
 from sft_tune.trial.weights import Misfit, Stamp, file_stamp, is_path, read_state
 
 AUTO_CLASSES = {
@@ -30,6 +30,7 @@ AUTO_CLASSES = {
     "token-classification": "AutoModelForTokenClassification",
     "semantic-segmentation": "AutoModelForSemanticSegmentation",
     "causal-lm": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
     # A classifier with one output: the loss is not the library's.
     "text-regression": "AutoModelForSequenceClassification",
     "image-regression": "AutoModelForImageClassification",
@@ -110,8 +111,10 @@ def build(
             module = kept.kind.from_pretrained(
                 None, config=config, state_dict=state, dtype=torch.float32
             )
-    if writes:
+    if task == "causal-lm":
         check_causal(module, model.name)
+    elif writes:
+        module.generation_config = generation_settings(source, config)
     head = () if writes else (*find_head(module), *poolers)
     normalize = image_normalization(source) if TASKS[task].input == "image" else (HALF, HALF)
     extra = {"use_cache": False} if writes else size_arguments(module, image_size)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sft_tune.errors import UserError
 from sft_tune.view import contest_tables as tables
-from sft_tune.view.contest import AXES, Contest, contest
+from sft_tune.view.contest import Contest, contest
+from sft_tune.view.contest_cost import AXES
 from sft_tune.view.marginal import Marginal, marginal_cells, marginal_words
 from sft_tune.view.report_page import figure_html, page, table_html, text
 

@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from sft_tune.view import words
-from sft_tune.view.contest import AXES, Contest, Entrant
+from sft_tune.view.contest import Contest, Entrant
+from sft_tune.view.contest_cost import AXES
 from sft_tune.view.finalists import finalist_record, plus_minus, signed
 from sft_tune.view.tables import plain_table
 

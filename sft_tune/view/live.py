@@ -124,10 +124,17 @@ def draw(
     if progress.best is not None:
         shown += ["", parts.labelled("best", parts.best_lines(progress, progress.best))]
         lines += 3
-    for trial in sorted(progress.running.values(), key=lambda running: running.slot):
-        label = f"slot {trial.slot}" if len(progress.running) > 1 else "now"
-        shown += ["", parts.labelled(label, parts.running_lines(progress.goal, trial, now, width))]
-        lines += 4
+    running = sorted(progress.running.values(), key=lambda trial: (trial.slot, trial.number))
+    # A slot may have several, which train as one: then a line each.
+    whole = len(running) == 1 or lines + 4 * len(running) <= height
+    for i, trial in enumerate(running):
+        label = f"slot {trial.slot}" if len(running) > 1 else "now"
+        if whole:
+            told: RenderableType = parts.running_lines(progress.goal, trial, now, width)
+        else:
+            told = parts.running_line(trial, now, width)
+        shown += [*([""] if whole or i == 0 else []), parts.labelled(label, told)]
+    lines += 4 * len(running) if whole else len(running) + 1
     ended = progress.last_ended(max(0, min(MOST_ENDED, height - lines)))
     if ended:
         shown += ["", parts.labelled("ended", parts.ended_table(progress.goal, ended))]

@@ -242,11 +242,15 @@ def _what(exported: Mapping[str, Any]) -> str:
     return f"trial {exported['trial']}{refit}"
 
 
+# Tasks that the hub calls otherwise.
+PIPELINES = {"causal-lm": "text-generation", "seq2seq": "text-generation"}
+
+
 def _front_matter(card: ModelCard) -> str:
     library = card.exported["library"]
     lines = [
         f"library_name: {library if library != 'builtin' else 'pytorch'}",
-        f"pipeline_tag: {card.task}",
+        f"pipeline_tag: {PIPELINES.get(card.task, card.task)}",
         "tags: [sft_tune, hyperparameter-optimization]",
     ]
     return "\n".join(["---", *lines, "---"])

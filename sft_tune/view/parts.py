@@ -77,8 +77,8 @@ def best_lines(progress: StudyProgress, best: Past) -> Group:
     return Group(line, Text(words.settings(best.params)))
 
 
-def running_lines(goal: Goal, trial: Running, now: float, width: int) -> Group:
-    """Return a trial that runs: how far it is, its curve, its point of the space, its metrics."""
+def running_line(trial: Running, now: float, width: int) -> RenderableType:
+    """Return a trial that runs in one line: how far it is, and its curve."""
     name = f"trial {trial.number}" + (f", attempt {trial.attempt}" if trial.attempt > 1 else "")
     parts: list[RenderableType] = [
         Text(name),
@@ -89,6 +89,11 @@ def running_lines(goal: Goal, trial: Running, now: float, width: int) -> Group:
         parts.append(Text(words.sparkline(trial.values, 10), style="cyan"))
         parts.append(Text(words.score(trial.values[-1])))
     parts.append(Text(words.duration(now - trial.since), style="dim"))
+    return _row(*parts)
+
+
+def running_lines(goal: Goal, trial: Running, now: float, width: int) -> Group:
+    """Return a trial that runs: how far it is, its curve, its point of the space, its metrics."""
     others = {name: v for name, v in trial.metrics.items() if name != goal.metric}
     if trial.train_loss is not None:
         others["train loss"] = trial.train_loss
@@ -97,7 +102,7 @@ def running_lines(goal: Goal, trial: Running, now: float, width: int) -> Group:
     if trial.faults:
         numbers.append(f"  {', '.join(trial.faults)}", "yellow")
     return Group(
-        _row(*parts),
+        running_line(trial, now, width),
         Text(words.settings(trial.params) or "the default configuration"),
         numbers,
     )

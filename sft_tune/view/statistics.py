@@ -172,10 +172,15 @@ def expected_best(values: Sequence[float], count: int, *, maximize: bool) -> flo
     if not 1 <= count <= n:
         raise ValueError(f"the best of {count} of {n} values is not defined")
     ranked = sorted(values, reverse=not maximize)
-    total = math.comb(n, count)
-    # The value at rank i (from 0, the worst) is the best of those drawn in C(i, count - 1) ways.
-    ways = (math.comb(rank, count - 1) / total for rank in range(n))
-    return math.fsum(share * value for share, value in zip(ways, ranked, strict=True))
+    # The value at rank i (from 0, the worst) is the best in C(i, count - 1) of C(n, count) draws;
+    # downwards each share is the one before by (i - count + 1) / i, without huge numbers.
+    share, parts = count / n, []
+    for rank in range(n - 1, -1, -1):
+        parts.append(share * ranked[rank])
+        share *= (rank - count + 1) / rank if rank else 0.0
+        if not share:
+            break
+    return math.fsum(parts)
 
 
 def best_of_orders(
@@ -194,11 +199,13 @@ def best_of_orders(
     if not 1 <= count <= n:
         raise ValueError(f"the best of {count} of {n} values is not defined")
     ranked = sorted(values, reverse=not maximize)
-    total = math.comb(n, count)
 
     def quantile(probability: float) -> float:
-        reached = (i for i in range(1, n + 1) if math.comb(i, count) / total >= probability)
-        return ranked[next(reached, n) - 1]
+        """Return the least value that the best does not exceed with this probability."""
+        place, reached = n, 1.0
+        while place > 1 and (below := reached * (place - count) / place) >= probability:
+            place, reached = place - 1, below
+        return ranked[place - 1]
 
     ends = quantile((1 - confidence) / 2), quantile((1 + confidence) / 2)
     return min(ends), max(ends)

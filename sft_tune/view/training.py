@@ -37,7 +37,7 @@ def draw_result(metric: str, result: Mapping[str, Any]) -> RenderableType:
     facts.add_column(overflow="fold")
     if result["value"] is not None:
         at = f", at {result['best_progress']} % of {words.plural(result['horizon'], 'step')}"
-        if (folds := words.folds(result["flags"])) is not None:
+        if (folds := words.folds(result.get("flags"))) is not None:
             at = f", the mean of {folds}"
         facts.add_row(metric, f"{words.score(result['value'])}{at}")
     facts.add_row("time", words.duration(result["seconds"]))

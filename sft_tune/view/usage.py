@@ -54,10 +54,10 @@ with torch.inference_mode():
 WRITER = """\
 ```python
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {kind}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
-model = AutoModelForCausalLM.from_pretrained(".").eval()
+model = {kind}.from_pretrained(".").eval()
 {inputs}
 with torch.inference_mode():
     written = model.generate(**inputs, max_new_tokens=100)
@@ -156,6 +156,19 @@ RESULTS = {
 """What is done with the outputs, by what they are."""
 
 
+def _writer(data: Mapping[str, Any], task: str) -> str:
+    """Return the lines that let a model write."""
+    if task == "seq2seq":
+        given = repr(data["source_prefix"] + "a text")
+        text = WRITER.replace("{inputs}", f'inputs = tokenizer({given}, return_tensors="pt")')
+        text = text.replace(
+            "{result}", "print(tokenizer.decode(written[0], skip_special_tokens=True))"
+        )
+        return text.replace("{kind}", "AutoModelForSeq2SeqLM")
+    text = WRITER.replace("{inputs}", PROMPT if data["messages_column"] is None else CHAT)
+    return text.replace("{kind}", "AutoModelForCausalLM")
+
+
 def snippets(exported: Mapping[str, Any], task: str) -> list[str]:
     """Return blocks of Markdown that load the files in the working directory, and use them."""
     if exported["library"] == "transformers":
@@ -164,8 +177,7 @@ def snippets(exported: Mapping[str, Any], task: str) -> list[str]:
         texts = {"text": TEXT, "words": WORDS, "image": IMAGES, "audio": SOUNDS}
         text = (MASKS if exported["outputs"] == "masks" else texts[kind]).replace("{call}", call)
         if exported["outputs"] == "text":
-            chats = exported["config"]["data"]["messages_column"] is not None
-            text = WRITER.replace("{inputs}", CHAT if chats else PROMPT)
+            text = _writer(exported["config"]["data"], task)
         found, labels = [text], "model.config.id2label"
     elif exported["outputs"] == "boxes":
         return [SCRIPT, BOXES.replace("{labels}", "model.labels")]

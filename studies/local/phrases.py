@@ -62,7 +62,7 @@ def _verb(random):
 
 
 def write_models(folder):
-    """Write a GPT-2 and a T5 of some ten thousand parameters, without weights, for these words."""
+    """Write a GPT-2 and a T5 of 0.1 and 0.2 million parameters, without weights."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import GPT2Config, PreTrainedTokenizerFast, T5Config
 
@@ -80,8 +80,8 @@ def write_models(folder):
             resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
         ),
         "t5_tiny": T5Config(
-            vocab_size=size, d_model=48, d_kv=24, d_ff=96, num_layers=1, num_decoder_layers=1,
-            num_heads=2, eos_token_id=1, pad_token_id=0, decoder_start_token_id=0,
+            vocab_size=size, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_decoder_layers=2,
+            num_heads=4, eos_token_id=1, pad_token_id=0, decoder_start_token_id=0,
             dropout_rate=0.0,
         ),
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """Frozen backbones: heads trained on features kept once, against the backbone run every epoch.
 
-The same trials, through the product, on one worker: with `resources.feature_cache` and without.
+The same trials, through the product, on one worker: as by default (`resources.feature_cache`, and
+`resources.stack: auto`: several as one), one after another, and without kept features.
 The time of each study is its wall seconds, start of the processes and the making of the features
 included; the seconds inside trials are reported beside it.
 """
@@ -33,17 +34,20 @@ def run(short: bool) -> Table:
     trials, epochs, examples = (2, (1, 2), 64) if short else (TRIALS, EPOCHS, 1000)
     rows, ratios = [], []
     for kind in ("image", "text"):
-        quick = measure(kind, trials, epochs, examples, cached=True)
-        long = measure(kind, trials, epochs, examples, cached=False)
+        quick = measure(kind, trials, epochs, examples, cached=True, stack="auto")
+        alone = measure(kind, trials, epochs, examples, cached=True, stack="off")
+        long = measure(kind, trials, epochs, examples, cached=False, stack="off")
         ratios.append(long[1] / quick[1])
         rows.append(
             (
                 kind,
                 str(trials),
                 f"{long[0]:.1f} s",
+                f"{alone[0]:.1f} s",
                 f"{quick[0]:.1f} s",
                 f"{long[0] / quick[0]:.1f}",
                 f"{long[1]:.1f} s",
+                f"{alone[1]:.1f} s",
                 f"{quick[1]:.1f} s",
                 f"{ratios[-1]:.1f}",
                 f"{TARGET:.0f}",
@@ -54,8 +58,8 @@ def run(short: bool) -> Table:
         title=f"frozen ResNet-18 (32x32) and MiniLM-L6, {examples} examples, "
         f"{epochs[0]} to {epochs[1]} epochs, 1 worker of 1 thread, no pruning",
         columns=(
-            *("model", "n", "wall, long way", "wall, cached", "ratio"),
-            *("in trials, long way", "in trials, cached", "ratio", "target"),
+            *("model", "n", "wall, long way", "wall, cached", "wall, stacked", "ratio"),
+            *("in trials, long way", "in trials, cached", "in trials, stacked", "ratio", "target"),
         ),
         rows=rows,
         notes=[] if short else ["every target met" if met else "A TARGET WAS MISSED"],
@@ -64,7 +68,13 @@ def run(short: bool) -> Table:
 
 
 def measure(
-    kind: str, trials: int, epochs: tuple[int, int], examples: int, *, cached: bool
+    kind: str,
+    trials: int,
+    epochs: tuple[int, int],
+    examples: int,
+    *,
+    cached: bool,
+    stack: str = "off",
 ) -> tuple[float, float]:
     """Return the wall seconds of a study from an empty cache, and those inside its trials.
 
@@ -79,7 +89,9 @@ def measure(
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "heads.json"
-        path.write_text(json.dumps(_content(kind, trials, epochs, examples, cached=cached)))
+        path.write_text(
+            json.dumps(_content(kind, trials, epochs, examples, cached=cached, stack=stack))
+        )
         with patch.dict(os.environ, {"SFT_TUNE_CACHE": f"{folder}/cache"}):
             db = Database.open(f"sqlite:///{folder}/heads.db", create=True)
             try:
@@ -95,7 +107,13 @@ def measure(
 
 
 def _content(
-    kind: str, trials: int, epochs: tuple[int, int], examples: int, *, cached: bool
+    kind: str,
+    trials: int,
+    epochs: tuple[int, int],
+    examples: int,
+    *,
+    cached: bool,
+    stack: str = "off",
 ) -> dict[str, Any]:
     limits = {"train_limit": examples, "validation_limit": examples // 4}
     if kind == "image":
@@ -120,6 +138,6 @@ def _content(
         "budget": {"trials": trials},
         "resources": {
             **{"devices": "cpu", "trials_per_device": 1, "threads_per_trial": 1},
-            "feature_cache": cached,
+            **{"feature_cache": cached, "stack": stack},
         },
     }

@@ -49,7 +49,7 @@ def rows(name: str = "tiny", url: str = "sqlite:///t.db") -> list[reads.TrialRow
 
 
 class Calm(NamedTuple):
-    """A study of four trials that nothing disturbed, two checkpoints kept; only to be read."""
+    """A study of five trials that nothing disturbed, two checkpoints kept; only to be read."""
 
     folder: Path
     ended: Ended
@@ -70,7 +70,7 @@ class Calm(NamedTuple):
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
     folder = tmp_path_factory.mktemp("calm")
-    path = write_study(folder, resources={"keep_checkpoints": 2})
+    path = write_study(folder, budget={"trials": 5}, resources={"keep_checkpoints": 2})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SFT_TUNE_CACHE", str(folder / "cache"))
         return Calm(folder, *start(path, f"sqlite:///{folder}/t.db"))
@@ -79,16 +79,16 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
 def test_a_study_ends_with_its_budget_and_a_best_checkpoint(calm: Calm) -> None:
     assert calm.ended == Ended("trials", continued=False)
     trials = rows(url=calm.url)
-    assert [t.number for t in trials] == [0, 1, 2, 3]
+    assert [t.number for t in trials] == [0, 1, 2, 3, 4]
     assert {t.state for t in trials} == {"COMPLETE"}
     assert trials[0].params == {"learning_rate": 3e-3, "schedule": "linear", "epochs": 2}
     best = max(trials, key=lambda t: t.value)
     assert best.checkpoint is not None and Path(best.checkpoint).is_file()
     started = [e.number for e in calm.events if isinstance(e, TrialStarted)]
     finished = [e for e in calm.events if isinstance(e, TrialEnded)]
-    assert started == [e.number for e in finished] == [0, 1, 2, 3]
+    assert started == [e.number for e in finished] == [0, 1, 2, 3, 4]
     assert [e.number for e in finished if e.leads][-1] == best.number
-    assert sum(isinstance(e, RungReached) for e in calm.events) == 4 * 4
+    assert sum(isinstance(e, RungReached) for e in calm.events) == 5 * 4
 
 
 def test_only_the_best_checkpoints_stay(calm: Calm) -> None:
@@ -139,14 +139,14 @@ def test_a_changed_study_is_refused_with_what_differs_and_a_larger_budget_contin
 ) -> None:
     calm.copied(tmp_path)
     with pytest.raises(StudyExistsError, match=r"training.batch_size: 16 -> 32"):
-        start(study_file(training={"batch_size": 32}, budget={"trials": 5}))
-    changed = study_file(sampler={"name": "tpe"}, budget={"trials": 5})
+        start(study_file(training={"batch_size": 32}, budget={"trials": 6}))
+    changed = study_file(sampler={"name": "tpe"}, budget={"trials": 6})
     with pytest.raises(StudyExistsError, match="--accept-changes"):
         start(changed)
-    assert len(rows()) == 4
+    assert len(rows()) == 5
     more, _ = start(changed, accept_changes=True)
     assert more == Ended("trials", continued=True)
-    assert len(rows()) == 5
+    assert len(rows()) == 6
 
 
 def test_a_target_ends_the_study(study_file: StudyFile) -> None:

@@ -105,6 +105,7 @@ WRITING = {**TEXT, "task": "causal-lm"}
             "space.head_multiplier",
             "no meaning for causal-lm: no new head",
         ),
+        ({**WRITING, "objective": {"beams": 4}}, "objective.beams", "no meaning but with chrf"),
         ({**TEXT, "data": {"source": ".", "packing": True}}, "data.packing", "has no meaning"),
         (
             {**WRITING, "data": {"source": ".", "messages_column": "m", "prompt_column": "p"}},

@@ -29,6 +29,7 @@ KINDS: list[tuple[Task, str, str]] = [
     ("token-classification", "transformers:google-bert/bert-base-uncased", "encoder"),
     ("audio-classification", "transformers:facebook/wav2vec2-base", "sounds"),
     ("causal-lm", "transformers:Qwen/Qwen3-0.6B", "writer"),
+    ("seq2seq", "transformers:google-t5/t5-small", "translator"),
 ]
 
 

@@ -14,7 +14,8 @@ import pytest
 from sft_tune.errors import UserError
 from sft_tune.store.rows import TrialRow
 from sft_tune.view.comparison import Comparison, compared, marginal_html
-from sft_tune.view.contest import contest, outcomes, steps_of
+from sft_tune.view.contest import contest
+from sft_tune.view.contest_cost import outcomes, steps_of
 from sft_tune.view.contest_tables import contest_json, draw_tables, in_words, tables
 from sft_tune.view.evidence import gather
 from sft_tune.view.finalists import standings

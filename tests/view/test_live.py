@@ -74,6 +74,16 @@ def test_several_slots_are_told_apart(draw_text: Draw) -> None:
     assert text.index("slot 0") < text.index("slot 1")
 
 
+def test_many_trials_on_one_slot_have_a_line_each(draw_text: Draw) -> None:
+    progress = full_progress()
+    for number in range(20, 27):
+        progress.start(number, 0, DEFAULT, 1, 60.0)
+    text = draw_text(draw(progress, 62.0, 80, 24))
+    assert all(f"trial {number}" in text for number in range(20, 27))
+    assert text.count("slot 0") == len(progress.running)
+    assert len(text.splitlines()) <= 24
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize("height", [10, 20, 40])
 def test_the_screen_fits_every_terminal(draw_text: Draw, width: int, height: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,22 @@ class ImageSplit:
         return len(self.targets)
 
 
+class Ragged(NamedTuple):
+    """Rows of different lengths, end to end: row ``i`` is ``flat[offsets[i]:offsets[i + 1]]``."""
+
+    flat: NDArray[Any]
+    offsets: NDArray[np.int64]
+
+    def text(self, i: int) -> str:
+        """Return row ``i`` of UTF-8 bytes as a text."""
+        return bytes(self.flat[self.offsets[i] : self.offsets[i + 1]]).decode()
+
+    def before(self, other: Ragged) -> Ragged:
+        """Return these rows, then those of ``other``."""
+        offsets = np.concatenate([self.offsets, other.offsets[1:] + self.offsets[-1]])
+        return Ragged(np.concatenate([self.flat, other.flat]), offsets)
+
+
 @dataclass(frozen=True)
 class TextSplit:
     """Tokenized texts of one split, end to end, without padding.
@@ -49,6 +65,8 @@ class TextSplit:
             Of a language model the token that follows, where it is to be learnt.
         segments: which example of its row each token is of, counted from 1, int32 [total]; None
             where each row is one example.
+        answers: tokens of the text to be written for each, int32; None where there is none.
+        references: these texts themselves as UTF-8, uint8; None where nothing is measured by them.
     """
 
     tokens: NDArray[np.int32]
@@ -60,6 +78,8 @@ class TextSplit:
     pad_left: bool = False
     tags: NDArray[np.int32] | None = None
     segments: NDArray[np.int32] | None = None
+    answers: Ragged | None = None
+    references: Ragged | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -171,6 +191,7 @@ class Prepared:
         stats: of the training targets, what turns a model's outputs into the user's units
             (JSON-able); empty where the outputs need nothing.
         identity: the key of the entry of train and validation; empty where there is none.
+        tokenizer: the folder of the tokenizer that the texts went through; None for others.
     """
 
     labels: tuple[str, ...]
@@ -180,6 +201,7 @@ class Prepared:
     facts: dict[str, Any]
     stats: dict[str, Any] = field(default_factory=dict)
     identity: str = ""
+    tokenizer: Path | None = None
 
 
 def array_path(folder: Path, split: str, what: str) -> Path:
@@ -221,6 +243,10 @@ def load_split(folder: Path, split: str, meta: dict[str, Any]) -> Split:
         path = array_path(folder, split, what)
         return _mapped(path) if path.exists() else None
 
+    def ragged(flat: str, offsets: str) -> Ragged | None:
+        values, ends = optional(flat), optional(offsets)
+        return None if values is None or ends is None else Ragged(values, ends)
+
     return TextSplit(
         tokens=_mapped(array_path(folder, split, "tokens")),
         offsets=_mapped(array_path(folder, split, "offsets")),
@@ -231,6 +257,8 @@ def load_split(folder: Path, split: str, meta: dict[str, Any]) -> Split:
         pad_left=meta["pad_left"],
         tags=optional("tags"),
         segments=optional("segments"),
+        answers=ragged("answers", "answer_offsets"),
+        references=ragged("references", "reference_offsets"),
     )
 
 

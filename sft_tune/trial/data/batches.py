@@ -19,6 +19,7 @@ from sft_tune.trial.data.arrays import (
     AudioSplit,
     BoxSplit,
     FeatureSplit,
+    Ragged,
     Split,
     TextSplit,
 )
@@ -41,6 +42,7 @@ class Batch:
         inputs: keyword arguments of a model: ``pixel_values`` float32 [b, 3, h, w], normalized;
             or ``input_ids``, ``attention_mask`` and perhaps ``token_type_ids``, int64 [b, length];
         with ``segments`` of the same shape in place of the mask where rows hold several examples;
+        with ``labels`` int64 [b, target length], the targets, where a text is to be written;
             or ``input_values`` or ``input_features`` float32 [b, length, ...] of sounds, perhaps
             with ``attention_mask``;
             or ``features`` float32 [b, ...] of a frozen backbone. Of images with boxes
@@ -153,6 +155,8 @@ def gather(
     if isinstance(split, TextSplit):
         inputs, tags = _padded(split, rows, device)
         targets = targets if tags is None else tags
+        if split.answers is not None:
+            targets = inputs["labels"] = _answers(split.answers, rows, device)
         return Batch(inputs if beyond is None else beyond.tokens(inputs), targets)
     if isinstance(split, BoxSplit):
         return Batch(_with_boxes(split, rows, device, augment, beyond), targets)
@@ -263,6 +267,15 @@ def _scale_and_shift(
     m = torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1)
     s = torch.tensor(deviation, dtype=torch.float64).view(1, -1, 1, 1)
     return (1 / (255 * s)).to(device, torch.float32), (-m / s).to(device, torch.float32)
+
+
+def _answers(answers: Ragged, rows: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Return the rows of ``answers``, filled up with what does not count."""
+    starts, ends = answers.offsets[rows], answers.offsets[rows + 1]
+    out = np.full((len(rows), int((ends - starts).max(initial=0))), UNTAGGED, dtype=np.int64)
+    for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        out[row, : end - start] = answers.flat[start:end]
+    return _moved(out, device)
 
 
 def _padded(

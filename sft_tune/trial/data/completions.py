@@ -32,8 +32,15 @@ from sft_tune.trial.data.text import (
 _CHUNK = 1000
 
 
+@dataclass(frozen=True)
 class CompletionTargets:
-    """A text or a chat an example; it becomes tokens with the inputs, so nothing is stored here."""
+    """A text or a chat an example; it becomes tokens with the inputs, so nothing is stored here.
+
+    Attributes:
+        column: the setting of `data` that names the column of texts.
+    """
+
+    column: str = "completion_column"
 
     def read(self, examples: Examples, data: DataSpec, where: str, labels: Labels | None) -> Found:
         """Return all examples; one that has nothing to learn is an error."""
@@ -45,12 +52,13 @@ class CompletionTargets:
             setting = "messages_column"
         else:
             targets = [_text(value) for value in examples.labels]
-            setting = "completion_column"
+            setting = self.column
             check_filled(targets, examples, rows, where, setting)
             for i, target in enumerate(targets):
                 if not isinstance(target, str):
+                    what = f"a {setting.removesuffix('_column')} must be a text"
                     raise DataError(
-                        f"{where}: a completion must be a text, not a {type(target).__name__} "
+                        f"{where}: {what}, not a {type(target).__name__} "
                         f"({str(target)[:60]!r} at {examples.place(i)}). Name the right "
                         f"data.{setting}."
                     )

@@ -61,6 +61,9 @@ def joined(first: Split, second: Split) -> Split:
     tags = None
     if first.tags is not None and second.tags is not None:
         tags = np.concatenate([first.tags, second.tags])
+    answers = None
+    if first.answers is not None and second.answers is not None:
+        answers = first.answers.before(second.answers)
     segments = None
     if first.segments is not None or second.segments is not None:
         # Where rows are single examples.
@@ -78,6 +81,7 @@ def joined(first: Split, second: Split) -> Split:
         token_types=types,
         tags=tags,
         segments=segments,
+        answers=answers,
     )
 
 

@@ -29,6 +29,7 @@ from sft_tune.trial.data.tags import tag_encoder
 from sft_tune.trial.data.target_kinds import Targets
 from sft_tune.trial.data.targets import targets_of
 from sft_tune.trial.data.text import check_texts, text_encoder
+from sft_tune.trial.data.translations import translation_encoder
 from sft_tune.trial.data.unreadable import only_readable, unreadable
 
 # Part of every key: raise it when the same source and settings make other arrays.
@@ -39,6 +40,12 @@ ENCODERS: dict[Input, Callable[[DataSpec, ModelSpec], Encoder]] = {
     "audio": audio_encoder,
 }
 """What is given to a model -> what writes it as arrays; images have theirs made below."""
+
+WRITERS: dict[Task, Callable[[DataSpec, ModelSpec], Encoder]] = {
+    "causal-lm": completion_encoder,
+    "seq2seq": translation_encoder,
+}
+"""The same where a text is to be written, too."""
 
 
 def prepare(
@@ -76,6 +83,7 @@ def prepare(
         stats=entry.meta["stats"],
         facts=_facts(request, entry.meta, test.meta if test else None),
         identity=entry.folder.name,
+        tokenizer=getattr(encoder, "folder", None),
     )
 
 
@@ -122,7 +130,7 @@ def _search_entry(request: _Request) -> tuple[Entry, Encoder]:
     encoder: Encoder
     if not reads_images(request.task):
         facts = TASKS[request.task]
-        make = completion_encoder if facts.writes else ENCODERS[facts.input]
+        make = WRITERS[request.task] if facts.writes else ENCODERS[facts.input]
         encoder = make(data, request.model)
         entry = _built_search(request, encoder)
     elif TASKS[request.task].boxes:
@@ -340,6 +348,8 @@ def _facts(
         facts["audio"] = {split: meta["audio"] for split, meta in splits.items()}
     elif not reads_images(request.task):
         facts["tokens"] = {split: meta["tokens"] for split, meta in splits.items()}
+        if "target_tokens" in splits["train"]:
+            facts["target_tokens"] = {s: meta["target_tokens"] for s, meta in splits.items()}
     else:
         facts["image_size"] = splits["train"]["size"]
         facts["resized"] = {split: meta["resized"] for split, meta in splits.items()}

@@ -84,4 +84,5 @@ TARGETS: dict[Task, Targets] = {
     "semantic-segmentation": MaskTargets(),
     "object-detection": BoxTargets(),
     "causal-lm": CompletionTargets(),
+    "seq2seq": CompletionTargets("target_column"),
 }

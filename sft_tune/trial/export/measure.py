@@ -15,6 +15,7 @@ from sft_tune.trial.data.batches import Normalize
 from sft_tune.trial.device import resolve_precision
 from sft_tune.trial.evaluate import evaluate
 from sft_tune.trial.models import BuiltModel
+from sft_tune.trial.models_language import generation_settings, writing_of
 from sft_tune.trial.tasks import task_of
 
 EXAMPLES = 32
@@ -67,6 +68,10 @@ def validation_metrics(
     The outputs of a regression are in the units of the targets.
     """
     model.to(device)
+    model.writing = writing_of(config)
+    if model.writing is not None:
+        source = config.model.name.partition(":")[2]
+        model.module.generation_config = generation_settings(source, model.module.config)
     if "deviation" in data.stats:
         parts = (model.module, model.head, model.normalize, model.config, model.extra)
         mean, deviation = data.stats["mean"], data.stats["deviation"]

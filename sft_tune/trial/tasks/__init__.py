@@ -11,6 +11,7 @@ from sft_tune.trial.tasks import (
     regression,
     segmentation,
     tagging,
+    translation,
 )
 from sft_tune.trial.tasks.protocol import Outputs, TrialTask
 
@@ -26,6 +27,7 @@ TASKS: dict[Task, TrialTask] = {
     "semantic-segmentation": segmentation,
     "object-detection": detection,
     "causal-lm": language,
+    "seq2seq": translation,
 }
 
 

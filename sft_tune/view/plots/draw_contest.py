@@ -21,7 +21,7 @@ def draw_best_so_far(found: Contest, axis: str) -> Drawing:
 
     Args:
         found: the comparison.
-        axis: one of `contest.AXES`.
+        axis: one of `contest_cost.AXES`.
     """
     same = found.same[axis]
     if not same:

@@ -45,7 +45,9 @@ CASES = [
     Case("scenes_segformer", {}, {}, 0.27, 0.4),
     Case("sounds_ast", {}, {}, 0.25, 0.6),
     # Half of the tokens follow from the grammar alone, without a look at the sentence.
-    Case("translations_gpt2", {}, {"learning_rate": 0.01, "epochs": 3}, 0.55, 0.8),
+    Case("translations_gpt2", {}, {"learning_rate": 0.01, "epochs": 2}, 0.55, 0.8),
+    # chrF of the best sentence that is the same for all.
+    Case("translations_t5", {}, {"epochs": 2}, 31.0, 55.0),
     # The deviation of the targets is 30 levels.
     Case("images_regression", {}, {}, 30.0, 15.0),
 ]
