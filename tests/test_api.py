@@ -195,7 +195,7 @@ except KeyboardInterrupt:
     assert (done.stdout, done.stderr) == ("['RUNNING'] True\n", "")
     import psutil
 
-    children = [p for p in psutil.process_iter(["cmdline"]) if "sft_tune.run.worker" in str(p.info)]
+    children = [p for p in psutil.process_iter(["cmdline"]) if "sft_tune.run." in str(p.info)]
     mine = [p for p in children if str(tmp_path) in str(p.environ().get("SFT_TUNE_CACHE"))]
     assert mine == []
 

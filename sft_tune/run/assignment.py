@@ -136,6 +136,7 @@ def train_alone(channel: Channel, command: Message) -> None:
             mirror=mirror,
             refit_to=command["refit_to"],
             feature_cache=command["feature_cache"],
+            compiled=command["compile"],
             # Of folds one is kept, whose value is not the trial's.
             kept_from=None if trial.config.is_folded else command["kept_from"],
         )

@@ -105,10 +105,8 @@ def _fits(count: int, resources: ResourcesSpec) -> bool:
     each = resources.memory_per_trial
     if each is not None:
         return each * count * 2**30 <= psutil.virtual_memory().total
-    taken = max(
-        (child.memory_info().rss for child in psutil.Process().children() if child.is_running()),
-        default=0,
-    )
+    children = psutil.Process().children(recursive=True)
+    taken = max((child.memory_info().rss for child in children if child.is_running()), default=0)
     return taken * count <= MEMORY_SHARE * psutil.virtual_memory().total
 
 

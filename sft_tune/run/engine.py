@@ -8,16 +8,16 @@ worker behind.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Protocol
 
 from sft_tune.run.messages import Message
+from sft_tune.run.nursery import Process, start_worker
 from sft_tune.run.slots import Slot, worker_environment
 
 GONE = "gone"
@@ -87,54 +87,60 @@ class LocalEngine:
 
 
 class LocalWorker:
-    """A worker that is a child process."""
+    """A worker that is a process of this machine."""
 
     def __init__(self, slot: Slot, inbox: Inbox, log: Path) -> None:
-        """Start it; its standard error is appended to ``log``."""
+        """Have it started; its standard error is appended to ``log``."""
         self.slot = slot
         self._log = log
-        with log.open("ab") as errors:
-            self._log_start = errors.tell()
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "sft_tune.run.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=worker_environment(slot),
-                # Ctrl-C at the terminal is for the runner, which stops its workers in order.
-                start_new_session=True,
-            )
+        self._process: Process | None = None
+        self._begun = threading.Event()
+        reads, commands = os.pipe()
+        events, writes = os.pipe()
+        errors = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self._log_start = os.fstat(errors).st_size
+        self._input = os.fdopen(commands, "wb")
+        self._events = os.fdopen(events, "rb")
         self._sending = threading.Lock()
-        self._reader = threading.Thread(target=self._read, args=(inbox,), daemon=True)
+        # In the thread, since the first one waits for a server that has to import, for seconds.
+        start = functools.partial(self._run, inbox, worker_environment(slot))
+        arguments = ((reads, writes, errors),)
+        self._reader = threading.Thread(target=start, args=arguments, daemon=True)
         self._reader.start()
 
     @property
     def pid(self) -> int:
-        """Its process number."""
+        """Its process number; waits until it has one.
+
+        Raises:
+            ProcessLookupError: it could not be started.
+        """
+        self._begun.wait()
+        if self._process is None:
+            raise ProcessLookupError("the worker could not be started")
         return self._process.pid
 
     def send(self, message: Message) -> None:
         """Send a command."""
         line = json.dumps(message).encode() + b"\n"
-        pipe = self._process.stdin
         with self._sending, contextlib.suppress(BrokenPipeError, ValueError):
-            if pipe is not None:
-                pipe.write(line)
-                pipe.flush()
+            self._input.write(line)
+            self._input.flush()
 
     def close(self, patience: float = 10.0) -> None:
         """End it: its input ends, which it takes as the word to go."""
         self._close_input()
-        try:
-            self._process.wait(patience)
-        except subprocess.TimeoutExpired:
-            self.kill()
         self._reader.join(patience)
+        if self._reader.is_alive():
+            self.kill()
+            self._reader.join(patience)
 
     def kill(self) -> None:
-        """End it at once."""
-        self._process.kill()
-        self._process.wait()
+        """End it at once; one that is not there yet will find that its input has ended."""
+        process = self._process
+        if process is not None and self._reader.is_alive():
+            process.kill()
+            process.wait()
         self._close_input()
 
     def drop(self) -> None:
@@ -142,20 +148,29 @@ class LocalWorker:
         self.kill()
 
     def _close_input(self) -> None:
-        pipe = self._process.stdin
         with self._sending, contextlib.suppress(BrokenPipeError):
-            if pipe is not None:
-                pipe.close()
+            self._input.close()
 
-    def _read(self, inbox: Inbox) -> None:
-        pipe = self._process.stdout
-        if pipe is not None:
-            with pipe:
-                for line in pipe:
-                    inbox.put((self, json.loads(line)))
-        code = self._process.wait()
+    def _run(
+        self, inbox: Inbox, environment: dict[str, str], descriptors: tuple[int, int, int]
+    ) -> None:
+        """Start the process, hand on what it says, and tell how it ended."""
+        try:
+            self._process = start_worker(environment, descriptors)
+            how = ""
+        except OSError as error:
+            how = f"could not be started: {error}"
+        finally:
+            self._begun.set()
+            for descriptor in descriptors:
+                os.close(descriptor)
+        with self._events:
+            for line in self._events:
+                inbox.put((self, json.loads(line)))
+        if self._process is not None:
+            how = _how(self._process.wait())
         self._close_input()
-        inbox.put((self, {"event": GONE, "how": _how(code), "said": self._last_words()}))
+        inbox.put((self, {"event": GONE, "how": how, "said": self._last_words()}))
 
     def _last_words(self, lines: int = 15) -> str:
         with self._log.open("rb") as log:
@@ -163,8 +178,10 @@ class LocalWorker:
             return b"\n".join(log.read().splitlines()[-lines:]).decode(errors="replace")
 
 
-def _how(code: int) -> str:
+def _how(code: int | None) -> str:
     """Say in words how a process with exit status ``code`` ended."""
+    if code is None:
+        return "is gone, and so is the process that it was forked from"
     if code >= 0:
         return f"exited with status {code}"
     name = signal.Signals(-code).name

@@ -93,6 +93,7 @@ def train(
         "checkpoint_seconds": resources.checkpoint_seconds,
         "evaluation_batch_size": resources.evaluation_batch_size,
         "feature_cache": resources.feature_cache,
+        "compile": resources.compile,
         "with_test": with_test,
         "loggers": list(resources.loggers),
         "refit_to": refit_to,

@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, get_storage
+from optuna.storages import RDBStorage, get_storage
 from optuna.trial import Trial, TrialState, create_trial
 
 from sft_tune.search.distributions import draw
@@ -20,6 +20,7 @@ from sft_tune.spec.plan import Plan
 from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
 from sft_tune.store.claims import Claim
+from sft_tune.store.optuna_storage import set_trial_attributes
 
 ORDINAL = "sft:ordinal"
 
@@ -37,10 +38,12 @@ class Point:
 class Searcher:
     """One Optuna study with the sampler, pruner and plan of a study file."""
 
-    def __init__(self, spec: StudySpec, plan: Plan, storage: BaseStorage) -> None:
+    def __init__(self, spec: StudySpec, plan: Plan, storage: RDBStorage) -> None:
         """Load the study named ``spec.name`` from ``storage``."""
         self._spec = spec
         self._plan = plan
+        self._database = storage
+        self._prunes = spec.pruner.name != "none"
         self._storage = get_storage(storage)
         self._study = optuna.load_study(
             study_name=spec.name, storage=self._storage, pruner=make_pruner(spec.pruner)
@@ -87,7 +90,8 @@ class Searcher:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The reported value is ignored")
             point.trial.report(value, progress)
-        return point.trial.should_prune()
+        # Asked, Optuna reads the trial from the database first, whatever the pruner.
+        return self._prunes and point.trial.should_prune()
 
     def tell(
         self, optuna_id: int, state: str, value: float | None, attributes: Mapping[str, Any]
@@ -106,8 +110,7 @@ class Searcher:
         if self._storage.get_trial(optuna_id).state.is_finished():
             return
         with contextlib.suppress(UpdateFinishedTrialError):
-            for key, content in attributes.items():
-                self._storage.set_trial_user_attr(optuna_id, key, content)
+            set_trial_attributes(self._database, optuna_id, attributes)
             self._study.tell(
                 self._storage.get_trial_number_from_id(optuna_id),
                 value if state == "COMPLETE" else None,

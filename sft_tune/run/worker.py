@@ -22,7 +22,7 @@ def main() -> None:
     """Serve commands until the runner goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel()
-    _warm_up()
+    warm_up()
     channel.send("ready", pid=os.getpid())
     handlers = {
         "probe": _probe,
@@ -50,7 +50,7 @@ def _told(channel: Channel, lane: int | None) -> Iterator[None]:
         channel.send("error", lane=lane, **describe(error))
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
     """Import now what would else be imported, for seconds, on the clock of the first trial."""
     import torch
 
@@ -60,6 +60,22 @@ def _warm_up() -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     torch.optim.SGD([parameter], lr=0.1).step()
+
+
+def use_threads(count: int) -> None:
+    """Do for a forked worker what OMP_NUM_THREADS does where a process starts with it.
+
+    Libraries read the variable when they are loaded, which was in the server, with 1.
+    """
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(count)
+    if count > 1:
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(count)
+    np.random.seed()  # Python's generator seeds itself again after a fork, NumPy's does not
 
 
 def _probe(channel: Channel, command: Message) -> None:

@@ -470,6 +470,13 @@ class ResourcesSpec(Section):
         "backbone makes of each example once, keep it with the prepared data, and train the heads "
         "of all trials on it (no effect on the numbers but rounding).",
     )
+    compile: bool | Literal["auto"] = Field(
+        False,
+        description="Train through `torch.compile` (needs a C++ compiler on the CPU): true, or "
+        "auto, where the steps of a trial save more time than the compilation takes, as measured "
+        "once on this machine. Where it fails the trial goes on without, and says so (no effect "
+        "on the numbers but rounding).",
+    )
     stack: Literal["auto", "off"] | Annotated[int, Field(ge=2, le=64)] = Field(
         "auto",
         description="Trials that train as one on each slot, where `feature_cache` applies and the "

@@ -1,6 +1,7 @@
-"""Those of Optuna's tables that we read, as Optuna 5.0 makes them; they are never written here.
+"""Those of Optuna's tables that we read, as Optuna 5.0 makes them; Optuna alone writes them.
 
-Reading them without Optuna keeps `status` and `best` quick.
+Reading them without Optuna keeps `status` and `best` quick. User attributes are written here too
+(see `optuna_storage.set_trial_attributes`), many at once.
 """
 
 from __future__ import annotations

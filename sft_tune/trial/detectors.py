@@ -5,11 +5,15 @@ An exported detector has a copy of this file beside its weights.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
+import torch
 from torch import nn
 
+# Of an image that needs no filling up.
+SIDE = 256
 # Built here of torchvision's parts, as its own builders build them on ResNet-50.
 OWN = re.compile(r"(fasterrcnn|fcos|retinanet)_((?:wide_)?resne[x]?t\d+\w*)_fpn")
 
@@ -40,7 +44,7 @@ def build_detector(name: str, arguments: dict[str, Any]) -> nn.Module:
     own = own_detector(name)
     if own is None:
         module: nn.Module = get_model(name, weights=None, weights_backbone=None, **arguments)
-        return module
+        return _settled(module)
     family, body = own
     fpn: dict[str, Any] = {"norm_layer": nn.BatchNorm2d, "trainable_layers": 5}
     if family != "fasterrcnn":
@@ -52,7 +56,41 @@ def build_detector(name: str, arguments: dict[str, Any]) -> nn.Module:
         "retinanet": detection.RetinaNet,
     }
     module = kinds[family](backbone, **arguments)
-    return module
+    return _settled(module)
+
+
+def _settled(module: Any) -> nn.Module:
+    """Return ``module``, which no longer depends on its first batch, or on half precision."""
+    if hasattr(module, "roi_heads"):
+        _fix_scales(module)
+    anchors = getattr(module, "rpn", module).anchor_generator
+    anchors.register_forward_pre_hook(_in_single_precision)
+    made: nn.Module = module
+    return made
+
+
+def _in_single_precision(module: Any, given: Any) -> Any:
+    """Let anchors be made in float32: bfloat16 cannot tell 1000 pixels from 1003."""
+    images, maps = given
+    return images, [one.new_empty(1, dtype=torch.float32).expand(one.shape) for one in maps]
+
+
+def _fix_scales(module: Any) -> None:
+    """Tell a Faster R-CNN how much smaller its feature maps are than the images.
+
+    By itself it guesses that once, from the first batch that it sees, and small images, filled up
+    to a multiple of 32, mislead it: the same weights would then answer otherwise elsewhere.
+    """
+    from torchvision.ops.poolers import initLevelMapper
+
+    pool = module.roi_heads.box_roi_pool
+    with torch.no_grad():
+        maps = module.backbone.eval()(torch.zeros(1, 3, SIDE, SIDE))
+    module.backbone.train()
+    scales = [maps[name].shape[-1] / SIDE for name in pool.featmap_names if name in maps]
+    first, last = (-int(math.log2(scale)) for scale in (scales[0], scales[-1]))
+    usual = {"canonical_scale": pool.canonical_scale, "canonical_level": pool.canonical_level}
+    pool.scales, pool.map_levels = scales, initLevelMapper(first, last, **usual)
 
 
 def freeze_statistics(module: nn.Module, epsilon: float | None) -> None:

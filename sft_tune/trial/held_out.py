@@ -34,6 +34,10 @@ def test_metrics(
     if data.test is None:
         return None
     where = open_device(device)
+    if config.model.lora_merge:
+        # Its weights are those of a model without LoRA.
+        model = config.model.model_copy(update={"lora_rank": None})
+        config = config.model_copy(update={"model": model})
     with memory_of_its_own(where):
         trainee = set_up(config, data, where)
         tensors, _ = checkpoint.read(best)

@@ -16,6 +16,7 @@ from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.study import resolve_direction
 from sft_tune.trial import resume
 from sft_tune.trial.best import Best, write_best
+from sft_tune.trial.compiling import Asked, use_compiled
 from sft_tune.trial.data import prepare
 from sft_tune.trial.data.joined import with_validation
 from sft_tune.trial.device import (
@@ -52,6 +53,7 @@ class Hooks:
     mirror: Mirror | None
     refit_to: int | None
     feature_cache: bool
+    compiled: Asked
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def run_trial(
     mirror: Mirror | None = None,
     refit_to: int | None = None,
     feature_cache: bool = True,
+    compiled: Asked = False,
     kept_from: float | None = None,
 ) -> Outcome:
     """Fine-tune ``config``, or go on with it where ``paths`` hold a checkpoint of it.
@@ -95,6 +98,7 @@ def run_trial(
         evaluation_batch_size: examples per batch of the validation split.
         mirror: copies what must outlive this machine to another place; None: nothing must.
         feature_cache: whether the features of a frozen backbone are computed once and kept.
+        compiled: whether to train through `torch.compile` (see `sft_tune.trial.compiling`).
         kept_from: write no weights where the objective's best value is worse than this.
         refit_to: train on train and validation together, and keep the weights of the rung at
             this percent: validation, which is then trained on, says no longer which is the best.
@@ -114,6 +118,7 @@ def run_trial(
         mirror,
         refit_to,
         feature_cache,
+        compiled,
     )
     state = TrialState()
     create(paths)
@@ -160,6 +165,16 @@ def _attempt(
     saved_at = time.monotonic()
     trainee.set_training_mode()
     updates = UpdateRatio(plan.horizon, plan.rungs)
+    with state.clock.aside(where):
+        use_compiled(
+            trainee,
+            hooks.compiled,
+            cache,
+            step=state.step,
+            before=state.compiled,
+            tell=state.notes.append,
+        )
+        state.compiled = trainee.model.compiled is not None
 
     while state.step < plan.horizon:
         if hooks.should_stop():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -44,6 +44,7 @@ class BuiltModel:
         detector: whether it answers with losses and boxes, and normalizes its pixels itself.
         chain: modules of the head in the order of their calls, where features come as inputs.
         writes: whether it is a language model, whose logits are of the tokens of a vocabulary.
+        compiled: what is called in place of the module while it trains; None: the module.
         writing: how it writes texts to be measured; None: it does not.
     """
 
@@ -56,6 +57,7 @@ class BuiltModel:
     detector: bool = False
     chain: tuple[str, ...] = ()
     writes: bool = False
+    compiled: Callable[..., Any] | None = None
     writing: Writing | None = None
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -67,13 +69,15 @@ class BuiltModel:
         """
         if "features" in inputs:
             return self.head_logits(self.chain, inputs["features"])
+        training = self.compiled is not None and self.module.training
+        call: Any = self.compiled if training else self.module
         if self.config is None:
-            answer = self.module(inputs["pixel_values"])
+            answer = call(inputs["pixel_values"])
             logits: Tensor = answer["out"] if self.dense else answer
         else:
             if self.writes:
                 inputs = self._written_out(inputs)
-            logits = self.module(**inputs, **(self.extra or {})).logits
+            logits = call(**inputs, **(self.extra or {})).logits
         if self.dense and logits.shape[2:] != (size := inputs["pixel_values"].shape[2:]):
             logits = functional.interpolate(logits.float(), size, mode="bilinear")
         return logits

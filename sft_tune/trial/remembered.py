@@ -31,7 +31,7 @@ class Remembered:
 
     def __init__(self, cache: Path, trainee: Trainee) -> None:
         """Name the file under the cache folder ``cache``; nothing is read or created."""
-        self._facts = _facts(trainee)
+        self._facts = facts_of(trainee)
         self._batch_size = trainee.config.training.batch_size
         self.path = cache / FOLDER / f"{key_of(self._facts)}.json"
         self._known: int | None = None
@@ -55,10 +55,10 @@ class Remembered:
         self._known = limit
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(self.path, {LIMIT: limit, **self._facts})
+            replace_json(self.path, {LIMIT: limit, **self._facts})
 
 
-def _facts(trainee: Trainee) -> dict[str, Any]:
+def facts_of(trainee: Trainee) -> dict[str, Any]:
     """Return what decides how much memory an example takes, and how much there is."""
     config, train = trainee.config, trainee.data.train
     if isinstance(train, BoxSplit):
@@ -82,7 +82,7 @@ def _facts(trainee: Trainee) -> dict[str, Any]:
     }
 
 
-def _replace(path: Path, record: Mapping[str, Any]) -> None:
+def replace_json(path: Path, record: Mapping[str, Any]) -> None:
     """Write ``record`` to ``path`` under another name, and rename it: it is whole or not there."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:

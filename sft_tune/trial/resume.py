@@ -33,6 +33,7 @@ class TrialState:
         resumed_from: the step that this attempt went on from.
         samples: training examples that this attempt has seen.
         notes: what the trial's reader should know, in words.
+        compiled: whether it trains through a compiled module; None before that is known.
         training: how much of a training batch fits into memory (the trainee's ``portion``).
         evaluation: how much of an evaluation batch does.
         patience: how long the objective has not improved.
@@ -46,6 +47,7 @@ class TrialState:
     samples: int = 0
     notes: list[str] = field(default_factory=list)
     cached_features: bool = False
+    compiled: bool | None = None
     training: Portion = field(default_factory=Portion)
     evaluation: Portion = field(default_factory=Portion)
     patience: Patience = field(default_factory=Patience)
@@ -75,6 +77,7 @@ def save(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Monit
         "sizes": monitors.sizes,
         "patience": state.patience.header(),
         "head_only": bool(trainee.features),
+        "compiled": state.compiled,
     }
     if trainee.averaging is not None:
         groups["average"] = trainee.averaging.tensors()
@@ -120,6 +123,7 @@ def restore(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Mo
     state.patience = Patience(**header.get("patience", {}))
     if "best" in header:
         state.best = Best(**header["best"], weights={**backbone, **_group(tensors, "best")})
+    state.compiled = header.get("compiled")
     state.step = state.resumed_from = header["step"]
     state.clock.earlier = header["seconds"]
     restore_random_states(_group(tensors, "random"), header["random"], trainee.device)

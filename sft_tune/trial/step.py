@@ -53,7 +53,7 @@ from sft_tune.trial.portions import Portion, within_memory
 from sft_tune.trial.rematerialize import rematerialize
 from sft_tune.trial.rewind import Rewind
 from sft_tune.trial.schedules import at_progress, learning_rate
-from sft_tune.trial.seeding import seed_everything
+from sft_tune.trial.seeding import random_states, restore_random_states, seed_everything
 from sft_tune.trial.tasks import task_of
 
 # As many as give steady statistics of batch norm; a pass over all would cost an epoch a rung.
@@ -248,6 +248,33 @@ def train_step(trainee: Trainee, step: int) -> tuple[Tensor, Tensor, int]:
     if trainee.averaging is not None:
         trainee.averaging.update((step + 1) / trainee.plan.horizon)
     return loss, norm, len(indices)
+
+
+def rehearse(trainee: Trainee, step: int) -> None:
+    """Do the passes of step ``step``, and take them back: to see whether and how fast they go.
+
+    Raises:
+        RuntimeError, MemoryError: when memory runs out even for one example.
+    """
+    indices = trainee.plan.indices(step)
+
+    def undo() -> None:
+        trainee.optimizer.zero_grad(set_to_none=True)
+        trainee.rewind.back()
+
+    random = random_states(trainee.device)
+    trainee.rewind.mark()
+    try:
+        within_memory(
+            trainee.portion,
+            len(indices),
+            lambda sizes: _backward(trainee, _gathered(trainee, indices), sizes),
+            device=trainee.device,
+            undo=undo,
+        )
+    finally:
+        undo()
+        restore_random_states(*random, trainee.device)
 
 
 def _portion(model: BuiltModel, asked: int | None) -> Portion:

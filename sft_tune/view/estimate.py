@@ -179,9 +179,9 @@ def _data(facts: Mapping[str, Any]) -> Table:
         table.add_row("images", f"{width} x {height} pixels")
     if data.get("tokens"):
         tokens = data["tokens"]["train"]
-        cut = f", {tokens['share_cut']:.0%} cut to {tokens['limit']}" if tokens["share_cut"] else ""
-        told = f"median {tokens['median']:.0f}, 95 % below {tokens['p95']:.0f}"
-        table.add_row("tokens", f"{told}, at most {tokens['max']}{cut}")
+        table.add_row("tokens", _lengths(tokens))
+        if "target_tokens" in data:
+            table.add_row("of targets", _lengths(data["target_tokens"]["train"]))
         if "learnt" in tokens:
             rows = words.plural(tokens["rows"], "row")
             table.add_row("to learn", f"{tokens['learnt']} of the tokens of train, in {rows}")
@@ -193,6 +193,13 @@ def _data(facts: Mapping[str, Any]) -> Table:
         told = f"median {sounds['median']:.1f}, 95 % below {sounds['p95']:.1f}"
         table.add_row("seconds", f"{told}, at most {sounds['max']:.1f}{cut}")
     return table
+
+
+def _lengths(tokens: Mapping[str, Any]) -> str:
+    """Return what is known of the lengths of texts, in words."""
+    cut = f", {tokens['share_cut']:.0%} cut to {tokens['limit']}" if tokens["share_cut"] else ""
+    told = f"median {tokens['median']:.0f}, 95 % below {tokens['p95']:.0f}"
+    return f"{told}, at most {tokens['max']}{cut}"
 
 
 def _models(probed: Sequence[Probed]) -> Table:

@@ -1,6 +1,6 @@
 """Samplers and pruners replayed over recorded curves: what they lose against what they cost.
 
-Each search draws from the recorded fine-tunes of `recorded`, with the pruners fed at the rungs of
+Each search draws from the fine-tunes of `recorded`, with the pruners fed at the rungs of
 each trial's own horizon, as the product does, and by epoch, as scripts do. Regret is the accuracy
 that the best of all recorded trials has at its best rung, less that of the search's best completed
 trial, in percentage points, in the mean over repetitions with 95 % bootstrap intervals. It is what
@@ -89,7 +89,6 @@ def run(short: bool) -> Table:
     """Replay every search 400 times over 1,000 trials (``short``: 2 times over 24)."""
     trials, repeats = (24, 2) if short else (TRIALS, int(os.environ.get(LARGER, REPEATS)))
     budgets = (20, 40, 60) if short else BUDGETS
-    curves(trials)  # recorded by all cores, before they are busy with replays
     jobs = [(search, trials, repeats, budgets[-1]) for search in SEARCHES]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as executor:
         found = list(executor.map(_repeat, *zip(*jobs, strict=True)))

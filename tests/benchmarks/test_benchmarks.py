@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from optuna.pruners import NopPruner, SuccessiveHalvingPruner
 
 from sft_tune.run.events import TrialEnded
+from sft_tune.search.samplers import make_sampler
 from tests.benchmarks import BENCHMARKS, Table, load
 from tests.benchmarks.overhead import Record, cost_of
+from tests.benchmarks.recorded import curves, record, study
+from tests.benchmarks.replaying import Pool, replay
 
 ROOT = Path(__file__).parents[2]
 COLUMN_OF = {
@@ -93,3 +99,28 @@ def test_the_short_form_runs(name: str, column: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert column in done.stdout
+
+
+@pytest.mark.slow
+def test_curves_are_recorded_as_the_table_says() -> None:
+    shipped = curves(2)
+    assert record(2).exists()
+    own = curves(2)
+    assert own.params == shipped.params
+    assert own.own.shape == (2, 10)
+    for i, epochs in enumerate(own.epochs):
+        # Rung 10 and the last epoch are one evaluation.
+        assert own.own[i, 9] == own.by_epoch[i, epochs - 1]
+        assert np.isnan(own.by_epoch[i, epochs:]).all()
+
+
+def test_a_replay_counts_what_it_spends() -> None:
+    pool = Pool(curves(30), study())
+    sampler_of = functools.partial(make_sampler, study())
+    plain, again = (replay(pool, sampler_of, NopPruner(), Pool.epochs, budget=60) for _ in range(2))
+    assert plain == again
+    assert plain[-1].epochs >= 60 > plain[-2].epochs
+    assert [step.best for step in plain] == sorted(step.best for step in plain)
+    asha = SuccessiveHalvingPruner(min_resource=10, reduction_factor=4)
+    pruned = replay(pool, sampler_of, asha, Pool.own_rungs, budget=60)
+    assert len(pruned) > len(plain)

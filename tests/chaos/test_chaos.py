@@ -86,8 +86,9 @@ class Run:
         return True
 
     def workers(self) -> list[psutil.Process]:
+        """Its workers, and the process that they are forked from."""
         try:
-            return psutil.Process(self.process.pid).children()
+            return psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
 

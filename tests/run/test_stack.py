@@ -66,7 +66,7 @@ def test_a_stacked_study_is_what_it_is_without_and_survives_its_worker(
     def watch(event: Event) -> None:
         events.append(event)
         if killed and sum(isinstance(one, RungReached) for one in events) == 10:
-            for child in psutil.Process().children():
+            for child in psutil.Process().children(recursive=True):
                 child.kill()
 
     found = run(heads(3), f"sqlite:///{tmp_path}/stacked.db", watch)

@@ -12,7 +12,7 @@ import torch
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
-from sft_tune.trial import checkpoint
+from sft_tune.trial import checkpoint, held_out
 from sft_tune.trial.data import gather, prepare
 from sft_tune.trial.load import load_checkpoint
 from sft_tune.trial.step import Trainee, set_up, train_step
@@ -197,3 +197,23 @@ def test_updates_of_convolutions_are_kept_merged_or_not_and_exported(
     found = verify(config, out, call={}, onnx=False, batch_size=16, **options)
     assert found["difference"] < 1e-4
     assert found["metrics"]["loss"] == pytest.approx(outcome.metrics["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_the_test_split_is_measured_with_the_weights_that_were_kept(
+    merge: bool, sentences: Configure, runner: Any
+) -> None:
+    lora = {"lora_rank": 2, "lora_merge": merge}
+    data = {"train_limit": None, "test_fraction": 0.2}
+    config = sentences(model=lora, data=data, objective={"rungs": 1})
+    runner.run(config)
+    where: dict[str, Any] = {"device": "cpu", "cache": runner.cache, "batch_size": 8}
+    found = held_out.test_metrics(config, runner.paths.best, **where)
+    test = prepare(config.task, config.data, config.model, cache=runner.cache, with_test=True).test
+    assert found is not None and test is not None
+    module = load_checkpoint(runner.paths.best)
+    with torch.inference_mode():
+        batch = gather(test, torch.arange(len(test)), CPU)
+        answer = module(**batch.inputs).logits
+    expected = torch.nn.functional.cross_entropy(answer, batch.targets)
+    assert found["loss"] == pytest.approx(float(expected), rel=1e-5)

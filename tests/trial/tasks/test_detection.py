@@ -199,6 +199,23 @@ def test_a_detector_answers_the_same_of_an_image_in_any_batch(family: str) -> No
     assert {f"loss_{k.removeprefix('loss_')}" for k in expected} == set(outputs)
 
 
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet18_fpn", "fcos_resnet18_fpn"])
+def test_a_detector_does_not_depend_on_what_it_saw_first(name: str) -> None:
+    torch.manual_seed(0)
+    fresh = build_detector(name, {"num_classes": 3, "min_size": 40}).eval()
+    used = build_detector(name, {"num_classes": 3, "min_size": 40}).eval()
+    used.load_state_dict(fresh.state_dict())
+    images = [torch.rand(3, 200, 240)]
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        used([torch.rand(3, 33, 33)])  # filled up to twice its size
+    generator: Any = getattr(used, "rpn", used).anchor_generator
+    assert {anchor.dtype for anchor in generator.cell_anchors} == {torch.float32}
+    with torch.inference_mode():
+        first, second = used(images)[0], fresh(images)[0]
+    assert torch.equal(first["boxes"], second["boxes"])
+    assert torch.equal(first["scores"], second["scores"])
+
+
 @pytest.fixture
 def scenes(shared: Path, tmp_path: Path) -> Callable[..., TrialConfig]:
     """Make configurations over a few scenes of real photographs, written as COCO's files."""

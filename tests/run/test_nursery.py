@@ -1,0 +1,156 @@
+"""Workers that are forked from a warm process have all that a process started afresh has."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sft_tune.run import messages, nursery
+from sft_tune.run.engine import GONE, Inbox, LocalEngine, LocalWorker
+from sft_tune.run.slots import Slot
+from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.study import ResourcesSpec
+
+pytestmark = pytest.mark.skipif(not nursery.CAN_FORK, reason="workers are forked on Linux only")
+
+PATIENCE = 120
+
+TASK = """
+import json, os, sys, threading
+import numpy as np, torch
+def train(folder, report):
+    (folder / "seen.json").write_text(json.dumps({
+        "environment": dict(os.environ), "cwd": os.getcwd(), "path": sys.path[0],
+        "threads": torch.get_num_threads(), "session": os.getsid(0) == os.getpid(),
+        "open": sorted(os.readlink(f"/proc/self/fd/{d}") for d in os.listdir("/proc/self/fd")
+                       if os.path.exists(f"/proc/self/fd/{d}")),
+        "random": float(np.random.rand()),
+        "sum": float((torch.ones(400, 400) @ torch.ones(400, 400)).sum()),
+    }))
+    report(1.0, {"score": SCORE})
+"""
+
+
+def spawned(folder: Path, threads: int = 1) -> tuple[LocalWorker, Inbox]:
+    inbox: Inbox = queue.SimpleQueue()
+    return LocalEngine(folder).spawn(Slot(0, None, threads), inbox), inbox
+
+
+def train(worker: LocalWorker, inbox: Inbox, folder: Path, score: float) -> dict[str, object]:
+    """Run the task, written anew with ``score``; return what it saw of its process."""
+    (folder / "task.py").write_text(TASK.replace("SCORE", str(score)))
+    config = TrialConfig.model_validate(
+        {
+            "task": f"python:{folder}/task.py:train",
+            "data": {"source": "none"},
+            "model": {"name": "none"},
+            "training": {},
+            "objective": {"metric": "score", "direction": "maximize"},
+            "seed": 1,
+        }
+    )
+    worker.send(messages.train(config, folder / "trial", worker.slot, ResourcesSpec()))
+    while True:
+        _, message = inbox.get(timeout=PATIENCE)
+        if message["event"] == "evaluation":
+            assert message["metrics"]["score"] == score
+            worker.send(messages.verdict(True))
+        elif message["event"] != "ready":
+            assert message.get("reason") == "completed", message
+            break
+    seen: dict[str, object] = json.loads(next((folder / "trial").rglob("seen.json")).read_text())
+    return seen
+
+
+def server_of(worker: LocalWorker) -> psutil.Process:
+    parent = psutil.Process(worker.pid).parent()
+    assert parent is not None and "sft_tune.run.fork_server" in parent.cmdline()
+    return parent
+
+
+def test_a_forked_worker_has_its_own_surroundings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, heard = spawned(tmp_path / "logs")
+    one = train(first, heard, tmp_path, 0.5)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    monkeypatch.setenv("SFT_TUNE_NEW", "later")
+    second, also_heard = spawned(tmp_path / "logs", threads=2)
+    two = train(second, also_heard, tmp_path, 0.75)
+    try:
+        assert (one["cwd"], two["cwd"]) == (str(tmp_path), str(tmp_path / "below"))
+        assert two["path"] == two["cwd"]
+        assert (one["threads"], two["threads"]) == (1, 2)
+        assert (one["session"], two["session"]) == (True, True)
+        assert one["sum"] == two["sum"] == 400**3
+        assert one["random"] != two["random"]
+        surroundings = two["environment"]
+        assert isinstance(surroundings, dict)
+        assert surroundings["SFT_TUNE_NEW"] == "later"
+        assert surroundings["OMP_NUM_THREADS"] == "2"
+        assert ("JE_ARROW_MALLOC_CONF" in surroundings) == ("JE_ARROW_MALLOC_CONF" in os.environ)
+        # Its two pipes, its log, and nothing of its sibling's: or that one's end would never come.
+        assert [p.partition(":")[0] for p in two["open"]].count("pipe") == 2  # type: ignore[attr-defined]
+        server = server_of(first)
+        assert server == server_of(second)
+        assert server.num_threads() == 1
+        maps = Path(f"/proc/{server.pid}/maps").read_text()
+        assert "libtorch_cpu" in maps
+        assert "libcuda.so" not in maps
+    finally:
+        first.close()
+        second.close()
+
+
+def test_a_server_that_dies_takes_no_worker_along_and_is_replaced(tmp_path: Path) -> None:
+    orphan, heard = spawned(tmp_path / "logs")
+    server = server_of(orphan)
+    server.kill()
+    server.wait(PATIENCE)
+    train(orphan, heard, tmp_path, 0.25)
+    other, also_heard = spawned(tmp_path / "logs")
+    assert server_of(other) != server
+    train(other, also_heard, tmp_path, 0.5)
+    orphan.kill()
+    message = heard.get(timeout=PATIENCE)[1]
+    assert message["event"] == GONE
+    assert "the process that it was forked from" in message["how"]
+    other.close()
+    assert "exited with status 0" in also_heard.get(timeout=PATIENCE)[1]["how"]
+
+
+def test_a_worker_can_be_given_up_before_it_is_there(tmp_path: Path) -> None:
+    for end in (LocalWorker.kill, LocalWorker.close):
+        worker, heard = spawned(tmp_path / "logs")
+        end(worker)
+        message = heard.get(timeout=PATIENCE)[1]
+        while message["event"] == "ready":
+            message = heard.get(timeout=PATIENCE)[1]
+        assert message["event"] == GONE
+
+
+def test_a_server_goes_with_its_runner_even_while_it_imports(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from sft_tune.run import nursery\n"
+        "server = nursery._nursery(dict(os.environ)).process.pid\n"
+        "if os.fork(): print(server, flush=True)\n"  # the child holds no end of its socket
+        "sys.stdin.read()"
+    )
+    runner = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with runner:
+        assert runner.stdout is not None
+        server = psutil.Process(int(runner.stdout.readline()))
+        runner.send_signal(signal.SIGKILL)
+        _, alive = psutil.wait_procs([server], timeout=PATIENCE)
+        assert not alive

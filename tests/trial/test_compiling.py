@@ -1,0 +1,129 @@
+"""torch.compile: names stay, numbers stay, a failure is told, and auto compiles what repays it."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sft_tune.trial import checkpoint, compiling
+from sft_tune.trial.data import prepare
+from sft_tune.trial.loop import run_trial
+from sft_tune.trial.outcome import Outcome
+from sft_tune.trial.step import rehearse, set_up
+
+
+@pytest.fixture(autouse=True)
+def backend(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Trace the graphs of both passes, but run them as they are: no C++ compiler, hardly a wait."""
+    if "slow" not in request.keywords:
+        quick = functools.partial(torch.compile, backend="aot_eager")
+        monkeypatch.setattr(torch, "compile", quick)
+    torch._dynamo.reset()
+
+
+def trained(runner: Any, config: Any, asked: Any, **options: Any) -> Outcome:
+    settings: dict[str, Any] = {
+        "report": lambda rung: runner.evaluations.append(rung) or True,
+        "should_stop": lambda: False,
+        "checkpoint_seconds": 0.0,
+        **options,
+    }
+    return run_trial(
+        config,
+        runner.paths,
+        device="cpu",
+        cache=runner.cache,
+        evaluation_batch_size=16,
+        compiled=asked,
+        **settings,
+    )
+
+
+def test_a_compiled_trial_has_the_names_and_numbers_of_another_and_resumes(
+    digits: Any, new_runner: Any
+) -> None:
+    config = digits()
+    plain, whole, broken = (new_runner(name) for name in ("plain", "whole", "broken"))
+    trained(plain, config, False)
+    outcome = trained(whole, config, True)
+    assert outcome.reason == "completed" and "; a step took" not in outcome.note
+    assert outcome.note.startswith("compiled in ")
+    assert set(whole.best()[0]) == set(plain.best()[0])
+    for mine, others in zip(whole.evaluations, plain.evaluations, strict=True):
+        assert mine.metrics["loss"] == pytest.approx(others.metrics["loss"], rel=1e-3)
+    left = iter(range(4))
+    trained(broken, config, True, should_stop=lambda: next(left, None) is None)
+    assert checkpoint.read(broken.paths.resume)[1]["compiled"] is True
+    # auto keeps to what the trial began with, so that its numbers stay the same.
+    assert trained(broken, config, "auto").resumed_from == 4
+    assert broken.best()[0] == whole.best()[0]
+
+
+def test_a_rehearsal_leaves_no_trace(digits: Any, runner: Any) -> None:
+    config = digits()
+    data = prepare(config.task, config.data, config.model, cache=runner.cache)
+    trainee = set_up(config, data, torch.device("cpu"))
+    trainee.set_training_mode()
+    before = {k: t.clone() for k, t in trainee.model.module.state_dict().items()}
+    state = torch.get_rng_state()
+    rehearse(trainee, 0)
+    assert all(torch.equal(t, before[k]) for k, t in trainee.model.module.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in trainee.model.module.parameters())
+
+
+def test_a_failure_is_told_and_the_trial_goes_on(
+    digits: Any, new_runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
+    plain, failing = new_runner("plain"), new_runner("failing")
+    trained(plain, digits(), False)
+    outcome = trained(failing, digits(), True)
+    assert outcome.reason == "completed" and "not compiled any more: " in outcome.note
+    assert "no compiler here" in outcome.note
+    assert failing.best()[0] == plain.best()[0]
+    (record,) = (failing.cache / compiling.FOLDER).glob("*.json")
+    assert json.loads(record.read_text())["failed"] is True
+
+
+@pytest.mark.parametrize(
+    ("record", "compiles"),
+    [
+        ({"plain": 2.0, "compiled": 1.0, "seconds": 11.0}, True),  # 12 steps save 12 seconds
+        ({"plain": 2.0, "compiled": 1.0, "seconds": 13.0}, False),
+        ({"plain": 1.0, "compiled": 2.0, "seconds": 0.0}, False),
+        ({"plain": 1.0, "failed": True}, False),
+        ({"plain": "torn"}, False),  # nothing is known then, and the trial is short
+        (None, False),
+    ],
+)
+def test_auto_compiles_what_repays_it_by_what_is_remembered(
+    record: Any, compiles: bool, digits: Any, runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compiling._repays({"plain": 2.0, "compiled": 1.0, "seconds": 11.0}, 12)
+    tried: list[Path] = []
+    monkeypatch.setattr(compiling, "_read", lambda path: record if _whole(record) else None)
+    monkeypatch.setattr(compiling, "_keep", lambda path, found: tried.append(path))
+    trained(runner, digits(training={"epochs": 2}), "auto")
+    assert bool(tried) is compiles
+
+
+def _whole(record: Any) -> bool:
+    return record is not None and record["plain"] != "torn"
+
+
+@pytest.mark.slow
+def test_the_compiler_of_this_machine_makes_the_same_numbers(digits: Any, new_runner: Any) -> None:
+    plain, whole = new_runner("plain"), new_runner("whole")
+    trained(plain, digits(), False)
+    assert trained(whole, digits(), True).note.startswith("compiled in ")
+    for mine, others in zip(whole.evaluations, plain.evaluations, strict=True):
+        assert mine.metrics["loss"] == pytest.approx(others.metrics["loss"], rel=1e-3)
