@@ -14,7 +14,7 @@ import torch
 from sft_tune.errors import DataError, ModelError
 from sft_tune.spec.study import DataSpec, ModelSpec
 from sft_tune.trial.data import AudioSplit, Prepared, evaluation_batches, gather, prepare
-from sft_tune.trial.data.audio import read_sound, shortest_sound
+from sft_tune.trial.data.audio import _features, read_sound, shortest_sound
 from sft_tune.trial.data.examples import Examples
 from sft_tune.trial.data.joined import joined
 
@@ -113,6 +113,17 @@ def test_a_sound_too_short_for_the_model_is_padded_with_silence(folder, model):
     assert shortest_sound(Path(model.name.partition(":")[2])) == 40
     data = prepared(folder, model)
     assert min(data.train.lengths.min(), data.validation.lengths.min()) == 40
+
+
+def test_a_frame_that_an_extractor_adds_to_make_up_a_pair_is_left_out():
+    from transformers import SeamlessM4TFeatureExtractor
+
+    extractor = SeamlessM4TFeatureExtractor()  # of wav2vec2-bert: two frames of 10 ms at a time
+    lengths = [
+        len(_features(extractor, tone(seconds, 16000).astype(np.float32), 1))
+        for seconds in (1.0, 1.01, 1.02)
+    ]
+    assert lengths == [49, 49, 50]
 
 
 @pytest.mark.parametrize(
