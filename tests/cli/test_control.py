@@ -125,14 +125,12 @@ def test_studies_of_equal_priority_take_turns(run: Run, worker: Callable[..., Wo
 def test_sigterm_hands_a_trial_back_and_another_worker_goes_on_with_it(
     run: Run, worker: Callable[..., Worker]
 ) -> None:
-    run("submit", write("long", epochs=300), "--no-check", "--trials", "1")
+    run("submit", write("long", epochs=600), "--no-check", "--trials", "1")
     first = worker("--study", "long")
     first.until("trial 0 started")
-    db = Database.open("sft_tune.db", create=False)
     assert first.end() == 143
     assert any("trial 0 saved at step" in line for line in first.seen)
-    row = trial_rows(db, "long")[0]
-    db.dispose()
+    (row,) = rows("long")
     assert (row.phase, row.lease_owner) == ("interrupted", None)
     second = worker("--idle-minutes", "0")
     second.until("trial 0 started in slot 0$")

@@ -194,6 +194,8 @@ def main(paths: list[str]) -> None:
 def _show_boxes(path: str, found: dict[str, Tensor], labels: Any) -> None:
     """Print each box of a picture that is at least half sure, with its label and score."""
     rows = zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"], strict=True)
+    if not (found["scores"] >= 0.5).any():
+        print(path, "nothing that is at least half sure")
     for (left, top, right, bottom), label, score in rows:
         if score >= 0.5:
             place = f"{left:.0f} {top:.0f} {right:.0f} {bottom:.0f}"
