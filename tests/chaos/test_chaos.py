@@ -1,7 +1,7 @@
 """Kill whatever can be killed, at random times, start again, and look at what is left.
 
-`SFT_TUNE_CHAOS_RUNS` says how many seeded runs there are of each kind (default 2; 50 in all were
-run for the README). Each prints what was done to it.
+`SFT_TUNE_CHAOS_RUNS` says how many seeded runs there are of each kind (default 2; 25 makes 50 in
+all). Each prints what was done to it.
 """
 
 from __future__ import annotations
