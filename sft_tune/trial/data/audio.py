@@ -18,7 +18,7 @@ from sft_tune.trial.data.arrays import array_path
 from sft_tune.trial.data.cache import ArrayWriter, save
 from sft_tune.trial.data.examples import Examples, UnreadableError, reason
 from sft_tune.trial.data.images import chunks, in_order
-from sft_tune.trial.data.pretrained import contents_identity, pretrained_folder, read_settings
+from sft_tune.trial.data.pretrained import contents_identity, read_settings, transformers_folder
 
 Wave = NDArray[np.float32]
 _INSTALL = "sounds are read by soundfile, which is not installed; pip install 'sft_tune[audio]'"
@@ -99,13 +99,8 @@ def audio_encoder(data: DataSpec, model: ModelSpec) -> AudioEncoder:
     Raises:
         ModelError: where the model is none of transformers, or its files are not to be had.
     """
-    library, _, name = model.name.partition(":")
-    if library != "transformers" or not name:
-        raise ModelError(
-            f"model.name is '{model.name}', but sounds need a model with a feature extractor: "
-            "transformers:ID-or-folder."
-        )
-    return AudioEncoder(pretrained_folder(name), data.max_seconds)
+    folder = transformers_folder(model, "sounds need a model with a feature extractor")
+    return AudioEncoder(folder, data.max_seconds)
 
 
 def load_extractor(folder: Path) -> Any:

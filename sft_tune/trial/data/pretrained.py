@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_tune.errors import ModelError
+from sft_tune.spec.study import ModelSpec
 from sft_tune.trial.data.examples import digest, reason
 
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.bpe", "*.jinja")
@@ -49,6 +50,18 @@ def pretrained_folder(name: str) -> Path:
             f"hub did not give it ({reason(error)}). Check the name and the network, or download "
             "the model and give its folder."
         ) from error
+
+
+def transformers_folder(model: ModelSpec, need: str) -> Path:
+    """Return `pretrained_folder` of ``model``, which ``need`` says why it must be of transformers.
+
+    Raises:
+        ModelError: where it is of another library, or its files are not to be had.
+    """
+    library, _, name = model.name.partition(":")
+    if library != "transformers" or not name:
+        raise ModelError(f"model.name is '{model.name}', but {need}: transformers:ID-or-folder.")
+    return pretrained_folder(name)
 
 
 def small_files(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from sft_tune.spec.study import DataSpec, ModelSpec
 from sft_tune.trial.data.arrays import array_path
 from sft_tune.trial.data.cache import save
 from sft_tune.trial.data.examples import Examples, listed, reason
-from sft_tune.trial.data.pretrained import contents_identity, pretrained_folder, read_settings
+from sft_tune.trial.data.pretrained import contents_identity, read_settings, transformers_folder
 
 _CHUNK = 1000
 _TEXT_COLUMNS = ("text_column", "text_pair_column")
@@ -107,13 +107,8 @@ def text_encoder(data: DataSpec, model: ModelSpec) -> TextEncoder:
     Raises:
         ModelError: where the model is none of transformers, or its files are not to be had.
     """
-    library, _, name = model.name.partition(":")
-    if library != "transformers" or not name:
-        raise ModelError(
-            f"model.name is '{model.name}', but texts need a model with a tokenizer: "
-            "transformers:ID-or-folder."
-        )
-    return TextEncoder(pretrained_folder(name), data.max_length)
+    folder = transformers_folder(model, "texts need a model with a tokenizer")
+    return TextEncoder(folder, data.max_length)
 
 
 def load_tokenizer(folder: Path) -> Any:

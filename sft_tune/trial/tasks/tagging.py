@@ -46,7 +46,8 @@ def metrics(names: Iterable[str], kept: Outputs, split: Split, data: Prepared) -
     Raises:
         TrialError: where seqeval is not installed.
     """
-    assert isinstance(split, TextSplit) and split.tags is not None
+    if not isinstance(split, TextSplit) or split.tags is None:
+        raise TypeError("only words that have tags can be measured")
     flat = np.asarray(split.tags)
     rows = [flat[a:b] for a, b in zip(split.offsets[:-1], split.offsets[1:], strict=True)]
     true = [row[row != IGNORED] for row in rows]
