@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sft_tune.store.values import load_numbers, loads
@@ -12,6 +13,12 @@ RUNG_FLOATS = (
     *("gradient_norm_max", "update_ratio", "samples_per_second"),
 )
 """The columns of a rung that may be no finite number."""
+
+
+@lru_cache(maxsize=16_384)
+def _parsed(params_json: str | None) -> dict[str, Any]:
+    """Return a point of the space; every plot of a report asks for that of every trial."""
+    return loads(params_json) or {}
 
 
 class StudyRow(NamedTuple):
@@ -143,7 +150,7 @@ class TrialRow(NamedTuple):
     @property
     def params(self) -> dict[str, Any]:
         """Its point of the space; empty before it has begun."""
-        return loads(self.params_json) or {}
+        return dict(_parsed(self.params_json))
 
     @property
     def config(self) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import pytest
@@ -110,6 +111,21 @@ def test_a_narrower_one_says_which_parameters_it_has_no_room_for(draw_text: Draw
     assert "a_rather_long_name_7" in text.replace("\n", " ")
     text = draw_text(trials_table(rows, console(40), metric="accuracy", now=NOW), 40)
     assert "no room for a_rather_long_name_0" in text
+
+
+def test_on_a_very_narrow_one_why_a_trial_ended_goes_on_over_lines(draw_text: Draw) -> None:
+    faults = [{"name": name, "since": None, "evidence": "x"} for name in ("overfitting", "plateau")]
+    rows = [trial_row(0, 0.5, params={}, flags_json=json.dumps({"faults": faults}))]
+    table = trials_table(rows, console(44), metric="accuracy", now=NOW)
+    lines = draw_text(table, 44).splitlines()
+    assert lines[1].split()[0] == "0" and lines[1].split()[-1] == "10s"
+    assert "overfitting," in lines[1] + lines[2] and len(lines) > 2
+
+
+def test_steps_of_another_program_are_no_percent(draw_text: Draw) -> None:
+    rows = [trial_row(0, 0.5, phase=None, reason=None, last_progress=7)]
+    line = draw_text(trials_table(rows, console(90), metric="f1", now=NOW), 90).splitlines()[1]
+    assert line.split()[:4] == ["0", "completed", "0.5000", "7"]
 
 
 def test_rungs_have_the_objective_first(draw_text: Draw) -> None:
