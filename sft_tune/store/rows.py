@@ -87,7 +87,7 @@ class TrialRow(NamedTuple):
         state: Optuna's: RUNNING, COMPLETE, PRUNED, FAIL, WAITING.
         phase: ours: claimed, running, interrupted, ended; None for a trial that is not ours.
         reason: why it ended, or None.
-        value: its objective: best over its rungs.
+        value: its objective: best over its rungs on the whole validation split.
         params_json: its point of the space.
         config_json: its complete configuration.
         metrics_json: validation metrics at its best rung.
@@ -195,6 +195,7 @@ class EvaluationRow(NamedTuple):
         update_ratio: norm of an optimizer step's change over the norm of the weights.
         samples_per_second: of training since the rung before.
         memory: peak so far, bytes.
+        examples: of validation that the metrics are of, where that is a part of them.
     """
 
     number: int
@@ -211,6 +212,7 @@ class EvaluationRow(NamedTuple):
     update_ratio: float | None = None
     samples_per_second: float | None = None
     memory: int | None = None
+    examples: int | None = None
 
     @property
     def metrics(self) -> dict[str, float]:

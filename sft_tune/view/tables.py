@@ -172,7 +172,9 @@ def rungs_table(rows: Sequence[EvaluationRow], metric: str | None) -> Table:
     table = plain_table()
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
     names.sort(key=lambda name: name != metric)
-    for name in ("at", "epoch", "step", "train loss", *names, "learning rate", "gradient", "time"):
+    in_part = any(row.examples is not None for row in rows)
+    before = ("at", "epoch", "step", "train loss", *(["measured on"] if in_part else []))
+    for name in (*before, *names, "learning rate", "gradient", "time"):
         style = "bold" if name == metric else ""
         table.add_column(in_lines(name), justify="right", style=style, vertical="bottom")
     for row in rows:
@@ -182,6 +184,7 @@ def rungs_table(rows: Sequence[EvaluationRow], metric: str | None) -> Table:
             words.number(row.epoch, 3),
             words.number(row.step),
             words.score(row.train_loss),
+            *(["all" if row.examples is None else str(row.examples)] if in_part else []),
             *(words.score(metrics.get(name)) for name in names),
             words.number(row.learning_rate, 3),
             words.number(row.gradient_norm, 3),

@@ -138,6 +138,12 @@ def test_rungs_have_the_objective_first(draw_text: Draw) -> None:
     ]
 
 
+def test_rungs_on_a_part_of_validation_say_so(draw_text: Draw) -> None:
+    rows = [rung_row(3, 50, 0.51, 1.5)._replace(examples=1000), rung_row(3, 100, 0.72, 83.0)]
+    lines = draw_text(rungs_table(rows, "accuracy")).splitlines()
+    assert [line.split()[5] for line in lines[2:]] == ["1000", "all"]
+
+
 def test_a_configuration_marks_what_differs_from_the_default(draw_text: Draw) -> None:
     config = {
         "model": {"name": "builtin:convnet", "weights": "none", "dropout": None},
