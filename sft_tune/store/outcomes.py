@@ -66,7 +66,8 @@ def record_evaluation(db: Database, claim: Claim, evaluation: Mapping[str, Any])
         claim: the trial, begun.
         evaluation: `progress` (percent), `epoch`, `step`, `train_loss`, `metrics` (validation,
             with its `loss`), and what there is of `learning_rate`, `gradient_norm`,
-            `gradient_norm_max`, `update_ratio`, `samples_per_second`, `memory`, `seconds`.
+            `gradient_norm_max`, `update_ratio`, `samples_per_second`, `memory`, `examples`,
+            `seconds`.
 
     Raises:
         LeaseLostError: another runner has the trial now.
@@ -79,6 +80,7 @@ def record_evaluation(db: Database, claim: Claim, evaluation: Mapping[str, Any])
         "epoch": evaluation.get("epoch"),
         "step": evaluation.get("step"),
         "memory": evaluation.get("memory"),
+        "examples": evaluation.get("examples"),
         "metrics_json": dumps(dict(metrics)),
         **split_floats(floats),
     }

@@ -17,12 +17,13 @@ from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.stacking import stack_key
 from sft_tune.trial import resume
 from sft_tune.trial.device import autocast, open_device, peak_memory
-from sft_tune.trial.loop import Ending, after_rung, at_rung, create, outcome_of, save
+from sft_tune.trial.loop import create, outcome_of, save
 from sft_tune.trial.mirror import Mirror
 from sft_tune.trial.monitors import Clock, Monitors
 from sft_tune.trial.outcome import Evaluation, Outcome
 from sft_tune.trial.paths import TrialPaths
 from sft_tune.trial.resume import TrialState
+from sft_tune.trial.rungs import Ending, after_rung, at_rung
 from sft_tune.trial.stack.common import Common, NotStackableError, masks_of
 from sft_tune.trial.stack.head import forward
 from sft_tune.trial.stack.rows import Row, Rows
