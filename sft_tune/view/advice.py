@@ -153,14 +153,15 @@ def widened(
 ) -> dict[str, Any] | None:
     """Return the range of ``name`` wider at one end, as a study file has it; None: it cannot be.
 
-    A logarithmic range grows by half of its decades, another by half of its width, in whole steps,
-    as far as the setting admits; one of a training function (``free``) admits any.
+    A logarithmic range grows by half of its decades (by one at the most), another by half of its
+    width, in whole steps, as far as the setting admits; one of a training function (``free``)
+    admits any.
     """
     low, high = parameter.bounds()
     step = parameter.step or (1 if parameter.is_integer else None)
     for share in (0.5, 0.25, 0.1):
         if parameter.log:
-            factor = (high / low) ** share
+            factor = min(10.0, (high / low) ** share)
             moved = high * factor if upper else low / factor
         else:
             width = (high - low) * share
