@@ -256,5 +256,7 @@ class TrainingSpec(BaseModel):
         description="Activations within blocks are computed again, not kept: slower, less memory.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto: bf16 on GPUs that have it, else fp32."
+        "auto",
+        description="auto: bf16 on GPUs that have it, else fp32. On a CPU bf16 is mostly slower, "
+        "and detectors were seen to diverge with it at times.",
     )

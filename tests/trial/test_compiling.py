@@ -116,6 +116,33 @@ def test_auto_compiles_what_repays_it_by_what_is_remembered(
     assert bool(tried) is compiles
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_trial_that_is_long_enough_finds_out_for_those_after_it(
+    digits: Any, new_runner: Any, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    """The clock of the measurements is set; what is compiled, kept and remembered is not."""
+    monkeypatch.setattr(compiling, "LEAST_SECONDS", 12.0)
+    plain = 2.0
+    monkeypatch.setattr(
+        compiling,
+        "_seconds",
+        lambda trainee, step: plain if trainee.model.compiled is None else 0.5 if fast else 4.0,
+    )
+    first, second, short = (new_runner(name) for name in ("first", "second", "short"))
+    outcome = trained(first, digits(), "auto")  # 12 steps of 2 s
+    told = "compiled in" if fast else "not compiled: a step took 4000 ms compiled, 2000 ms as"
+    assert outcome.reason == "completed" and outcome.note.startswith(told)
+    (record,) = (first.cache / compiling.FOLDER).glob("*.json")
+    known = json.loads(record.read_text())
+    assert (known["plain"], known["compiled"]) == (2.0, 0.5 if fast else 4.0)
+    assert known["seconds"] > 0 or not fast
+    # The next one knows: 12 steps save 18 s, and tracing took less.
+    assert trained(second, digits(seed=9), "auto").note.startswith("compiled in") is fast
+    # One of 3 steps, 6 s, where nothing is known of its batch size, does not even measure.
+    outcome = trained(short, digits(training={"batch_size": 16, "epochs": 1}), "auto")
+    assert outcome.note == ""
+
+
 def _whole(record: Any) -> bool:
     return record is not None and record["plain"] != "torn"
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.stacking import stack_key
 from sft_tune.trial import checkpoint
 from sft_tune.trial.folds import run_folds
 from sft_tune.trial.loop import run_trial
@@ -35,11 +36,27 @@ class Steps:
 class Machine:
     """Trains folded configurations in a folder of its own, with or without a URL."""
 
-    def __init__(self, folder: Path, cache: Path, url: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, cache: Path, url: str | None = None, feature_cache: bool = True
+    ) -> None:
         self.paths = TrialPaths(folder)
         self.rungs: list[Evaluation] = []
         self._cache = cache
         self._url = url
+        self._feature_cache = feature_cache
+
+    def train(self, config: TrialConfig) -> Outcome:
+        """Train one fold alone."""
+        return run_trial(
+            config,
+            self.paths,
+            device="cpu",
+            cache=self._cache,
+            report=lambda rung: True,
+            should_stop=lambda: False,
+            checkpoint_seconds=1e9,
+            evaluation_batch_size=64,
+        )
 
     def run(
         self,
@@ -67,6 +84,7 @@ class Machine:
                 checkpoint_seconds=0.0,
                 evaluation_batch_size=64,
                 mirror=part,
+                feature_cache=self._feature_cache,
             )
 
         outcome = run_folds(config, self.paths, train, note, mirror)
@@ -144,6 +162,24 @@ def test_folds_are_compared_on_all_of_their_validation(
     outcome = ours.run(part)
     assert [rung.examples for rung in ours.rungs] == [None] * 3
     assert outcome.value == fmean(rung.metrics["accuracy"] for rung in ours.rungs)
+
+
+def test_each_fold_has_the_features_of_its_own_examples(
+    sentences: Configure, tmp_path: Path
+) -> None:
+    """Folds are trained one by one, not in stacks; a frozen backbone's features are kept."""
+    config = sentences(
+        data={"folds": 3, "train_limit": None},
+        training={"freeze": "backbone"},
+        objective={"rungs": 2},
+    )
+    assert stack_key(config) is None and stack_key(config.of_fold(1)) is None
+    quick = Machine(tmp_path / "quick", tmp_path / "cache")
+    long = Machine(tmp_path / "long", tmp_path / "cache", feature_cache=False)
+    kept, run = quick.run(config), long.run(config)
+    assert kept.flags["cached_features"] and "cached_features" not in run.flags
+    assert kept.flags["folds"]["values"] == pytest.approx(run.flags["folds"]["values"], abs=1e-6)
+    assert kept.metrics == pytest.approx(run.metrics, abs=1e-5)
 
 
 def test_a_trial_that_is_stopped_anywhere_is_the_same_trial(

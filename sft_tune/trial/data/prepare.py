@@ -228,7 +228,7 @@ def _search_parts(request: _Request) -> tuple[tuple[str, ...], dict[str, Part], 
     data, seed = request.data, request.data.split_seed
     whole, labels = _read(request, "train", None)
     rows = _split(request, whole)
-    remedy = "Add examples, or mend data.classes and data.label_column."
+    remedy = "Add examples."  # what was read was enough: only a limit can have made it less
     train = whole.take(rows.train)
     if request.own_validation:
         validation, _ = _read(request, "validation", labels)
@@ -239,6 +239,8 @@ def _search_parts(request: _Request) -> tuple[tuple[str, ...], dict[str, Part], 
     train = train.take(take_at_most(train.strata, data.train_limit, seed, "train_limit"))
     request.targets.check_train(train, labels, request.where("train"))
     chosen = take_at_most(validation.strata, data.validation_limit, seed, "validation_limit")
+    if len(chosen) < len(validation.rows):
+        remedy = "Raise data.validation_limit."
     validation = validation.take(chosen)
     request.targets.check(validation, labels, request.where("validation"), remedy)
     held_out = len(rows.test) if data.test_limit is None else min(len(rows.test), data.test_limit)

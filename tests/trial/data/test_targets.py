@@ -68,6 +68,36 @@ def test_a_target_that_is_no_number_is_told(
         prepared("text-regression", rows)
 
 
+@pytest.mark.parametrize(
+    ("task", "row", "labels"),
+    [
+        ("text-classification", {"text": "film"}, {"label": ["a", "b"]}),
+        ("text-regression", {"text": "film"}, {"label": [1.0, 2.0]}),
+    ],
+)
+@pytest.mark.parametrize("own", [True, False])
+def test_a_limit_that_leaves_too_little_is_what_is_to_be_raised(
+    make: Any,
+    tokenizer: Path,
+    cache: Path,
+    tmp_path: Path,
+    task: Any,
+    row: Any,
+    labels: Any,
+    own: bool,
+) -> None:
+    ((column, values),) = labels.items()
+    rows = [{**row, column: values[i % len(values)]} for i in range(24)]
+    (tmp_path / "set").mkdir()
+    make.jsonl(tmp_path / "set" / "train.jsonl", rows)
+    if own:
+        make.jsonl(tmp_path / "set" / "validation.jsonl", rows)
+    spec = DataSpec(source=str(tmp_path / "set"), validation_limit=1)
+    model = ModelSpec(name=f"transformers:{tokenizer}")
+    with pytest.raises(DataError, match=r"validation split .* Raise data\.validation_limit\."):
+        prepare(task, spec, model, cache=cache)
+
+
 def test_targets_that_are_all_the_same_are_told(prepared: Callable[..., Prepared]) -> None:
     with pytest.raises(DataError, match="all 16 targets are 3, so there is nothing to learn"):
         prepared("text-regression", [{"text": "film", "label": 3}] * 20)

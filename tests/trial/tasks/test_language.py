@@ -26,6 +26,7 @@ from sft_tune.trial.losses import IGNORED
 from sft_tune.trial.models import build_model
 from sft_tune.trial.step import Trainee, set_up, train_step
 from sft_tune.trial.tasks import language
+from tests.trial.test_folds import Machine
 from tests.trial.writers import write_model
 
 Configure = Callable[..., TrialConfig]
@@ -65,6 +66,21 @@ def writing(models: Path, tmp_path: Path) -> Configure:
         return TrialConfig.model_validate({"task": "causal-lm", "seed": 1, **settings})
 
     return configure
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_folds_share_out_the_examples_and_their_mean_is_the_value(
+    writing: Configure, tmp_path: Path, packing: bool
+) -> None:
+    config = writing(data={"folds": 2, "packing": packing}, training={"epochs": 2})
+    machine = Machine(tmp_path / "trial", tmp_path / "cache")
+    outcome = machine.run(config)
+    alone = [Machine(tmp_path / f"alone-{i}", tmp_path / "cache") for i in range(2)]
+    values = [one.train(config.of_fold(i)).value for i, one in enumerate(alone)]
+    assert outcome.value == sum(value or 0.0 for value in values) / 2
+    assert outcome.flags["folds"]["values"] == values and values[0] != values[1]
+    halves = [prepared(config.of_fold(i), tmp_path).facts["examples"] for i in range(2)]
+    assert [half["validation"] for half in halves] == [20, 20]
 
 
 def prepared(config: TrialConfig, tmp_path: Path) -> Prepared:
