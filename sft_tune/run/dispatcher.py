@@ -209,6 +209,8 @@ class Dispatcher:
         desk = running.desk
         go_on = desk.ledger.rung(running.placement, evaluation)
         worker.send(messages.verdict(go_on))
+        if evaluation["unsaved"]:
+            desk.notify(Notice(f"trial {running.placement.number}: {evaluation['unsaved']}"))
         desk.notify(
             RungReached(
                 number=running.placement.number,
@@ -238,7 +240,7 @@ class Dispatcher:
             self._roster.broken(desk, NOT_ITS_FAULT[message["kind"]](message["message"]))
             return
         desk.ledger.add_error(placement, message["traceback"])
-        outcome = {"reason": "crashed", "note": message["message"], "seconds": 0.0}
+        outcome = {"reason": "crashed", "note": _one_line(message), "seconds": 0.0}
         self._in_desk(desk, desk.end, placement, outcome, worker)
 
     def _free(self, worker: Worker, kept: int, desk: Desk) -> None:
@@ -335,6 +337,15 @@ class Dispatcher:
         worker.drop()
         if running is not None:
             running.desk.notify(_taken_over(running.placement))
+
+
+def _one_line(message: Message) -> str:
+    """Return what a worker's error says in a line; a library's may go on for a hundred.
+
+    The whole is kept with the trial.
+    """
+    lines: list[str] = message["message"].strip().splitlines() or ["no message"]
+    return " ".join(line.strip() for line in lines) if message["kind"] else lines[0].rstrip(": ")
 
 
 def _taken_over(placement: Placement) -> Notice:

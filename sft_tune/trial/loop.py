@@ -211,8 +211,9 @@ def save(
             resume.save(paths, trainee, state, monitors)
             if mirror is not None:
                 mirror.saved(state.step)
+                state.unsaved += mirror.complaints()
         except OSError as error:
-            state.notes.append(f"no checkpoint after step {state.step}: {error}")
+            state.unsaved.append(f"no checkpoint after step {state.step}: {error}")
 
 
 def create(paths: TrialPaths) -> None:
