@@ -237,7 +237,7 @@ def marginal_cells(found: Marginal) -> Cells:
     )
     titles = (
         *(found.name, "n", "mean", "median", "best", "adjusted"),
-        *("completed", "mean at end", "best"),
+        *("completed", "mean at end", "best at end"),
     )
     heading = f"{found.study}: {found.metric} by {found.name}, {found.where}"
     return Cells(heading, titles, rows)
