@@ -191,7 +191,8 @@ def _nursery(environment: Mapping[str, str]) -> Nursery:
         for known, one in list(_nurseries.items()):
             if one.closed:
                 del _nurseries[known]
-        _nurseries[key] = _nurseries.pop(key, None) or Nursery(environment)  # the last one now
+        known = key in _nurseries
+        _nurseries[key] = _nurseries.pop(key) if known else Nursery(environment)  # the last one
         childless = [k for k, one in _nurseries.items() if one.childless and k != key]
         for other in childless[: max(0, len(_nurseries) - MOST_SERVERS)]:
             _nurseries.pop(other).close()

@@ -260,7 +260,7 @@ def outcome_of(
     if mirror is not None:
         kept_at = _copied(mirror, state, ending, worth=worth)
     flags = _flags(state)
-    notes = [ending.note, *state.notes, *_memory_notes(config, flags)]
+    notes = [ending.note, *state.notes, *state.unsaved, *_memory_notes(config, flags)]
     return Outcome(
         reason=ending.reason,
         note="; ".join(note for note in notes if note),

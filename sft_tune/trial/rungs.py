@@ -146,7 +146,10 @@ def _evaluation(
         update_ratio=monitors.update_ratio(),
         samples_per_second=monitors.samples() / seconds if seconds > 0 else None,
         memory=peak_memory(trainee.device),
+        unsaved="; ".join(state.unsaved),
     )
+    state.notes += state.unsaved
+    state.unsaved = []
     monitors.clear()
     return evaluation
 
