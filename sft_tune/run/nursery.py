@@ -191,12 +191,12 @@ def _nursery(environment: Mapping[str, str]) -> Nursery:
         for known, one in list(_nurseries.items()):
             if one.closed:
                 del _nurseries[known]
-        known = key in _nurseries
-        _nurseries[key] = _nurseries.pop(key) if known else Nursery(environment)  # the last one
+        server = _nurseries.pop(key) if key in _nurseries else Nursery(environment)
+        _nurseries[key] = server  # the last used one stands last
         childless = [k for k, one in _nurseries.items() if one.childless and k != key]
         for other in childless[: max(0, len(_nurseries) - MOST_SERVERS)]:
             _nurseries.pop(other).close()
-        return _nurseries[key]
+        return server
 
 
 @atexit.register

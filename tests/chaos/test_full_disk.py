@@ -64,7 +64,8 @@ def start(path: Path, url: str, watch: Callable[[str], None]) -> tuple[int, str]
     return process.wait(), "".join(lines)
 
 
-@pytest.mark.parametrize("database_too", [False, True])
+@pytest.mark.mounts
+@pytest.mark.parametrize("database_too", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_disk_that_fills_up_loses_no_trial(
     study_file: Callable[..., Path], disk: Path, tmp_path: Path, database_too: bool
 ) -> None:
