@@ -350,7 +350,7 @@ def _noise(facts: Facts) -> Iterator[Advice]:
     yield Advice(
         "noise",
         f"trial {leader.number} leads by {words.score(margin)}, which {examples} cannot tell from "
-        f"chance ({words.plural(close, 'trial')} lie within it); `sft-tune confirm "
+        f"chance ({words.plural(close, 'trial')} within it); `sft-tune confirm "
         f"{evidence.spec.name}` before believing it",
         {"margin": margin, "examples": facts.examples, "within": close},
         "confirm",
