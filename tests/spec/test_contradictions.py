@@ -40,6 +40,11 @@ TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     (text(data={"source": "torchvision:CIFAR10"}), "data.source", "holds images, but the task is text-classification; change one of them", "'torchvision:CIFAR10'"),
     (text(data={"source": "sklearn:digits"}), "data.source", "holds images, but the task is text-classification; change one of them", "'sklearn:digits'"),
     (text(data={"image_size": 32}), "data.image_size", NO_TEXT, "32"),
+    (text(training={"batch_tokens": 200}), "training.batch_tokens", "a text may have 256 tokens (data.max_length), more than a batch of 200; raise this, or lower that", "200"),
+    (text(space={"batch_tokens": {"low": 128, "high": 512}}), "space.batch_tokens", "a text may have 256 tokens (data.max_length), more than a batch of 128; raise this, or lower that", "{low: 128, high: 512}"),
+    (text(training={"batch_tokens": 512, "batch_size": 16}), "training.batch_size", "has an effect only without batch_tokens; remove one of them", "16"),
+    (text(training={"batch_tokens": 512}, space={"batch_size": [16, 32]}), "space.batch_size", "has an effect only without batch_tokens; remove one of them", "[16, 32]"),
+    ({"training": {"batch_tokens": 512}}, "training.batch_tokens", NO_IMAGE, "512"),
     (text(data={"image_column": "x"}), "data.image_column", NO_TEXT, "'x'"),
     ({"data": {"max_length": 64}}, "data.max_length", NO_IMAGE, "64"),
     ({"data": {"text_column": "x"}}, "data.text_column", NO_IMAGE, "'x'"),
@@ -103,7 +108,7 @@ TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"pruner": {"percentile": 10}}, "pruner.percentile", "is read only by percentile, not asha; remove it, or set `name: percentile`", "10"),
     ({"pruner": {"name": "median", "reduction": 3}}, "pruner.reduction", "is read only by asha and hyperband, not median; remove it, or set `name: asha`", "3"),
     ({"pruner": {"first": 95}}, "pruner.first", PRUNABLE.format(10, 95), "95"),
-    ({"pruner": {"name": "median"}, "objective": {"rungs": 1}}, "pruner.name", PRUNABLE.format(1, 10), "'median'"),
+    ({"pruner": {"name": "median"}, "objective": {"rungs": 1}}, "pruner.name", PRUNABLE.format(1, 20), "'median'"),
     ({"sampler": {"enqueue": [{}, {}]}, "budget": {"trials": 2}}, "budget.trials", "must hold the default configuration and the 2 of sampler.enqueue; write 3 or more", "2"),
 ]  # fmt: skip
 
