@@ -214,21 +214,26 @@ def at_rung(
     monitors: Monitors,
     batch_size: int,
     refit_to: int | None = None,
+    metrics: dict[str, float] | None = None,
 ) -> Evaluation | Ending:
     """Evaluate at the rung that was reached, and keep the weights if they are the best.
+
+    ``metrics`` are those of the validation split where they are known already; then the module
+    stays in training.
 
     Returns:
         The numbers to report, or the end of a trial that has diverged.
     """
     progress = trainee.plan.rungs[state.step]
     with trainee.averaged():
-        evaluation = _evaluate(trainee, state, monitors, batch_size)
+        evaluation = _evaluate(trainee, state, monitors, batch_size, metrics)
         if not math.isfinite(evaluation.metrics["loss"]):
             note = f"validation loss became {evaluation.metrics['loss']} at step {state.step}"
             return Ending("diverged", f"{note} of {state.horizon}")
         if refit_to in (None, progress):
             _keep_if_best(trainee, state, evaluation)
-    trainee.set_training_mode()
+    if metrics is None:
+        trainee.set_training_mode()
     training, objective = trainee.config.training, trainee.config.objective
     maximize = resolve_direction(objective) == "maximize"
     value = evaluation.metrics[objective.metric]
@@ -252,13 +257,17 @@ def after_rung(
 
 
 def _evaluate(
-    trainee: Trainee, state: TrialState, monitors: Monitors, batch_size: int
+    trainee: Trainee,
+    state: TrialState,
+    monitors: Monitors,
+    batch_size: int,
+    metrics: dict[str, float] | None,
 ) -> Evaluation:
     """Return the numbers of the rung that was reached; monitors begin anew."""
     config = trainee.config
     with state.clock.aside(trainee.device):
         seconds = state.clock.lap()
-        metrics = evaluate(
+        metrics = metrics or evaluate(
             task_of(config.task, config.data),
             trainee.model,
             trainee.data.validation,
@@ -297,7 +306,7 @@ def _keep_if_best(trainee: Trainee, state: TrialState, evaluation: Evaluation) -
         gain = value - state.best.value
         if (gain if resolve_direction(objective) == "maximize" else -gain) <= 0:
             return
-    state.best = Best.of(trainee, value, evaluation, state.step)
+    state.best = Best.of(trainee, value, evaluation, state.step, state.best)
 
 
 def save(
