@@ -6,6 +6,7 @@ is claimed before its trial is opened, an end is noted before Optuna is told of 
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
 from sft_tune.store import claims, control, reads, runners, studies
 from sft_tune.store.attributes import trial_attributes
-from sft_tune.store.claims import Claim, EndedTrial
+from sft_tune.store.claims import Claim, EndedTrial, LeaseLostError
 from sft_tune.store.control import Wishes
 from sft_tune.store.database import Database
 from sft_tune.store.records import StudyRecord
@@ -170,7 +171,7 @@ class Ledger:
         if twin.last_progress is not None and twin.last_value is not None:
             # Optuna takes the last report of a pruned trial for its value.
             point = self._points[begun.claim.id]
-            self._searcher.report(point, twin.last_progress, twin.last_value)
+            self._searcher.note([(point, twin.last_progress, twin.last_value)])
         outcome = {
             "reason": "duplicate",
             "state": twin.state,
@@ -205,16 +206,41 @@ class Ledger:
         return replace(placement, claim=claim, kept_from=kept_from)
 
     def rung(self, placement: Placement, evaluation: Mapping[str, Any]) -> bool:
-        """Record ``evaluation``; return whether the trial goes on."""
-        claims.record_evaluation(self._db, placement.claim, evaluation)
-        self._faults.add(placement.number, evaluation)
-        value = evaluation["metrics"][self._spec.objective.metric]
-        progress = evaluation["progress"]
-        point = self._points[placement.claim.id]
-        prune = retrying(lambda: self._searcher.report(point, progress, value))
-        # The default configuration and those asked for are what the study compares itself with.
-        claim = placement.claim
-        return not prune or claim.asked is not None or claim.place < self._asked_for
+        """Record ``evaluation``; return whether the trial goes on.
+
+        Raises:
+            LeaseLostError: another runner has the trial now.
+        """
+        verdict = self.rungs([(placement, evaluation)])[0]
+        if isinstance(verdict, LeaseLostError):
+            raise verdict
+        return verdict
+
+    def rungs(
+        self, reached: Sequence[tuple[Placement, Mapping[str, Any]]]
+    ) -> list[bool | LeaseLostError]:
+        """Record a rung of each of several trials at once; return which of them go on.
+
+        For those that another runner has now it is the error that says so.
+        """
+        begun = [(placement.claim, evaluation) for placement, evaluation in reached]
+        lost = claims.record_evaluations(self._db, begun)
+        ours = [one for one in reached if one[0].claim.id not in lost]
+        reports = []
+        for placement, evaluation in ours:
+            self._faults.add(placement.number, evaluation)
+            value = evaluation["metrics"][self._spec.objective.metric]
+            reports.append((self._points[placement.claim.id], evaluation["progress"], value))
+        retrying(lambda: self._searcher.note(reports))
+        verdicts: dict[int, bool | LeaseLostError] = {**lost}
+        for (placement, _), (point, progress, _) in zip(ours, reports, strict=True):
+            claim = placement.claim
+            prune = retrying(functools.partial(self._searcher.prunes, point, progress))
+            # The default configuration and those asked for are what the study compares itself with.
+            verdicts[claim.id] = (
+                not prune or claim.asked is not None or claim.place < self._asked_for
+            )
+        return [verdicts[placement.claim.id] for placement, _ in reached]
 
     def end(
         self,
