@@ -386,8 +386,9 @@ class Study:
         Columns: ``number``, ``progress`` (percent of the trial's own schedule), ``epoch``,
         ``step``, ``train_loss``, ``learning_rate``, ``gradient_norm`` (median since the rung
         before), ``gradient_norm_max``, ``update_ratio`` (how far a step moves the weights),
-        ``samples_per_second``, ``memory`` (peak, bytes), ``seconds``, and the validation
-        metrics (``validation_loss``, ``validation_accuracy``)::
+        ``samples_per_second``, ``memory`` (peak, bytes), ``examples`` (of validation, where the
+        rung is measured on a part of it), ``seconds``, and the validation metrics
+        (``validation_loss``, ``validation_accuracy``)::
 
             study.evaluations().pivot(index="progress", columns="number",
                                       values="validation_accuracy").plot()

@@ -18,9 +18,11 @@ import psutil
 from sft_tune.errors import SftTuneError
 from sft_tune.run import messages
 from sft_tune.run.engine import GONE, Engine, Inbox, Worker
+from sft_tune.run.retention import prepared_place
 from sft_tune.run.slots import Slot, available_cores, find_gpus
 from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.study import ResourcesSpec, StudySpec
+from sft_tune.spec.study import ResourcesSpec
+from sft_tune.store.records import StudyRecord
 
 SECONDS = 2.0
 WORTH = 1.05
@@ -44,7 +46,7 @@ def is_open(resources: ResourcesSpec) -> bool:
 
 
 def best_cpu_workers(
-    spec: StudySpec,
+    record: StudyRecord,
     config: TrialConfig,
     engine: Engine,
     inbox: Inbox,
@@ -53,19 +55,20 @@ def best_cpu_workers(
     """Return how many trials to run at once on the CPU; what was once measured is remembered.
 
     Args:
-        spec: the study; `is_open` of its resources holds.
+        record: the study; `is_open` of its resources holds.
         config: its default configuration, with this machine's paths.
         engine: makes the workers that are needed for it.
         inbox: where they answer.
         idle: the workers there are; those that were made are added.
     """
     note = messages.cache_folder() / "cpu_workers.json"
-    key = _key(config, spec.resources)
+    resources = record.spec.resources
+    key = _key(config, resources)
     known = _read(note).get(key)
     if isinstance(known, int) and 1 <= known <= available_cores():
         return known
     try:
-        best = _search(config, spec.resources, engine, inbox, idle)
+        best = _search(config, record, engine, inbox, idle)
     except CannotMeasureError:
         return 1
     _remember(note, key, best)
@@ -74,11 +77,12 @@ def best_cpu_workers(
 
 def _search(
     config: TrialConfig,
-    resources: ResourcesSpec,
+    record: StudyRecord,
     engine: Engine,
     inbox: Inbox,
     idle: list[Worker],
 ) -> int:
+    resources, prepared = record.spec.resources, prepared_place(record.artifacts)
     best, best_rate = 0, 0.0
     for count in _candidates(resources):
         if best and not _fits(count, resources):
@@ -86,7 +90,7 @@ def _search(
         threads = resources.threads_per_trial or available_cores() // count
         while len(idle) < count:
             idle.append(engine.spawn(Slot(len(idle), None, threads), inbox))
-        rate = _rate(idle[:count], inbox, config, threads)
+        rate = _rate(idle[:count], inbox, config, threads, prepared)
         if rate < best_rate * WORTH:
             break
         best, best_rate = count, rate
@@ -110,10 +114,13 @@ def _fits(count: int, resources: ResourcesSpec) -> bool:
     return taken * count <= MEMORY_SHARE * psutil.virtual_memory().total
 
 
-def _rate(workers: list[Worker], inbox: Inbox, config: TrialConfig, threads: int) -> float:
+def _rate(
+    workers: list[Worker], inbox: Inbox, config: TrialConfig, threads: int, prepared: str | None
+) -> float:
     """Return the samples per second of ``workers`` together."""
     for worker in workers:
-        worker.send(messages.measure(config, worker.slot.device, threads, SECONDS))
+        device = worker.slot.device
+        worker.send(messages.measure(config, device, threads, SECONDS, prepared))
     _collect(workers, inbox, "armed")
     for worker in workers:
         worker.send(messages.verdict(True))

@@ -180,6 +180,7 @@ class Dispatcher:
                 worker.slot,
                 desk.spec.resources,
                 url=placement.url,
+                prepared=placement.prepared,
                 with_test=placement.with_test,
                 # What died with others is tried again by itself.
                 stack=worker.slot.lane > 0 and placement.attempt == 1,

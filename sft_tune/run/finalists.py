@@ -14,7 +14,7 @@ from sft_tune.run.events import TrialEnded
 from sft_tune.run.ledger import LEASE_SECONDS, Placement, announce
 from sft_tune.run.messages import cache_folder
 from sft_tune.run.owner import is_dead, owner_name
-from sft_tune.run.retention import trial_place, working_folder
+from sft_tune.run.retention import prepared_place, trial_place, working_folder
 from sft_tune.spec.paths import is_url, localize_config
 from sft_tune.store import claims, control, finalists, runners
 from sft_tune.store.claims import LeaseLostError
@@ -77,6 +77,7 @@ class FinalistLedger:
             Path(folder),
             with_test=True,
             url=place if is_url(place) else None,
+            prepared=prepared_place(artifacts),
         )
 
     def repeated(self, placement: Placement) -> TrialEnded | None:

@@ -19,7 +19,13 @@ from sft_tune.run.events import TrialEnded
 from sft_tune.run.faults import FaultFinder
 from sft_tune.run.messages import cache_folder
 from sft_tune.run.owner import is_dead, owner_name
-from sft_tune.run.retention import drop_surplus, trial_place, working_folder, worst_kept
+from sft_tune.run.retention import (
+    drop_surplus,
+    prepared_place,
+    trial_place,
+    working_folder,
+    worst_kept,
+)
 from sft_tune.run.searcher import Point, Searcher
 from sft_tune.spec.config import TrialConfig, assemble
 from sft_tune.spec.faults import to_flags
@@ -53,6 +59,7 @@ class Placement:
         folder: of this machine, where it works.
         with_test: whether its best weights are evaluated on the test split, too.
         url: where its files belong in the end; None: in that folder.
+        prepared: URL where machines share prepared data; None: nowhere.
         kept_from: its weights go at once where its value is worse than this; None: they stay.
     """
 
@@ -64,6 +71,7 @@ class Placement:
     folder: Path
     with_test: bool = False
     url: str | None = None
+    prepared: str | None = None
     kept_from: float | None = None
 
     @property
@@ -336,8 +344,16 @@ class Ledger:
         self._points[claim.id] = point
         folder = Path(trial_place(str(self._folder), point.number))
         place = trial_place(self._artifacts, point.number)
-        url = place if is_url(place) else None
-        return Placement(claim, point.number, point.params, config, local, folder, url=url)
+        return Placement(
+            claim,
+            point.number,
+            point.params,
+            config,
+            local,
+            folder,
+            url=place if is_url(place) else None,
+            prepared=prepared_place(self._artifacts),
+        )
 
     def _count_time(self, at_most: float = LEASE_SECONDS) -> float:
         """Count the time since anyone last did; return the study's total in seconds."""

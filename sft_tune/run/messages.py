@@ -37,19 +37,31 @@ def probe(config: TrialConfig, batch_sizes: Sequence[int], device: str) -> Messa
     }
 
 
-def measure(config: TrialConfig, device: str, threads: int, seconds: float) -> Message:
-    """Train ``config`` for ``seconds`` after a verdict, and tell the samples per second."""
+def measure(
+    config: TrialConfig, device: str, threads: int, seconds: float, prepared: str | None
+) -> Message:
+    """Train ``config`` for ``seconds`` after a verdict, and tell the samples per second.
+
+    ``prepared`` is the URL where machines share prepared data, if any; so it is below.
+    """
     return {
         "do": "measure",
         "config": config.model_dump(mode="json"),
         "device": device,
         "threads": threads,
         "seconds": seconds,
+        "prepared": prepared,
         "cache": str(cache_folder()),
     }
 
 
-def measure_stack(config: TrialConfig, count: int, slot: Slot, resources: ResourcesSpec) -> Message:
+def measure_stack(
+    config: TrialConfig,
+    count: int,
+    slot: Slot,
+    resources: ResourcesSpec,
+    prepared: str | None,
+) -> Message:
     """Tell how many times faster ``count`` trials like ``config`` train as a stack than alone."""
     return {
         "do": "measure_stack",
@@ -57,6 +69,7 @@ def measure_stack(config: TrialConfig, count: int, slot: Slot, resources: Resour
         "count": count,
         "device": slot.device,
         "threads": slot.threads,
+        "prepared": prepared,
         "cache": str(cache_folder()),
         "evaluation_batch_size": resources.evaluation_batch_size,
     }
@@ -70,6 +83,7 @@ def train(
     *,
     with_test: bool = False,
     url: str | None = None,
+    prepared: str | None = None,
     refit_to: int | None = None,
     stack: bool = False,
     kept_from: float | None = None,
@@ -87,6 +101,7 @@ def train(
         "config": config.model_dump(mode="json"),
         "folder": str(folder),
         "url": url,
+        "prepared": prepared,
         "device": slot.device,
         "threads": slot.threads,
         "memory_share": 1 / slot.sharing if slot.gpu is not None else None,

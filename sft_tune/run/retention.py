@@ -18,6 +18,11 @@ def trial_place(artifacts: str, number: int) -> str:
     return f"{artifacts}/{name}" if is_url(artifacts) else str(Path(artifacts) / name)
 
 
+def prepared_place(artifacts: str) -> str | None:
+    """Return the URL where the machines of a study share prepared data; None: nowhere."""
+    return f"{artifacts}/prepared" if is_url(artifacts) else None
+
+
 def working_folder(artifacts: str, cache: Path) -> Path:
     """Return the folder of this machine that the study's trials work in.
 

@@ -9,6 +9,7 @@ import psutil
 from sft_tune.run import messages
 from sft_tune.run.engine import GONE, Engine, Inbox, Worker
 from sft_tune.run.register import configs_to_check
+from sft_tune.run.retention import prepared_place
 from sft_tune.run.slots import Slot
 from sft_tune.spec.paths import localize_config
 from sft_tune.spec.stacking import stacks
@@ -51,7 +52,8 @@ def stack_size(
         idle.append(engine.spawn(slots[0], inbox))
     config = localize_config(configs_to_check(record.spec)[0], record.root or "")
     worker = idle[0]
-    worker.send(messages.measure_stack(config, count, slots[0], record.spec.resources))
+    resources, prepared = record.spec.resources, prepared_place(record.artifacts)
+    worker.send(messages.measure_stack(config, count, slots[0], resources, prepared))
     while True:
         sender, message = inbox.get()
         if sender is None or message["event"] == "error":

@@ -236,7 +236,7 @@ def measured_slots(
 ) -> list[Slot]:
     """Return as many slots on the CPU as are fastest; ``idle`` workers move to the first ones."""
     config = localize_config(configs_to_check(record.spec)[0], record.root or "")
-    count = best_cpu_workers(record.spec, config, engine, inbox, idle)
+    count = best_cpu_workers(record, config, engine, inbox, idle)
     slots = find_slots(record.spec.resources, count)
     for worker in idle[count:]:
         worker.close()

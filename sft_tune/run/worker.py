@@ -16,6 +16,7 @@ from pathlib import Path
 from sft_tune.run.channel import Channel, Message
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.function_task import is_function
+from sft_tune.trial.shared import shared_at
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     }
     while True:
         command = channel.next_command()
-        with _told(channel, command.get("lane")):
+        with _told(channel, command.get("lane")), shared_at(command.get("prepared")):
             handlers[command["do"]](channel, command)
 
 

@@ -52,6 +52,9 @@ class TrialConfig(BaseModel):
     objective: ObjectiveSpec
     arguments: dict[str, Value] = Field(default_factory=dict)
     seed: int = Field(description="Seed of this trial alone, made by `trial_seed`.")
+    fewest_epochs: int | None = Field(
+        None, ge=1, description="Of any trial of its study (see `evaluating`). Default: its own."
+    )
 
     @model_validator(mode="after")
     def _with_metric(self) -> Self:
@@ -68,12 +71,13 @@ class TrialConfig(BaseModel):
         return self.model_copy(update={"data": self.data.model_copy(update={"fold": fold})})
 
     def fingerprint(self) -> str:
-        """Return a digest of the configuration without its seed, to find duplicates.
+        """Return a digest of the configuration, without seed and study, to find duplicates.
 
         A setting that a later version adds does not change it while it has its default.
         """
-        record = self.model_dump(mode="json", exclude={"seed"})
-        changed = self.model_dump(mode="json", exclude={"seed"}, exclude_defaults=True)
+        left_out = {"seed", "fewest_epochs"}
+        record = self.model_dump(mode="json", exclude=left_out)
+        changed = self.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
         for section, first in _FIRST_SETTINGS.items():
             kept = first | set(changed.get(section, {}))
             record[section] = {k: v for k, v in record[section].items() if k in kept}
@@ -153,4 +157,15 @@ def assemble(spec: StudySpec, params: Mapping[str, Value], number: int) -> Trial
         training=TrainingSpec.model_validate({**spec.training.model_dump(), **training}),
         objective=spec.objective,
         seed=trial_seed(spec.seed, number),
+        fewest_epochs=fewest_epochs(spec),
     )
+
+
+def fewest_epochs(spec: StudySpec) -> int:
+    """Return the epochs of the shortest trial that ``spec`` admits."""
+    parameter, fixed = spec.space.get("epochs"), spec.training.epochs
+    if parameter is None:
+        return fixed
+    values = parameter.values if parameter.values is not None else parameter.bounds()
+    searched = [int(value) for value in values if isinstance(value, int | float)]
+    return min([*searched, fixed] if parameter.when else searched, default=fixed)

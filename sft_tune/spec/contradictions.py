@@ -132,6 +132,11 @@ def _function_task(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     for section in ("data", "model", "training"):
         if findings.has((section,)) and stand_ins.get(section) != NONE:
             yield (section,), "a training function of yours reads `arguments` alone; remove this"
+    if findings.has(("objective", "evaluate")):
+        yield (
+            ("objective", "evaluate"),
+            "a training function of yours measures itself; remove it",
+        )
     if spec.objective.metric == "auto" and findings.ok(("objective", "metric")):
         yield ("objective", "metric"), "must name one of the metrics that your function reports"
     elif spec.objective.direction == "auto" and findings.ok(("objective", "direction")):

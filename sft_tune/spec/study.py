@@ -305,7 +305,13 @@ class ObjectiveSpec(Section):
         description="Evaluations per trial, evenly spaced over its own schedule; a trial may "
         "be pruned at each.",
     )
-
+    evaluate: Literal["auto", "all"] | Annotated[int, Field(ge=2)] = Field(
+        "auto",
+        description="Validation examples of every rung but the last, the same for all trials "
+        "(stratified, drawn by data.split_seed): all, or so many. auto: all, unless that would be "
+        "over 5 % of the shortest trial; then fewer, at least 1000. What becomes a trial's value "
+        "is always measured on all of them; a trial that is pruned before that has none.",
+    )
     beams: int = Field(
         1,
         ge=1,

@@ -73,12 +73,7 @@ def foreign_rows(
         return []
     ids = [trial.trial_id for trial in found]
     params: dict[int, dict[str, Any]] = defaultdict(dict)
-    table = optuna.trial_params
-    for trial_id, name, value, distribution in connection.execute(
-        select(table.c.trial_id, table.c.param_name, table.c.param_value, table.c.distribution_json)
-        .where(_of(table.c.trial_id, study_id, ids))
-        .order_by(table.c.param_id)
-    ):
+    for trial_id, name, value, distribution in params_of(connection, study_id, ids):
         params[trial_id][name] = optuna.stored_param(value, distribution)
     kept: dict[int, dict[str, Any]] = defaultdict(dict)
     marks = optuna.trial_user_attributes
@@ -89,7 +84,7 @@ def foreign_rows(
     ):
         kept[trial_id][key] = loads(text)
     last = {
-        trial_id: (step, value) for trial_id, step, value in _reports(connection, study_id, ids)
+        trial_id: (step, value) for trial_id, step, value in reports_of(connection, study_id, ids)
     }
     return [
         _row(trial, params[trial.trial_id], kept[trial.trial_id], last.get(trial.trial_id))
@@ -147,15 +142,32 @@ def foreign_evaluations(
             gradient_norm=None,
             seconds=None,
         )
-        for trial_id, step, value in _reports(connection, study_id, list(numbers))
+        for trial_id, step, value in reports_of(connection, study_id, list(numbers))
         if value is not None
     ]
     return sorted(rows, key=lambda row: (row.number, row.progress))
 
 
-def _reports(
+def params_of(
+    connection: Connection, study_id: int, ids: list[int]
+) -> list[tuple[int, str, float, str]]:
+    """Return trial, name, number and distribution of each parameter of the trials ``ids``.
+
+    The number is Optuna's; its distribution says which value it stands for.
+    """
+    table = optuna.trial_params
+    rows = connection.execute(
+        select(table.c.trial_id, table.c.param_name, table.c.param_value, table.c.distribution_json)
+        .where(_of(table.c.trial_id, study_id, ids))
+        .order_by(table.c.param_id)
+    )
+    return [(trial_id, name, value, text) for trial_id, name, value, text in rows]
+
+
+def reports_of(
     connection: Connection, study_id: int, ids: list[int]
 ) -> list[tuple[int, int, float | None]]:
+    """Return trial, step and value of each report of the trials ``ids``, by trial and step."""
     table = optuna.trial_intermediate_values
     rows = connection.execute(
         select(

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sqlalchemy import Connection, select
+
+from sft_tune.store import optuna_tables
 from sft_tune.store.database import Database
-from sft_tune.store.optuna_storage import load_optuna_study
+from sft_tune.store.foreign import optuna_trials, params_of, reports_of
+from sft_tune.store.places import place_of
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.trial import FrozenTrial
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial, TrialState
 
 FEWEST = 4
 """Below so many trials a ranking of hyperparameters says nothing."""
@@ -55,20 +60,28 @@ def param_importances(db: Database, name: str) -> Importances:
     had reached, and diverged ones as the worst: neither is among the best.
 
     Raises:
-        StudyNotFoundError: Optuna has no study of this name.
+        StudyNotFoundError: neither we nor Optuna have the study.
     """
-    return importances_of(load_optuna_study(db, name))
+    with db.reading() as connection:
+        place = place_of(connection, name)
+        if place.optuna_id is None:
+            return Importances((), 0, missing="its Optuna side is gone")
+        if _objectives(connection, place.optuna_id) != 1:
+            return Importances((), 0, missing="it has several objectives")
+        ended = _ended(connection, place.optuna_id)
+    return importances_of(ended, maximize=place.direction == "maximize")
 
 
-def importances_of(study: Study) -> Importances:
-    """Return the importances of the hyperparameters of Optuna's ``study``."""
-    from optuna import create_study
+def importances_of(ended: Sequence[FrozenTrial], *, maximize: bool) -> Importances:
+    """Return the importances of the hyperparameters of the trials ``ended``, completed or pruned.
+
+    Args:
+        ended: of Optuna's; of their user attributes nothing is read.
+        maximize: whether more is better.
+    """
     from optuna.importance import get_param_importances
-    from optuna.trial import TrialState, create_trial
+    from optuna.trial import TrialState
 
-    if len(study.directions) != 1:
-        return Importances((), 0, missing="it has several objectives")
-    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     values = [_finite(trial) for trial in ended]
     known = [value for value in values if value is not None]
     if len(known) < FEWEST:
@@ -78,21 +91,57 @@ def importances_of(study: Study) -> Importances:
     varied = _varied(ended)
     if not varied:
         return Importances((), len(known), missing="no hyperparameter was varied")
-    worst = min(known) if study.direction.name == "MAXIMIZE" else max(known)
-    with _quiet():
-        ranked = create_study(direction=study.direction)
-    ranked.add_trials(
-        create_trial(
-            value=worst if value is None else value,
-            params=trial.params,
-            distributions=trial.distributions,
-        )
+    worst = min(known) if maximize else max(known)
+    ranked = [
+        _frozen(trial.number, worst if value is None else value, trial.params, trial.distributions)
         for trial, value in zip(ended, values, strict=True)
-    )
-    found = get_param_importances(ranked, params=varied)
+    ]
+    found = get_param_importances(_study_of(ranked, maximize), params=varied)
     shares = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     pruned = sum(trial.state == TrialState.PRUNED for trial in ended)
     return Importances(tuple((name, float(share)) for name, share in shares), len(ended), pruned)
+
+
+def _objectives(connection: Connection, study_id: int) -> int:
+    table = optuna_tables.study_directions
+    rows = connection.execute(select(table.c.objective).where(table.c.study_id == study_id))
+    return len(rows.all())
+
+
+def _ended(connection: Connection, study_id: int) -> list[FrozenTrial]:
+    """Return the completed and pruned trials of Optuna's study with parameters and value.
+
+    Optuna's own reading takes the user attributes along, our configurations among them: most of
+    the time of a study of 10,000 trials.
+    """
+    from optuna.distributions import json_to_distribution
+    from optuna.trial import TrialState
+
+    found = optuna_trials(connection, study_id)
+    kept = [trial for trial in found if trial.state in ("COMPLETE", "PRUNED")]
+    ids = [trial.trial_id for trial in kept]
+    without = [trial.trial_id for trial in kept if trial.value is None]
+    reports: dict[int, dict[int, float]] = defaultdict(dict)
+    for trial_id, step, value in reports_of(connection, study_id, without):
+        if value is not None:
+            reports[trial_id][step] = value
+    known = cache(json_to_distribution)
+    params: dict[int, dict[str, Any]] = defaultdict(dict)
+    kinds: dict[int, dict[str, Any]] = defaultdict(dict)
+    for trial_id, name, value, text in params_of(connection, study_id, ids):
+        kinds[trial_id][name] = known(text)
+        params[trial_id][name] = known(text).to_external_repr(value)
+    return [
+        _frozen(
+            trial.number,
+            trial.value,
+            params[trial.trial_id],
+            kinds[trial.trial_id],
+            TrialState[trial.state],
+            reports.get(trial.trial_id),
+        )
+        for trial in kept
+    ]
 
 
 def _finite(trial: FrozenTrial) -> float | None:
@@ -112,14 +161,47 @@ def _varied(trials: Sequence[FrozenTrial]) -> list[str]:
     return sorted(name for name, found in values.items() if len(found) > 1)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Optuna from telling of the study in memory."""
-    from optuna import logging
+def _frozen(
+    number: int,
+    value: float | None,
+    params: dict[str, Any],
+    distributions: dict[str, BaseDistribution],
+    state: TrialState | None = None,
+    reports: dict[int, float] | None = None,
+) -> FrozenTrial:
+    from optuna.trial import FrozenTrial, TrialState
 
+    return FrozenTrial(
+        number=number,
+        trial_id=number,
+        state=TrialState.COMPLETE if state is None else state,
+        value=value,
+        params=params,
+        distributions=distributions,
+        intermediate_values=reports or {},
+        datetime_start=None,
+        datetime_complete=None,
+        user_attrs={},
+        system_attrs={},
+    )
+
+
+def _study_of(trials: list[FrozenTrial], maximize: bool) -> Study:
+    """Return a study that has ``trials`` as they are: one in memory would copy each of them."""
+    from optuna import Study, create_study, logging
+    from optuna.storages import InMemoryStorage
+
+    class Given(Study):
+        def get_trials(
+            self, deepcopy: bool = True, states: Container[TrialState] | None = None
+        ) -> list[FrozenTrial]:
+            return [trial for trial in trials if states is None or trial.state in states]
+
+    storage = InMemoryStorage()
     before = logging.get_verbosity()
     logging.set_verbosity(logging.WARNING)
     try:
-        yield
+        made = create_study(storage=storage, direction="maximize" if maximize else "minimize")
     finally:
         logging.set_verbosity(before)
+    return Given(made.study_name, storage)

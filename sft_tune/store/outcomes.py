@@ -80,7 +80,7 @@ def record_evaluations(
         rungs: of each trial its claim, begun, and the evaluation: `progress` (percent), `epoch`,
             `step`, `train_loss`, `metrics` (validation, with its `loss`), and what there is of
             `learning_rate`, `gradient_norm`, `gradient_norm_max`, `update_ratio`,
-            `samples_per_second`, `memory`, `seconds`.
+            `samples_per_second`, `memory`, `examples`, `seconds`.
 
     Returns:
         By the id of their claim the trials that another runner has now; nothing of them is written.
@@ -118,6 +118,7 @@ def _rung_row(claim: Claim, evaluation: Mapping[str, Any]) -> dict[str, Any]:
         "epoch": evaluation.get("epoch"),
         "step": evaluation.get("step"),
         "memory": evaluation.get("memory"),
+        "examples": evaluation.get("examples"),
         "metrics_json": dumps(dict(metrics)),
         **split_floats(floats),
     }

@@ -154,7 +154,9 @@ def _our_rows(
     for *fields, optuna_id, final_state, non_finite in connection.execute(query).all():
         theirs = optunas.get(optuna_id)
         value = join_float(fields[_VALUE], non_finite, "value")
-        fields[_VALUE] = theirs.value if value is None and theirs else value
+        # Of a pruned trial Optuna's is the last report, which may be on a part of validation.
+        known = theirs is not None and theirs.state == COMPLETE
+        fields[_VALUE] = theirs.value if value is None and theirs and known else value
         fields[_STARTED] = aware(fields[_STARTED])
         fields[_ENDED] = aware(fields[_ENDED])
         rows.append(TrialRow(fields[0], _state(theirs, final_state), *fields[1:]))

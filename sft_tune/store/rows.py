@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sft_tune.store.values import load_numbers, loads
@@ -12,6 +13,12 @@ RUNG_FLOATS = (
     *("gradient_norm_max", "update_ratio", "samples_per_second"),
 )
 """The columns of a rung that may be no finite number."""
+
+
+@lru_cache(maxsize=16_384)
+def _parsed(params_json: str | None) -> dict[str, Any]:
+    """Return a point of the space; every plot of a report asks for that of every trial."""
+    return loads(params_json) or {}
 
 
 class StudyRow(NamedTuple):
@@ -80,7 +87,7 @@ class TrialRow(NamedTuple):
         state: Optuna's: RUNNING, COMPLETE, PRUNED, FAIL, WAITING.
         phase: ours: claimed, running, interrupted, ended; None for a trial that is not ours.
         reason: why it ended, or None.
-        value: its objective: best over its rungs.
+        value: its objective: best over its rungs on the whole validation split.
         params_json: its point of the space.
         config_json: its complete configuration.
         metrics_json: validation metrics at its best rung.
@@ -143,7 +150,7 @@ class TrialRow(NamedTuple):
     @property
     def params(self) -> dict[str, Any]:
         """Its point of the space; empty before it has begun."""
-        return loads(self.params_json) or {}
+        return dict(_parsed(self.params_json))
 
     @property
     def config(self) -> dict[str, Any] | None:
@@ -188,6 +195,7 @@ class EvaluationRow(NamedTuple):
         update_ratio: norm of an optimizer step's change over the norm of the weights.
         samples_per_second: of training since the rung before.
         memory: peak so far, bytes.
+        examples: of validation that the metrics are of, where that is a part of them.
     """
 
     number: int
@@ -204,6 +212,7 @@ class EvaluationRow(NamedTuple):
     update_ratio: float | None = None
     samples_per_second: float | None = None
     memory: int | None = None
+    examples: int | None = None
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -135,6 +135,7 @@ class _Evaluations(TypedColumns):
     update_ratio: Named[float | None] = Column(Double)
     samples_per_second: Named[float | None] = Column(Double)
     memory: Named[int | None] = Column(BigInteger)
+    examples: Named[int | None] = Column(Integer)
 
 
 class _Finalists(TypedColumns):

@@ -41,18 +41,15 @@ def evaluate(
     dtype: torch.dtype,
     batch_size: int,
     portion: Portion | None = None,
-    features: FeatureSplit | None = None,
 ) -> dict[str, float]:
     """Return the metrics of ``model`` on ``split`` of ``data`` (arguments: see `predict`).
-
-    ``features`` stand in for the inputs of ``split`` where they are known.
 
     The module is left in evaluation mode: the caller sets it back to training.
     """
     kept = predict(
         task,
         model,
-        split if features is None else features,
+        split,
         device=device,
         dtype=dtype,
         batch_size=batch_size,
@@ -71,6 +68,7 @@ def predict(
     dtype: torch.dtype,
     batch_size: int,
     portion: Portion | None = None,
+    rows: Tensor | None = None,
 ) -> Outputs:
     """Return what ``task`` keeps of the outputs for ``split``, in its order, on the CPU.
 
@@ -82,6 +80,7 @@ def predict(
         dtype: that matrix products run in.
         batch_size: examples per batch.
         portion: how many of them go through the model at once; it keeps what fits.
+        rows: only these examples, in this order, int64; None: all.
 
     Raises:
         RuntimeError, MemoryError: when not even one example fits into memory.
@@ -91,10 +90,11 @@ def predict(
     batch_size = int(min(batch_size, _most_examples(model, split)))
     places: list[Tensor] = []
     parts: list[Outputs] = []
-    for indices in evaluation_batches(split, batch_size):
+    for some in evaluation_batches(split, batch_size, rows):
+        indices = some if rows is None else rows[some]
         work = functools.partial(_kept, task, model, split, indices, device, dtype)
         parts += within_memory(portion, len(indices), work, device=device)
-        places.append(indices)
+        places.append(some)
     order = torch.cat(places)
     return {name: _in_order([part[name] for part in parts], order) for name in parts[0]}
 

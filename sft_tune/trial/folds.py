@@ -123,6 +123,7 @@ class _Folds:
         evaluation = replace(
             last,
             metrics=dict(outcome.metrics),
+            examples=None,
             progress=round(100 * len(ended) / self._count),
             epoch=(before or 0.0) + (last.epoch or 0.0),
             step=sum(one.steps for one in ended),

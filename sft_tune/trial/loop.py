@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from sft_tune.errors import StorageError, TrialError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.study import resolve_direction
 from sft_tune.trial import resume
-from sft_tune.trial.best import Best, write_best
+from sft_tune.trial.best import write_best
 from sft_tune.trial.compiling import Asked, use_compiled
 from sft_tune.trial.data import prepare
 from sft_tune.trial.data.joined import with_validation
@@ -26,16 +25,15 @@ from sft_tune.trial.device import (
     open_device,
     peak_memory,
 )
-from sft_tune.trial.evaluate import evaluate
 from sft_tune.trial.features import use_features
 from sft_tune.trial.mirror import Mirror
 from sft_tune.trial.monitors import Monitors
-from sft_tune.trial.outcome import Evaluation, Outcome, Reason
+from sft_tune.trial.outcome import Evaluation, Outcome
 from sft_tune.trial.paths import TrialPaths
 from sft_tune.trial.remembered import Remembered
 from sft_tune.trial.resume import TrialState
+from sft_tune.trial.rungs import Ending, after_rung, at_rung
 from sft_tune.trial.step import Trainee, set_up, train_step
-from sft_tune.trial.tasks import task_of
 from sft_tune.trial.updates import UpdateRatio
 
 # The best weights of trials that end so are not worth their way to another place.
@@ -54,14 +52,6 @@ class Hooks:
     refit_to: int | None
     feature_cache: bool
     compiled: Asked
-
-
-@dataclass(frozen=True)
-class Ending:
-    """Why a trial ended, and the evidence in words."""
-
-    reason: Reason
-    note: str = ""
 
 
 def run_trial(
@@ -206,107 +196,6 @@ def _attempt(
             save(paths, trainee, state, monitors, hooks.mirror)
             saved_at = time.monotonic()
     return Ending("completed")
-
-
-def at_rung(
-    trainee: Trainee,
-    state: TrialState,
-    monitors: Monitors,
-    batch_size: int,
-    refit_to: int | None = None,
-    metrics: dict[str, float] | None = None,
-) -> Evaluation | Ending:
-    """Evaluate at the rung that was reached, and keep the weights if they are the best.
-
-    ``metrics`` are those of the validation split where they are known already; then the module
-    stays in training.
-
-    Returns:
-        The numbers to report, or the end of a trial that has diverged.
-    """
-    progress = trainee.plan.rungs[state.step]
-    with trainee.averaged():
-        evaluation = _evaluate(trainee, state, monitors, batch_size, metrics)
-        if not math.isfinite(evaluation.metrics["loss"]):
-            note = f"validation loss became {evaluation.metrics['loss']} at step {state.step}"
-            return Ending("diverged", f"{note} of {state.horizon}")
-        if refit_to in (None, progress):
-            _keep_if_best(trainee, state, evaluation)
-    if metrics is None:
-        trainee.set_training_mode()
-    training, objective = trainee.config.training, trainee.config.objective
-    maximize = resolve_direction(objective) == "maximize"
-    value = evaluation.metrics[objective.metric]
-    state.patience.note(value, maximize=maximize, least=training.min_change)
-    return evaluation
-
-
-def after_rung(
-    evaluation: Evaluation, trainee: Trainee, state: TrialState, *, go_on: bool
-) -> Ending | None:
-    """Return how the trial ends after the rung ``evaluation``; None: it goes on."""
-    if state.step == state.horizon:
-        return Ending("completed")
-    where = f"at {evaluation.progress} % of its horizon"
-    if not go_on:
-        return Ending("pruned", where)
-    patience, waited = trainee.config.training.patience, state.patience.waited
-    if patience is not None and waited >= patience:
-        return Ending("early_stopped", f"{where}, after {waited} rungs without improvement")
-    return None
-
-
-def _evaluate(
-    trainee: Trainee,
-    state: TrialState,
-    monitors: Monitors,
-    batch_size: int,
-    metrics: dict[str, float] | None,
-) -> Evaluation:
-    """Return the numbers of the rung that was reached; monitors begin anew."""
-    config = trainee.config
-    with state.clock.aside(trainee.device):
-        seconds = state.clock.lap()
-        metrics = metrics or evaluate(
-            task_of(config.task, config.data),
-            trainee.model,
-            trainee.data.validation,
-            [config.objective.metric],
-            trainee.data,
-            device=trainee.device,
-            dtype=trainee.dtype,
-            batch_size=batch_size,
-            portion=state.evaluation,
-            features=trainee.features.get("validation"),
-        )
-    evaluation = Evaluation(
-        progress=trainee.plan.rungs[state.step],
-        epoch=state.step / trainee.plan.steps_per_epoch,
-        step=state.step,
-        horizon=state.horizon,
-        train_loss=monitors.train_loss(),
-        metrics=metrics,
-        learning_rate=trainee.learning_rate(state.step - 1),
-        gradient_norm=monitors.gradient_norm(),
-        seconds=state.clock.total(),
-        gradient_norm_max=monitors.gradient_norm_max(),
-        update_ratio=monitors.update_ratio(),
-        samples_per_second=monitors.samples() / seconds if seconds > 0 else None,
-        memory=peak_memory(trainee.device),
-    )
-    monitors.clear()
-    return evaluation
-
-
-def _keep_if_best(trainee: Trainee, state: TrialState, evaluation: Evaluation) -> None:
-    """Copy the weights when the objective is strictly better than at every rung before."""
-    objective = trainee.config.objective
-    value = evaluation.metrics[objective.metric]
-    if state.best is not None:
-        gain = value - state.best.value
-        if (gain if resolve_direction(objective) == "maximize" else -gain) <= 0:
-            return
-    state.best = Best.of(trainee, value, evaluation, state.step, state.best)
 
 
 def save(

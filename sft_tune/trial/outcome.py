@@ -47,6 +47,7 @@ class Evaluation(Message):
             of a few steps since the last rung (see `updates`).
         samples_per_second: training examples by the time of the steps since the last rung.
         memory: peak so far in bytes, of the device (of the process on the CPU).
+        examples: of validation that ``metrics`` are of, where that is a part of them.
 
     What a task's own training function does not report is None.
     """
@@ -64,6 +65,7 @@ class Evaluation(Message):
     update_ratio: float | None = None
     samples_per_second: float | None = None
     memory: int | None = None
+    examples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Outcome(Message):
     Attributes:
         reason: why it ended.
         note: the evidence in words, and what else its reader should know; may be empty.
-        value: the objective at its best rung; None when no rung was reached.
+        value: the objective at its best rung, on the whole validation split; None when no rung
+            was evaluated on all of it.
         metrics: on the validation split at the best rung.
         best_progress: the best rung, in percent.
         steps: optimizer steps done.
@@ -82,7 +85,7 @@ class Outcome(Message):
         seconds: on the device, earlier attempts included.
         peak_memory: bytes, of the device (of the process on the CPU).
         samples_per_second: training examples by the time of this attempt's training steps.
-        checkpoint: path of the best weights; None when no rung was reached.
+        checkpoint: path of the best weights; None where there is no best rung.
         resumed_from: the step that this attempt went on from; 0 for a fresh start.
         flags: how it did not go as configured, by name: ``micro_batch`` and ``evaluation_batch``,
             how many examples went through the model at once where the batch did not fit into

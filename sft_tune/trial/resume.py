@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sft_tune.trial import checkpoint
 from sft_tune.trial.best import Best
+from sft_tune.trial.candidate import Candidate
 from sft_tune.trial.monitors import Clock, Monitors
 from sft_tune.trial.paths import TrialPaths
 from sft_tune.trial.patience import Patience
@@ -28,7 +29,8 @@ class TrialState:
     Attributes:
         step: optimizer steps done.
         horizon: optimizer steps in all; 0 before it is known.
-        best: the best rung so far.
+        best: the best rung so far, of those on the whole validation split.
+        candidate: the best rung so far, of those on a part of it.
         clock: of the device.
         resumed_from: the step that this attempt went on from.
         samples: training examples that this attempt has seen.
@@ -42,6 +44,7 @@ class TrialState:
     step: int = 0
     horizon: int = 0
     best: Best | None = None
+    candidate: Candidate | None = None
     clock: Clock = field(default_factory=Clock)
     resumed_from: int = 0
     samples: int = 0
@@ -85,6 +88,9 @@ def save(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Monit
     if state.best is not None:
         groups["best"] = _changing(trainee, state.best.weights)
         header["best"] = state.best.header()
+    if state.candidate is not None:
+        groups["candidate"] = state.candidate.weights
+        header["candidate"] = state.candidate.header()
     tensors = {f"{group}.{k}": t for group, part in groups.items() for k, t in part.items()}
     checkpoint.write(paths.resume, tensors, header, previous=paths.previous_resume)
 
@@ -123,6 +129,8 @@ def restore(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Mo
     state.patience = Patience(**header.get("patience", {}))
     if "best" in header:
         state.best = Best(**header["best"], weights={**backbone, **_group(tensors, "best")})
+    if "candidate" in header:
+        state.candidate = Candidate.restored(header["candidate"], _group(tensors, "candidate"))
     state.compiled = header.get("compiled")
     state.step = state.resumed_from = header["step"]
     state.clock.earlier = header["seconds"]

@@ -33,6 +33,7 @@ from sft_tune.trial.data import (
     gather,
 )
 from sft_tune.trial.data.augment import Augmentation
+from sft_tune.trial.data.subset import Subset, early_subset
 from sft_tune.trial.data.text import load_tokenizer, text_encoder
 from sft_tune.trial.device import autocast, free_memory, is_out_of_memory, resolve_precision
 from sft_tune.trial.freezing import Freezing
@@ -67,7 +68,8 @@ class Trainee:
     ``portion`` is how much of a batch goes through the model at once, ``rewind`` what takes back
     a try at a step that ran out of memory, ``freezing`` what is trained when, ``averaging`` the
     average of the weights where one is asked for, ``features`` those of a frozen backbone by split
-    where they are known: then only the head is run.
+    where they are known: then only the head is run. ``subset`` is what early rungs are evaluated
+    on; None: on all of validation.
     """
 
     config: TrialConfig
@@ -85,6 +87,7 @@ class Trainee:
     augmentation: Augmentation
     averaging: Averaging | None = None
     features: dict[str, FeatureSplit] = field(default_factory=dict)
+    subset: Subset | None = None
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
@@ -179,6 +182,7 @@ def set_up(
         loss=class_loss(config.training, train.targets, len(data.labels), device),
         augmentation=_augmentation(config),
         averaging=_averaging(model, config),
+        subset=early_subset(config, data),
     )
 
 

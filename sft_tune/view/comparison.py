@@ -133,7 +133,9 @@ def marginal_html(found: Marginal) -> str:
 
 
 def _cells_html(cells: Cells) -> str:
-    return f"<h2>{text(cells.heading)}</h2>{table_html(cells.titles, cells.rows)}"
+    note = f'<p class="quiet">{text(cells.note)}</p>' if cells.note else ""
+    table = table_html(cells.titles, cells.rows, wrapped=cells.wrapped)
+    return f"<h2>{text(cells.heading)}</h2>{note}{table}"
 
 
 def _frame(records: Sequence[dict[str, Any]], columns: list[str] | None = None) -> pd.DataFrame:

@@ -19,11 +19,21 @@ OF = {"trials": "trials", "seconds": "time on the device", "wall": "time in whic
 
 
 class Cells(NamedTuple):
-    """A table of text: what it is, its columns, its rows."""
+    """A table of text: what it is, its columns, its rows, and how to read it.
+
+    Attributes:
+        heading: what it is.
+        titles: of the columns.
+        rows: their cells.
+        note: how to read it; may be empty.
+        wrapped: whether long cells may take several lines.
+    """
 
     heading: str
     titles: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    wrapped: bool = False
 
 
 def study_records(found: Contest) -> list[dict[str, Any]]:
@@ -116,14 +126,14 @@ def _studies(found: Contest) -> Cells:
         rows.append(
             (
                 entrant.label,
-                entrant.searcher or words.NOTHING,
+                words.score(None if best is None else best.value),
                 str(spent.trials),
                 words.duration(spent.seconds),
                 words.duration(spent.wall),
-                words.score(None if best is None else best.value),
+                entrant.searcher or words.NOTHING,
             )
         )
-    titles = ("study", "search", "trials", "device", "wall", f"best {found.metric}")
+    titles = ("study", f"best {found.metric}", "trials", "device", "wall", "search")
     return Cells("What was spent and found", titles, tuple(rows))
 
 
@@ -161,16 +171,19 @@ def _chances(found: Contest) -> Cells:
             )
     of = amount(found.measure, found.same[found.measure])
     titles = ("study", "part", "trials", "found", "any order", "95 % of orders")
-    return Cells(f"With a part of the same budget ({of})", titles, tuple(rows))
+    return Cells(f"With a part of the same budget ({of})", titles, tuple(rows), _orders(found))
 
 
 def _winners(found: Contest) -> Cells:
-    rows = [
-        (name, *(words.NOTHING if v is None else words.setting(v) for v in values))
-        for name, values in found.differing.items()
-    ]
-    names = (_best_of(entrant) for entrant in found.entrants)
-    return Cells("Where the best configurations differ", ("", *names), tuple(rows))
+    rows = [(name, *_told_apart(values)) for name, values in found.differing.items()]
+    titles = ("", *(_best_of(entrant) for entrant in found.entrants))
+    return Cells("Where the best configurations differ", titles, tuple(rows), wrapped=True)
+
+
+def _told_apart(values: Sequence[Any]) -> list[str]:
+    """Return settings that differ in short; of paths that end alike the whole."""
+    short = [words.NOTHING if v is None else words.setting(v) for v in values]
+    return short if len(set(short)) > 1 else [str(v) for v in values]
 
 
 def _best_of(entrant: Entrant) -> str:
@@ -186,20 +199,20 @@ def _finalists(found: Contest) -> Cells:
             rows.append(
                 (
                     f"{entrant.label} {one.number}",
-                    str(one.validation.n),
-                    words.score(one.search),
                     plus_minus(one.validation),
                     plus_minus(one.test),
                     signed(difference),
+                    words.score(one.search),
+                    str(one.validation.n),
                 )
             )
-    titles = ("trial", "seeds", "search", "validation", "test", "to the first, validation")
+    titles = ("trial", "validation", "test", "to the first, validation", "search", "seeds")
     return Cells("Over fresh seeds, mean and 95 % interval", titles, tuple(rows))
 
 
 def in_words(found: Contest) -> list[str]:
     """Return what the comparison says, a sentence or two a line."""
-    return [line for line in (_lead(found), _noise(found), _orders(found)) if line]
+    return [line for line in (_lead(found), _noise(found)) if line]
 
 
 def _lead(found: Contest) -> str:
@@ -255,5 +268,6 @@ def draw_tables(heads: Sequence[Cells], lines: Sequence[str]) -> RenderableType:
             table.add_column(title, justify="left" if place == 0 else "right", overflow="fold")
         for row in cells.rows:
             table.add_row(*(Text(cell) for cell in row))
-        parts += [Text(cells.heading, "bold"), table, ""]
+        note = [Text(cells.note, "dim")] if cells.note else []
+        parts += [Text(cells.heading, "bold"), table, *note, ""]
     return Group(*parts, *(Text(line) for line in lines))

@@ -13,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sft_tune.spec.advice import idle_batch_sizes
-from sft_tune.spec.config import setting
+from sft_tune.spec.config import fewest_epochs, setting
+from sft_tune.spec.evaluating import early_examples
 from sft_tune.spec.plan import make_plan
 from sft_tune.spec.space import Parameter, Value
 from sft_tune.spec.study import StudySpec
+from sft_tune.spec.tasks import TASKS
 from sft_tune.view import words
 from sft_tune.view.tables import plain_table
 
@@ -60,29 +62,49 @@ def batch_sizes(spec: StudySpec) -> list[int]:
     return list(dict.fromkeys(sizes))
 
 
-def trial_seconds(facts: Mapping[str, Any], batch_size: int, epochs: int, rungs: int) -> float:
+def early_of(spec: StudySpec, facts: Mapping[str, Any]) -> int:
+    """Return on how many examples of validation the early rungs of ``spec`` are evaluated."""
+    examples = facts["examples"]
+    return early_examples(
+        spec.objective,
+        train=examples["train"],
+        validation=examples["validation"],
+        epochs=fewest_epochs(spec),
+    )
+
+
+def evaluations(spec: StudySpec, facts: Mapping[str, Any], steps: int) -> float:
+    """Return how often a trial of ``steps`` evaluates the whole of validation, at most.
+
+    Early rungs on a part of it count by its share; then the best of them is measured once more.
+    """
+    rungs, whole = min(spec.objective.rungs, steps), facts["examples"]["validation"]
+    early = early_of(spec, facts)
+    return rungs if early == whole else (rungs - 1) * early / whole + 2
+
+
+def trial_seconds(spec: StudySpec, facts: Mapping[str, Any], batch_size: int, epochs: int) -> float:
     """Return what a whole trial costs; NaN where its batch was not probed or does not fit."""
     for batch in facts["batch_sizes"]:
         if batch["batch_size"] == batch_size and batch["ok"]:
             steps = epochs * batch["steps_per_epoch"]
             training: float = steps * batch["seconds_per_step"]
-            evaluation: float = min(rungs, steps) * facts["evaluation_seconds"]
+            evaluation: float = evaluations(spec, facts, steps) * facts["evaluation_seconds"]
             return facts["setup_seconds"] + training + evaluation  # type: ignore[no-any-return]
     return math.nan
 
 
 def estimate(spec: StudySpec, probed: Sequence[Probed]) -> Estimate:
     """Return what the trials of ``spec`` cost by what was ``probed``, the default model first."""
-    rungs = spec.objective.rungs
     sizes = batch_sizes(spec)
     parameter = spec.space.get("epochs")
     epochs = [spec.training.epochs] if parameter is None else whole_numbers(parameter)
     default_epochs = spec.training.epochs
     if parameter is not None:
         default_epochs = int(parameter.nearest(setting(spec, "epochs")) or 1)
-    default = trial_seconds(probed[0][1], sizes[0], default_epochs, rungs)
+    default = trial_seconds(spec, probed[0][1], sizes[0], default_epochs)
     costs = [
-        trial_seconds(facts, size, count, rungs)
+        trial_seconds(spec, facts, size, count)
         for (_, facts), size, count in itertools.product(probed, sizes, epochs)
     ]
     costs = [cost for cost in costs if math.isfinite(cost)]
@@ -129,7 +151,7 @@ def draw_check(
     parts: list[RenderableType] = [
         Text.assemble((spec.name, "bold"), f"  {spec.task}, on {device}"),
         "",
-        _data(facts),
+        _data(spec, facts),
         "",
         _models(probed),
         "",
@@ -159,7 +181,7 @@ def _grid() -> Table:
     return table
 
 
-def _data(facts: Mapping[str, Any]) -> Table:
+def _data(spec: StudySpec, facts: Mapping[str, Any]) -> Table:
     data, labels = facts["data"], [str(label) for label in facts["labels"]]
     table = _grid()
     table.add_row("data", words.short_path(data["source"]))
@@ -168,12 +190,14 @@ def _data(facts: Mapping[str, Any]) -> Table:
     if data.get("validation_from") == "train":
         told += " (validation was taken from train)"
     table.add_row("examples", told)
+    if (early := early_of(spec, facts)) < facts["examples"]["validation"]:
+        table.add_row("early rungs", f"on {early} examples of validation, the last on all")
     shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
     if labels:
         table.add_row("classes", f"{len(labels)}: {shown}")
     counts = data.get("class_counts", {}).get("train")
     if counts:
-        table.add_row("a class", f"{min(counts.values())} to {max(counts.values())} in train")
+        table.add_row(_counted(spec), f"{min(counts.values())} to {max(counts.values())} in train")
     if data.get("image_size"):
         height, width = data["image_size"]
         table.add_row("images", f"{width} x {height} pixels")
@@ -193,6 +217,16 @@ def _data(facts: Mapping[str, Any]) -> Table:
         told = f"median {sounds['median']:.1f}, 95 % below {sounds['p95']:.1f}"
         table.add_row("seconds", f"{told}, at most {sounds['max']:.1f}{cut}")
     return table
+
+
+def _counted(spec: StudySpec) -> str:
+    """Return what there are so and so many of."""
+    facts = TASKS[spec.task]
+    if facts.boxes:
+        return "boxes a class"
+    if facts.input == "words":
+        return "words a tag"
+    return "a label" if spec.data.multi_label else "a class"
 
 
 def _lengths(tokens: Mapping[str, Any]) -> str:

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from sft_tune.spec.space import Parameter, Value
 from sft_tune.spec.study import StudySpec
 from sft_tune.store.rows import EvaluationRow, TrialRow
@@ -18,6 +20,8 @@ from sft_tune.view.statistics import Influence, bins, influence
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 GROUPS = 4
 """A range is looked at in so many groups of about equal size."""
+PART = 8
+"""Trials to a part of a range whose line is taken out."""
 
 
 class Evidence(NamedTuple):
@@ -116,20 +120,57 @@ def without(
 ) -> dict[int, float]:
     """Return ``scores`` less what the parameters ``names`` explain, one after the other.
 
-    A weak influence is not seen beside strong ones; in what these leave, it is.
+    A weak influence is not seen beside strong ones; in what these leave, it is. A choice explains
+    the mean of its trials; a range the straight line through each of its parts of `PART` trials.
     """
     rest = dict(scores)
     for name in names:
+        parameter = evidence.spec.space[name]
         rows = [row for row in evidence.rows if row.number in rest and name in row.params]
-        count = max(GROUPS, len(rows) // 5)
-        groups = grouped(evidence.spec.space[name], [row.params[name] for row in rows], count)
-        members: dict[int, list[int]] = {}
-        for row, group in zip(rows, groups, strict=True):
-            members.setdefault(group, []).append(row.number)
-        for numbers in members.values():
-            mean = math.fsum(rest[number] for number in numbers) / len(numbers)
-            rest |= {number: rest[number] - mean for number in numbers}
+        values = [row.params[name] for row in rows]
+        groups = grouped(parameter, values, max(1, len(rows) // PART))
+        places = [place_in_range(parameter, value) or 0.0 for value in values]
+        left = _without_lines(groups, places, [rest[row.number] for row in rows])
+        rest |= {row.number: value for row, value in zip(rows, left, strict=True)}
     return rest
+
+
+def _without_lines(
+    groups: Sequence[int], places: Sequence[float], scores: Sequence[float]
+) -> list[float]:
+    """Return ``scores`` less the least-squares line over ``places`` in each of the ``groups``."""
+    found = np.array(scores)
+    at, member = np.array(places), np.array(groups)
+    for group in set(groups):
+        own = member == group
+        x, y = at[own] - at[own].mean(), found[own] - found[own].mean()
+        spread = float(x @ x)
+        found[own] = y if spread == 0 else y - x * float(x @ y) / spread
+    return [float(value) for value in found]
+
+
+def together(
+    evidence: Evidence, name: str, other: str, scores: Mapping[int, float]
+) -> Influence | None:
+    """Return how much ``name`` and ``other`` say together about ``scores``.
+
+    Of each a range counts in halves. What either says alone is to be taken out before, where only
+    what they say together is asked for.
+    """
+    rows = [
+        row
+        for row in evidence.rows
+        if row.number in scores and name in row.params and other in row.params
+    ]
+    if len(rows) < 5:
+        return None
+    halves = [
+        grouped(evidence.spec.space[one], [row.params[one] for row in rows], 2)
+        for one in (name, other)
+    ]
+    pairs = list(zip(*halves, strict=True))
+    kinds = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
+    return influence([kinds[pair] for pair in pairs], [scores[row.number] for row in rows])
 
 
 def place_in_range(parameter: Parameter, value: Value) -> float | None:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sft_tune.errors import UserError
 from sft_tune.spec.space import Value
 from sft_tune.store.rows import TrialRow
 from sft_tune.view import words
+from sft_tune.view.adjusted import Adjusted, adjusted_means
 from sft_tune.view.contest_tables import Cells
 from sft_tune.view.evidence import (
     Evidence,
@@ -20,15 +20,13 @@ from sft_tune.view.evidence import (
     final_scores,
     grouped,
     influence_of,
+    place_in_range,
     scores_at,
 )
 from sft_tune.view.finalists import plus_minus
 from sft_tune.view.statistics import Influence, Interval, t_interval
 
-FEWEST = 20
-"""Trials below which a model of them adjusts nothing."""
-
-TREES = 200
+_ABSENT = object()
 
 
 class Group(NamedTuple):
@@ -39,8 +37,9 @@ class Group(NamedTuple):
         mean: of their scores, with the interval of Student's t.
         median: of their scores.
         best: of their scores.
-        adjusted: mean that all trials would have with this value, by the model (see `marginal`);
+        adjusted: mean with what the other hyperparameters explain taken out (see `marginal`);
             None: too few trials for one.
+        adjusted_half: half of its 95 % interval.
         completed: how many ran to their end.
         final: mean of those at their end; None: none did.
         final_best: the best of those.
@@ -51,6 +50,7 @@ class Group(NamedTuple):
     median: float
     best: float
     adjusted: float | None
+    adjusted_half: float | None
     completed: int
     final: Interval | None
     final_best: float | None
@@ -66,6 +66,8 @@ class Marginal(NamedTuple):
         where: at which progress the scores are compared, in words.
         groups: in the order of their values.
         influence: how much it says about the ranks of the scores; None: nothing can be said.
+        span: the adjusted means of the best and the worst group: their labels, the difference,
+            and half of its 95 % interval; None: there are none.
     """
 
     study: str
@@ -74,6 +76,7 @@ class Marginal(NamedTuple):
     where: str
     groups: tuple[Group, ...]
     influence: Influence | None
+    span: tuple[str, str, float, float] | None = None
 
 
 def marginal(evidence: Evidence, name: str, *, unit: str = "%") -> Marginal:
@@ -84,10 +87,8 @@ def marginal(evidence: Evidence, name: str, *, unit: str = "%") -> Marginal:
     nothing was reported on the way, the completed trials are compared at their end.
 
     A sampler that learns chooses good values of the others together with good values of this one,
-    so that plain means mix their effects. The adjusted mean is the partial dependence (Friedman,
-    Annals of Statistics 29 (5), 2001) of a random forest over all hyperparameters: its mean
-    prediction when this one is set to the group's value in every trial and the others stay. It is
-    of a model, shrunk towards no effect, and without an interval.
+    so that plain means mix their effects. The adjusted mean takes out what the others explain, by
+    least squares: of a range a parabola, of choices a level each (see `adjusted_means`).
 
     Args:
         evidence: the study.
@@ -116,17 +117,34 @@ def marginal(evidence: Evidence, name: str, *, unit: str = "%") -> Marginal:
     ]
     adjusted = _adjusted(evidence, name, scores, members)
     at_end = "at the end, completed trials only"
+    found = tuple(
+        _group(evidence, name, own, scores, final, adjusted, place)
+        for place, own in enumerate(members)
+    )
     return Marginal(
         study=evidence.spec.name,
         name=name,
         metric=evidence.spec.objective.metric,
-        where=at_end if progress is None else f"at {progress} {unit}, which all trials reached",
-        groups=tuple(
-            _group(evidence, name, own, scores, final, level)
-            for own, level in zip(members, adjusted, strict=True)
-        ),
+        where=at_end if progress is None else f"at {unit_at(progress, unit)}",
+        groups=found,
         influence=influence_of(evidence, name, scores),
+        span=_span(found, adjusted),
     )
+
+
+def unit_at(progress: int, unit: str) -> str:
+    """Return in words at which progress the scores are compared."""
+    place = f"{progress} %" if unit == "%" else f"step {progress}"
+    return f"{place}, which all trials reached"
+
+
+def _span(
+    groups: Sequence[Group], adjusted: Adjusted | None
+) -> tuple[str, str, float, float] | None:
+    if adjusted is None:
+        return None
+    worst, best = (groups[place].label for place in adjusted.ends)
+    return best, worst, adjusted.span, adjusted.span_half
 
 
 def _group(
@@ -135,7 +153,8 @@ def _group(
     own: Sequence[TrialRow],
     scores: Mapping[int, float],
     final: Mapping[int, float],
-    adjusted: float | None,
+    adjusted: Adjusted | None,
+    place: int,
 ) -> Group:
     sign = evidence.sign
     best = max if sign > 0 else min
@@ -148,7 +167,8 @@ def _group(
         mean=t_interval(values),
         median=statistics.median(values),
         best=best(values),
-        adjusted=None if adjusted is None else sign * adjusted,
+        adjusted=None if adjusted is None else sign * adjusted.means[place],
+        adjusted_half=None if adjusted is None else adjusted.halves[place],
         completed=len(ends),
         final=t_interval(ends) if ends else None,
         final_best=best(ends) if ends else None,
@@ -166,56 +186,37 @@ def _adjusted(
     name: str,
     scores: Mapping[int, float],
     members: Sequence[Sequence[TrialRow]],
-) -> list[float | None]:
-    """Return the partial dependence at the values of each group; None of too few trials."""
-    rows = [row for row in evidence.rows if row.number in scores]
-    if len(rows) < FEWEST or len(members) < 2:
-        return [None] * len(members)
-    from sklearn.ensemble import RandomForestRegressor
-
-    params = [row.params for row in rows]
-    table, columns = _encoded(evidence, params)
-    forest = RandomForestRegressor(TREES, min_samples_leaf=2, random_state=0, n_jobs=1)
-    forest.fit(table, [scores[row.number] for row in rows])
-    found: list[float | None] = []
-    places = columns[name]
-    for own in members:
-        chosen, _ = _encoded(evidence, [row.params for row in own])
-        # The middle trial of the group stands for its values.
-        changed = table.copy()
-        changed[:, places] = chosen[len(own) // 2, places]
-        found.append(float(forest.predict(changed).mean()))
-    return found
+) -> Adjusted | None:
+    """Return the groups' adjusted means; None of too few trials, or of one group."""
+    rows = [row for own in members for row in own]
+    if len(members) < 2:
+        return None
+    groups = [place for place, own in enumerate(members) for _ in own]
+    columns = [
+        column
+        for other in evidence.spec.space
+        if other != name
+        for column in _columns(evidence, other, [row.params.get(other, _ABSENT) for row in rows])
+    ]
+    covariates = np.array(columns, dtype=np.float64).reshape(len(columns), len(rows)).T
+    return adjusted_means(groups, covariates, [scores[row.number] for row in rows])
 
 
-def _encoded(
-    evidence: Evidence, params: Sequence[Mapping[str, Value]]
-) -> tuple[NDArray[np.float64], dict[str, list[int]]]:
-    """Return settings as numbers [trials, columns], and the columns of each hyperparameter.
+def _columns(evidence: Evidence, name: str, values: Sequence[Any]) -> list[list[float]]:
+    """Return the settings ``values`` of a hyperparameter as numbers, a list a column.
 
-    A choice is a column of zeros and ones; a number that a trial does not have (its condition
-    did not hold) is -1, beside the logarithm or share of the range that others have.
+    A choice is a column of zeros and ones. A range is its place, 0 to 1, and the square of that;
+    0 where a trial does not have it (its condition did not hold), which a column of its own says.
     """
-    columns: list[list[float]] = []
-    places: dict[str, list[int]] = {}
-    for name, parameter in evidence.spec.space.items():
-        values = [one.get(name) for one in params]
-        if parameter.values is not None:
-            made = [[float(v == choice) for v in values] for choice in parameter.values]
-        else:
-            low, high = parameter.bounds()
-            made = [[_place(value, low, high, parameter.log) for value in values]]
-        places[name] = list(range(len(columns), len(columns) + len(made)))
-        columns += made
-    return np.array(columns, dtype=np.float64).T, places
-
-
-def _place(value: Value, low: float, high: float, log: bool) -> float:
-    if not isinstance(value, int | float):
-        return -1.0
-    if log:
-        return float(np.log(value / low))
-    return (value - low) / ((high - low) or 1.0)
+    parameter = evidence.spec.space[name]
+    if parameter.values is not None:
+        return [[float(value == choice) for value in values] for choice in parameter.values]
+    places = [
+        0.0 if value is _ABSENT else 2 * (place_in_range(parameter, value) or 0.0) - 1
+        for value in values
+    ]
+    absent = [float(value is _ABSENT) for value in values]
+    return [places, [place**2 for place in places], absent]
 
 
 def marginal_cells(found: Marginal) -> Cells:
@@ -227,7 +228,7 @@ def marginal_cells(found: Marginal) -> Cells:
             plus_minus(group.mean),
             words.score(group.median),
             words.score(group.best),
-            words.score(group.adjusted),
+            _adjusted_words(group),
             str(group.completed),
             plus_minus(group.final),
             words.score(group.final_best),
@@ -236,10 +237,16 @@ def marginal_cells(found: Marginal) -> Cells:
     )
     titles = (
         *(found.name, "n", "mean", "median", "best", "adjusted"),
-        *("completed", "mean at end", "best"),
+        *("completed", "mean at end", "best at end"),
     )
     heading = f"{found.study}: {found.metric} by {found.name}, {found.where}"
     return Cells(heading, titles, rows)
+
+
+def _adjusted_words(group: Group) -> str:
+    if group.adjusted is None:
+        return words.NOTHING
+    return f"{words.score(group.adjusted)} ± {words.score(group.adjusted_half)}"
 
 
 def marginal_words(found: Marginal) -> list[str]:
@@ -252,10 +259,14 @@ def marginal_words(found: Marginal) -> list[str]:
             f"{found.name} explains {one.share:.0%} of the ranks of {one.n} trials, {seen} "
             f"(permutation p {one.p:.3f})."
         )
-    if found.groups[0].adjusted is not None:
+    if found.span is not None:
+        best, worst, span, half = found.span
+        told = "more" if span > half else "no more"
         lines.append(
-            "adjusted: mean of all trials with only this setting changed, by a random forest "
-            "(Friedman 2001); the plain means mix in what the sampler chose along with it."
+            "adjusted: what the others explain is taken out, by least squares (Searle et al. "
+            "1980; interval by HC3); the plain means mix in what the sampler chose along with it. "
+            f"The best, {best}, is ahead of the worst, {worst}, by {words.score(span)} ± "
+            f"{words.score(half)}: {told} than chance explains."
         )
     return lines
 
@@ -272,6 +283,7 @@ def marginal_records(found: Marginal) -> list[dict[str, Any]]:
             "median": group.median,
             "best": group.best,
             "adjusted": group.adjusted,
+            "adjusted_half": group.adjusted_half,
             "completed": group.completed,
             "final_mean": None if group.final is None else group.final.mean,
             "final_low": None if group.final is None else group.final.low,
@@ -290,5 +302,8 @@ def marginal_json(found: Marginal) -> dict[str, Any]:
         "metric": found.metric,
         "where": found.where,
         "influence": None if found.influence is None else found.influence._asdict(),
+        "adjusted_span": None
+        if found.span is None
+        else dict(zip(("best", "worst", "difference", "half"), found.span, strict=True)),
         "groups": marginal_records(found),
     }

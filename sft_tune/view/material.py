@@ -108,13 +108,7 @@ def gather(db: Database, name: str, now: float, *, importances: bool = True) -> 
         StudyNotFoundError: there is no such study; the message names those there are.
     """
     study = study_row(db, name)
-    found = NOT_READ
-    if importances:
-        found = (
-            Importances((), 0, missing="its Optuna side is gone")
-            if study.optuna_study_id is None
-            else param_importances(db, name)
-        )
+    found = param_importances(db, name) if importances else NOT_READ
     record = _record(db, name)
     return Material(
         study=study,

@@ -20,7 +20,7 @@ _AFTER = (
 )
 _RUNG = (
     *("number", "progress", "epoch", "step", "train_loss", "learning_rate", "gradient_norm"),
-    *("gradient_norm_max", "update_ratio", "samples_per_second", "memory", "seconds"),
+    *("gradient_norm_max", "update_ratio", "samples_per_second", "memory", "examples", "seconds"),
 )
 
 TRIAL_COLUMNS = (*_BEFORE, *_AFTER)

@@ -14,7 +14,7 @@ from sft_tune.view.plots.catalog import draw_plot
 from sft_tune.view.plots.rows import by_number
 from sft_tune.view.report_judgement import advice_html, finalists_html
 from sft_tune.view.report_page import figure_html, page, table_html, text
-from sft_tune.view.tables import FINISHED, searched, state_of_trial
+from sft_tune.view.tables import FINISHED, reached, searched, state_of_trial
 
 MOST_ROWS = 200
 """Trials in the table; of more, the best ones."""
@@ -189,7 +189,7 @@ def _cells(row: TrialRow, names: Sequence[str], now: float) -> list[str]:
         str(row.number),
         state_of_trial(row, now),
         words.score(value),
-        words.NOTHING if row.last_progress is None else f"{row.last_progress} %",
+        reached(row),
         words.duration(seconds_of(row) or None),
         *(words.setting(params[n], 3) if n in params else words.NOTHING for n in names),
     ]

@@ -22,7 +22,7 @@ main { max-width: 940px; margin: 0 auto; padding: 28px 22px 60px; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 44px 0 6px; padding-top: 14px; border-top: 1px solid var(--rule);
   overflow-wrap: anywhere; }
-p { margin: 6px 0; } .quiet { color: var(--quiet); font-size: 0.9rem; }
+p { margin: 6px 0; overflow-wrap: anywhere; } .quiet { color: var(--quiet); font-size: 0.9rem; }
 .lead { font-size: 1.12rem; margin: 14px 0 6px; overflow-wrap: anywhere; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 10px;
   margin: 18px 0; }
@@ -32,20 +32,26 @@ p { margin: 6px 0; } .quiet { color: var(--quiet); font-size: 0.9rem; }
 .facts span { color: var(--quiet); font-size: 0.82rem; }
 nav { font-size: 0.9rem; margin: 14px 0 0; } nav a { color: var(--blue); margin-right: 14px;
   text-decoration: none; white-space: nowrap; display: inline-block; padding: 3px 0; }
-.scroll { overflow-x: auto; }
+/* Where more of a table lies beside the screen there is a shadow at that edge. */
+.scroll { overflow-x: auto;
+  background: linear-gradient(to right, #fff 40%, transparent) 0 0 / 40px 100% local no-repeat,
+    linear-gradient(to left, #fff 40%, transparent) 100% 0 / 40px 100% local no-repeat,
+    linear-gradient(to right, #0003, transparent) 0 0 / 12px 100% scroll no-repeat,
+    linear-gradient(to left, #0003, transparent) 100% 0 / 12px 100% scroll no-repeat; }
 table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; }
 th { text-align: left; color: var(--quiet); font-weight: 500; vertical-align: bottom; }
 th, td { padding: 4px 14px 4px 0; border-bottom: 1px solid var(--rule); }
-td.n, th.n { text-align: right; white-space: nowrap; }
+td.n, th.n { text-align: right; } td.n { white-space: nowrap; }
 .wrapped td { white-space: normal; overflow-wrap: anywhere; } tr.best td { font-weight: 650; }
 td.c { white-space: nowrap; }
 pre { background: #f6f8f9; border: 1px solid var(--rule); border-radius: 6px; padding: 12px;
   overflow-x: auto; font-size: 0.82rem; line-height: 1.45; }
-summary { cursor: pointer; color: var(--blue); margin: 8px 0; }
+summary { cursor: pointer; color: var(--blue); margin: 8px 0; overflow-wrap: anywhere; }
 ul { padding-left: 1.2rem; margin: 6px 0; } li { margin: 8px 0; overflow-wrap: anywhere; }
 .plot { width: 100%; } .js-off { color: var(--quiet); }
 @media (max-width: 560px) { main { padding: 18px 14px 40px; } body { font-size: 15px; }
-  h2 { margin-top: 32px; } th, td { padding-right: 10px; } }
+  h2 { margin-top: 32px; } table { font-size: 0.8rem; } th, td { padding-right: 8px; }
+  td.c { white-space: normal; } pre { white-space: pre-wrap; overflow-wrap: anywhere; } }
 @media print { main { max-width: none; padding: 0; } nav { display: none; }
   .part { break-inside: avoid; } h2 { break-after: avoid; } pre { white-space: pre-wrap; }
   .scroll { overflow: visible; } table { font-size: 0.8rem; } #trials table { font-size: 0.66rem; }
@@ -129,7 +135,11 @@ def table_html(
 
     def cell(tag: str, column: int, value: object) -> str:
         kind = "c" if column in left else "n"
-        return f'<{tag} class="{kind}">{text(value)}</{tag}>'
+        told = text(value)
+        if tag == "th":
+            # A long name may break there, so that its column gets no wider than its numbers.
+            told = told.replace("_", "_<wbr>").replace(".", ".<wbr>")
+        return f'<{tag} class="{kind}">{told}</{tag}>'
 
     head = "".join(cell("th", i, title) for i, title in enumerate(titles))
     body = "".join(

@@ -17,6 +17,8 @@ DRAWS = 20_000
 """Draws from a posterior: the third decimal of a chance is then still noise, the second not."""
 RESAMPLES = 2_000
 PERMUTATIONS = 999
+MANY = 1_000
+"""Scores from which the permutation null is its limit, chi-squared."""
 
 Floats = NDArray[np.float64]
 
@@ -252,7 +254,8 @@ def influence(
 
     The statistic is the between-group share of the variance of the ranks (Kruskal and Wallis,
     Journal of the American Statistical Association 47 (260), 1952); the same over ``rounds``
-    permutations of the scores is what noise gives. None where there is but one group, or all
+    permutations of the scores is what noise gives. From `MANY` scores on it is taken from their
+    limit, a chi-squared of one less than the groups. None where there is but one group, or all
     scores are equal.
     """
     labels, codes = np.unique(np.asarray(groups), return_inverse=True)
@@ -270,6 +273,13 @@ def influence(
         return found
 
     observed = float(explained(centred[None, :])[0])
+    n, freedom = len(ranked), len(labels) - 1
+    if n >= MANY:
+        from scipy.special import chdtrc
+
+        chance = freedom / (n - 1)
+        share = max(0.0, (observed - chance) / (1 - chance))
+        return Influence(share, float(chdtrc(freedom, (n - 1) * observed)), n)
     random = np.random.default_rng(seed)
     shuffled = random.permuted(np.tile(centred, (rounds, 1)), axis=1)
     null = explained(shuffled)

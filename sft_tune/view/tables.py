@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -13,6 +14,7 @@ from sft_tune.spec.faults import SHORT, from_flags
 from sft_tune.spec.function_task import is_function
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.view import words
+from sft_tune.view.grid import Column, Grid
 
 STYLES = {
     "crashed": "red",
@@ -23,6 +25,8 @@ STYLES = {
     "running": "green",
 }
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
+WIDEST = 28
+"""Columns of a terminal that a setting takes in the table of trials at the most."""
 
 
 def plain_table(*, gap: int = 2, **options: Any) -> Table:
@@ -59,6 +63,13 @@ def state_of_trial(row: TrialRow, now: float) -> str:
     if row.phase is None or row.state == "WAITING":
         return row.state.lower()
     return "running" if row.is_alive(now) else "interrupted"
+
+
+def reached(row: TrialRow) -> str:
+    """Return the last rung that the trial reached; of one that is not ours, the step as it was."""
+    if row.last_progress is None:
+        return words.NOTHING
+    return str(row.last_progress) if row.phase is None else f"{row.last_progress} %"
 
 
 def done_of(row: StudyRow) -> int:
@@ -109,56 +120,44 @@ def trials_table(
         best: number of the trial that is set off.
     """
     names = searched(rows)
+    params = [row.params for row in rows]
+    states = [state_of_trial(row, now) for row in rows]
+    fixed = _trial_columns(rows, states, metric)
+    settings = {
+        name: [words.setting(own[name], 3) if name in own else words.NOTHING for own in params]
+        for name in names
+    }
+    place = next((at for at, row in enumerate(rows) if row.number == best), None)
 
-    def build(shown: Sequence[str], title: Callable[[str], str], gap: int) -> Table:
-        table = plain_table(gap=gap)
-        for name in ("trial", "ended as", metric, "at", "time"):
-            right = name != "ended as"
-            table.add_column(name, justify="right" if right else "left", no_wrap=not right)
-        for name in shown:
-            table.add_column(title(name), justify="right", overflow="ellipsis", max_width=28)
-        for row in rows:
-            table.add_row(
-                *_trial_cells(row, shown, now), style="bold" if row.number == best else ""
-            )
-        return table
+    def grid(shown: Sequence[str], title: Callable[[str], str], gap: int) -> Grid:
+        searched_for = [Column(title(name), settings[name], most=WIDEST) for name in shown]
+        return Grid([*fixed, *searched_for], gap=gap, bold=place, gives_way=1)
 
-    fitting = build(names, str, 2)
-    if fits(fitting, console):
+    fitting = grid(names, str, 2)
+    if fitting.width <= console.width:
         return fitting
     left = list(names)
-    while left:
-        fitting = build(left, in_lines, 1)
-        if fits(fitting, console):
-            break
+    while left and (fitting := grid(left, in_lines, 1)).width > console.width:
         left.pop()
-    else:
-        fitting = build([], str, 2)
+    if not left:
+        fitting = grid([], str, 2)
     if len(left) == len(names):
         return fitting
     hidden = ", ".join(names[len(left) :])
     return Group(fitting, Text(f"\nno room for {hidden}; --format csv has all", style="dim"))
 
 
-def fits(table: Table, console: Console) -> bool:
-    """Tell whether ``table`` stands on ``console`` without a cell cut or wrapped."""
-    return console.measure(table, options=console.options.update(width=10_000)).maximum <= (
-        console.width
-    )
-
-
-def _trial_cells(row: TrialRow, names: Sequence[str], now: float) -> list[RenderableType]:
-    state = state_of_trial(row, now)
-    params = row.params
-    progress = words.NOTHING if row.last_progress is None else f"{row.last_progress} %"
-    value = row.value if row.value is not None else row.last_value
+def _trial_columns(rows: Sequence[TrialRow], states: Sequence[str], metric: str) -> list[Column]:
+    """Return the columns that every table of trials has."""
+    known = {state: Style.parse(STYLES.get(state, "")) for state in set(states)}
+    values = [row.value if row.value is not None else row.last_value for row in rows]
+    ended = [_with_faults(state, row) for state, row in zip(states, rows, strict=True)]
     return [
-        str(row.number),
-        Text(_with_faults(state, row), style=STYLES.get(state, "")),
-        words.score(value),
-        progress,
-        words.duration(row.seconds or None),
-        *(words.setting(params[n], 3) if n in params else words.NOTHING for n in names),
+        Column("trial", [str(row.number) for row in rows]),
+        Column("ended as", ended, right=False, styles=[known[state] for state in states]),
+        Column(metric, [words.score(value) for value in values]),
+        Column("at", [reached(row) for row in rows]),
+        Column("time", [words.duration(row.seconds or None) for row in rows]),
     ]
 
 
@@ -173,7 +172,9 @@ def rungs_table(rows: Sequence[EvaluationRow], metric: str | None) -> Table:
     table = plain_table()
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
     names.sort(key=lambda name: name != metric)
-    for name in ("at", "epoch", "step", "train loss", *names, "learning rate", "gradient", "time"):
+    in_part = any(row.examples is not None for row in rows)
+    before = ("at", "epoch", "step", "train loss", *(["measured on"] if in_part else []))
+    for name in (*before, *names, "learning rate", "gradient", "time"):
         style = "bold" if name == metric else ""
         table.add_column(in_lines(name), justify="right", style=style, vertical="bottom")
     for row in rows:
@@ -183,6 +184,7 @@ def rungs_table(rows: Sequence[EvaluationRow], metric: str | None) -> Table:
             words.number(row.epoch, 3),
             words.number(row.step),
             words.score(row.train_loss),
+            *(["all" if row.examples is None else str(row.examples)] if in_part else []),
             *(words.score(metrics.get(name)) for name in names),
             words.number(row.learning_rate, 3),
             words.number(row.gradient_norm, 3),

@@ -132,7 +132,7 @@ def test_studies_of_another_program_are_advised_on_and_compared(run: Run) -> Non
     assert all("at step 1" in piece["text"] for piece in fixed)
 
     by = json.loads(run("compare", "old", "--by", "rate", "--json", *storage).stdout)
-    assert by["where"] == "at 1 steps, which all trials reached"
+    assert by["where"] == "at step 1, which all trials reached"
     assert [group["n"] for group in by["groups"]] == [7, 7, 7, 7]
     assert [group["completed"] for group in by["groups"]] != [7, 7, 7, 7]
     means = [group["mean"] for group in by["groups"]]

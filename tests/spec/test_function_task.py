@@ -63,6 +63,7 @@ def test_another_default_of_what_is_searched_may_be_asked_for(root: Path) -> Non
         ({"model": {"name": "builtin:convnet"}}, "model", "reads `arguments` alone; remove"),
         ({"training": {"epochs": 3}}, "training", "reads `arguments` alone; remove"),
         ({"objective": {"metric": "r2"}}, "objective.direction", "must say whether r2"),
+        ({"objective": {"metric": "r2", "evaluate": 5}}, "objective.evaluate", "measures itself"),
         ({"arguments": {"depth": 30}}, "arguments.depth", "outside of the space; choose from 1"),
         ({"space": {"a b": [1, 2]}}, "space.a b", "must be a name like"),
     ],

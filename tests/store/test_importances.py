@@ -10,7 +10,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from sft_tune.store.importances import importances_of
+from sft_tune.store.database import Database
+from sft_tune.store.importances import importances_of, param_importances
+from sft_tune.store.optuna_storage import open_optuna_storage
 
 SPACE: dict[str, Any] = {
     "matters": FloatDistribution(0.0, 1.0),
@@ -45,7 +47,7 @@ def study_of(count: int, direction: str = "maximize", pruned_below: float = -mat
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_the_hyperparameter_that_decides_comes_first_and_the_idle_one_last(direction: str) -> None:
-    found = importances_of(study_of(400, direction))
+    found = importances_of(study_of(400, direction).trials, maximize=direction == "maximize")
     assert found.leading == ("matters", "helps", "idle")
     shares = dict(found.shares)
     assert sum(shares.values()) == pytest.approx(1.0)
@@ -55,7 +57,7 @@ def test_the_hyperparameter_that_decides_comes_first_and_the_idle_one_last(direc
 
 
 def test_pruned_trials_tell_where_not_to_look() -> None:
-    found = importances_of(study_of(400, pruned_below=9.0))
+    found = importances_of(study_of(400, pruned_below=9.0).trials, maximize=True)
     assert found.leading[0] == "matters"
     assert found.pruned > 200
     assert dict(found.shares)["matters"] > 0.75
@@ -72,18 +74,27 @@ def test_a_diverged_trial_counts_as_the_worst_and_an_infinite_one_too() -> None:
                 intermediate_values={10: value},
             )
         )
-    found = importances_of(study)
+    found = importances_of(study.trials, maximize=True)
     assert (found.trials, found.pruned, found.leading[0]) == (62, 2, "matters")
 
 
-@pytest.mark.parametrize(
-    ("study", "why"),
-    [
-        (lambda: study_of(3), "fewer than 4"),
-        (lambda: optuna.create_study(directions=["maximize", "minimize"]), "several objectives"),
-    ],
-)
-def test_where_nothing_can_be_said_the_reason_is(study: Any, why: str) -> None:
-    found = importances_of(study())
-    assert found.shares == ()
-    assert why in found.missing
+def test_of_few_trials_nothing_is_said() -> None:
+    found = importances_of(study_of(3).trials, maximize=True)
+    assert found.shares == () and "fewer than 4" in found.missing
+
+
+def test_a_database_says_what_its_trials_do(db: Database) -> None:
+    in_memory = study_of(30, pruned_below=4.0)
+    made = optuna.create_study(
+        storage=open_optuna_storage(db), study_name="x", direction="maximize"
+    )
+    made.add_trials(in_memory.trials)
+    found = param_importances(db, "x")
+    assert found == importances_of(in_memory.trials, maximize=True)
+    assert 0 < found.pruned < found.trials == 30
+
+
+def test_of_several_objectives_nothing_is_said(db: Database) -> None:
+    directions = ["maximize", "minimize"]
+    optuna.create_study(storage=open_optuna_storage(db), study_name="x", directions=directions)
+    assert "several objectives" in param_importances(db, "x").missing

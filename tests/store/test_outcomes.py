@@ -27,13 +27,15 @@ def test_rungs_are_kept_in_order_and_replayed_ones_replaced(
 ) -> None:
     claim = start(db, study)
     for progress, accuracy in ((10, 0.4), (30, 0.6), (20, 0.5), (10, 0.45)):
-        claims.record_evaluation(db, claim, rung(progress, accuracy))
+        examples = 1000 if progress < 30 else None
+        claims.record_evaluation(db, claim, rung(progress, accuracy, examples=examples))
     rows = reads.evaluation_rows(db, study.name, 0)
     assert [(row.progress, row.metrics["accuracy"]) for row in rows] == [
         (10, 0.45),
         (20, 0.5),
         (30, 0.6),
     ]
+    assert [row.examples for row in rows] == [1000, 1000, None]
     first = rows[0]
     assert (first.epoch, first.step, first.train_loss, first.validation_loss) == (1.0, 30, 0.7, 0.6)
     assert (first.learning_rate, first.gradient_norm, first.seconds) == (1e-3, 1.5, 2.5)

@@ -275,6 +275,19 @@ def test_what_optuna_says_of_a_finished_trial_stands(db: Database, study: StudyR
     assert (row.state, row.value, row.reason) == ("COMPLETE", 0.4, "crashed")
 
 
+def test_what_a_pruned_trial_reported_last_is_not_its_value(
+    db: Database, study: StudyRecord
+) -> None:
+    """It may be of a part of validation; Optuna takes it for the value."""
+    claim = start(db, study)
+    storage = studies.open_optuna_storage(db)
+    storage.set_trial_intermediate_value(claim.optuna_trial_id or 0, 10, 0.9)
+    claims.end(db, claim, outcome("pruned", None), now=NOW)
+    storage.set_trial_state_values(claim.optuna_trial_id or 0, TrialState.PRUNED, [0.9])
+    (row,) = reads.trial_rows(db, "study")
+    assert (row.state, row.value, row.reason) == ("PRUNED", None, "pruned")
+
+
 def test_reading_loads_neither_optuna_nor_the_orm() -> None:
     code = (
         "import sys, sft_tune.store.reads, sft_tune.store.database\n"

@@ -134,6 +134,18 @@ def test_the_value_is_the_mean_of_the_folds_each_trained_alone(
     assert [path.name for path in whole.paths.root.iterdir()] == ["best.safetensors"]
 
 
+def test_folds_are_compared_on_all_of_their_validation(
+    folded: TrialConfig, machine: Callable[..., Machine]
+) -> None:
+    part = folded.model_copy(
+        update={"objective": folded.objective.model_copy(update={"evaluate": 4})}
+    )
+    ours = machine("part")
+    outcome = ours.run(part)
+    assert [rung.examples for rung in ours.rungs] == [None] * 3
+    assert outcome.value == fmean(rung.metrics["accuracy"] for rung in ours.rungs)
+
+
 def test_a_trial_that_is_stopped_anywhere_is_the_same_trial(
     folded: TrialConfig, machine: Callable[..., Machine]
 ) -> None:

@@ -22,6 +22,7 @@ from sft_tune.view.finalists import standings
 from sft_tune.view.marginal import marginal, marginal_cells, marginal_records, marginal_words
 from sft_tune.view.material import Material
 from sft_tune.view.statistics import best_of_orders, expected_best
+from sft_tune.view.words import score
 from tests.view.conftest import Draw
 from tests.view.examples import pruned_row, rung_row, study_spec, trial_row
 from tests.view.materials import START, material, study_record
@@ -202,12 +203,18 @@ def test_the_marginal_mean_is_told_apart_from_what_was_chosen_along_with_it() ->
     by = {group.label: group for group in marginal(evidence, "schedule").groups}
     plain = by["cosine"].mean.mean - by["linear"].mean.mean
     adjusted = (by["cosine"].adjusted or 0) - (by["linear"].adjusted or 0)
-    assert plain > 0.08 and abs(adjusted) < 0.02
+    assert plain > 0.08
+    half = by["cosine"].adjusted_half
+    assert half is not None and half < 0.01 and abs(adjusted) <= 2 * half
     rates = marginal(evidence, "learning_rate")
     levels = [group.adjusted or 0 for group in rates.groups]
     assert len(levels) == 4 and levels == sorted(levels)
     # From the middle of the lowest to that of the highest quarter the truth is 0.225.
-    assert levels[-1] - levels[0] == pytest.approx(0.225, abs=0.04)
+    assert levels[-1] - levels[0] == pytest.approx(0.225, abs=0.02)
+    span = rates.span
+    assert span is not None and span[0] == rates.groups[-1].label and span[2] > span[3]
+    assert "is ahead of the worst" in " ".join(marginal_words(rates))
+    assert f" ± {score(rates.groups[0].adjusted_half)}" in marginal_cells(rates).rows[0][5]
     assert rates.influence is not None and rates.influence.p < 0.01
 
 

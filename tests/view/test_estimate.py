@@ -61,11 +61,37 @@ def spec_with(space: dict[str, Any], **sections: Any) -> Any:
 
 
 def test_a_trial_costs_its_setup_its_steps_and_its_rungs() -> None:
+    spec = spec_with({})
     # 4 epochs of 2 steps of 0.1 s, 2 evaluations of 0.5 s, 1 s to begin.
-    assert trial_seconds(facts(50), 50, 4, 2) == pytest.approx(1 + 0.8 + 1.0)
+    assert trial_seconds(spec, facts(50), 50, 4) == pytest.approx(1 + 0.8 + 1.0)
     # A trial of one step has one rung.
-    assert trial_seconds(facts(100), 100, 1, 10) == pytest.approx(1 + 0.1 + 0.5)
-    assert math.isnan(trial_seconds(facts(50), 25, 4, 2))
+    assert trial_seconds(spec, facts(100), 100, 1) == pytest.approx(1 + 0.1 + 0.5)
+    assert math.isnan(trial_seconds(spec, facts(50), 25, 4))
+
+
+def test_early_rungs_on_a_part_cost_that_part_and_the_best_of_them_once_more(
+    draw_text: Draw,
+) -> None:
+    spec = study_spec(training={"epochs": 4}, objective={"rungs": 5, "evaluate": 5})
+    # 4 of 5 rungs on 5 of 20 examples, the last on all, and the best of the others on all.
+    assert trial_seconds(spec, facts(50), 50, 4) == pytest.approx(1 + 0.8 + (4 / 4 + 2) * 0.5)
+    probed = [(MODEL, facts(50))]
+    shown = draw_text(draw_check(spec, "the CPU", probed, estimate(spec, probed)))
+    assert "early rungs  on 5 examples of validation, the last on all" in shown
+
+
+@pytest.mark.parametrize(
+    ("task", "counted"),
+    [
+        ("object-detection", "boxes a class"),
+        ("token-classification", "words a tag"),
+        ("text-classification", "a class"),
+    ],
+)
+def test_what_is_counted_is_named(draw_text: Draw, task: str, counted: str) -> None:
+    spec = study_spec().model_copy(update={"task": task})
+    probed = [(MODEL, facts(50))]
+    assert counted in draw_text(draw_check(spec, "the CPU", probed, estimate(spec, probed)))
 
 
 def test_without_a_space_all_trials_cost_the_same() -> None:

@@ -103,6 +103,25 @@ def test_influence_of_noise_is_uniform_and_of_signal_sure() -> None:
     assert influence([0] * 10, list(range(10))) is None
 
 
+def test_the_limit_of_the_permutation_null_agrees_with_it() -> None:
+    """900 scores are permuted, 1,000 and more are not: of noise both say the same."""
+    random = np.random.default_rng(3)
+    limits = []
+    for _ in range(300):
+        found = influence(list(random.integers(0, 4, 1000)), list(random.normal(size=1000)))
+        assert found is not None
+        limits.append(found.p)
+    assert np.mean(np.array(limits) < 0.1) == pytest.approx(0.1, abs=0.055)
+    assert np.mean(limits) == pytest.approx(0.5, abs=0.055)
+    groups = list(random.integers(0, 4, 1000))
+    scores = [
+        group / 10 + noise for group, noise in zip(groups, random.normal(size=1000), strict=True)
+    ]
+    many, few = influence(groups, scores), influence(groups[:900], scores[:900])
+    assert many is not None and few is not None
+    assert many.p < 0.01 and few.p < 0.01 and many.share == pytest.approx(few.share, abs=0.02)
+
+
 def test_the_rank_correlation_is_spearmans() -> None:
     assert rank_correlation([1, 2, 3, 4], [1, 4, 9, 16]) == pytest.approx(1.0)
     assert rank_correlation([1, 2, 3, 4, 5], [5, 6, 7, 8, 7]) == pytest.approx(0.820783, abs=1e-6)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import pytest
@@ -112,6 +113,21 @@ def test_a_narrower_one_says_which_parameters_it_has_no_room_for(draw_text: Draw
     assert "no room for a_rather_long_name_0" in text
 
 
+def test_on_a_very_narrow_one_why_a_trial_ended_goes_on_over_lines(draw_text: Draw) -> None:
+    faults = [{"name": name, "since": None, "evidence": "x"} for name in ("overfitting", "plateau")]
+    rows = [trial_row(0, 0.5, params={}, flags_json=json.dumps({"faults": faults}))]
+    table = trials_table(rows, console(44), metric="accuracy", now=NOW)
+    lines = draw_text(table, 44).splitlines()
+    assert lines[1].split()[0] == "0" and lines[1].split()[-1] == "10s"
+    assert "overfitting," in lines[1] + lines[2] and len(lines) > 2
+
+
+def test_steps_of_another_program_are_no_percent(draw_text: Draw) -> None:
+    rows = [trial_row(0, 0.5, phase=None, reason=None, last_progress=7)]
+    line = draw_text(trials_table(rows, console(90), metric="f1", now=NOW), 90).splitlines()[1]
+    assert line.split()[:4] == ["0", "completed", "0.5000", "7"]
+
+
 def test_rungs_have_the_objective_first(draw_text: Draw) -> None:
     rows = [rung_row(3, 50, 0.51, 1.5), rung_row(3, 100, 0.72, 83.0)]
     assert draw_text(rungs_table(rows, "accuracy")).splitlines() == [
@@ -120,6 +136,12 @@ def test_rungs_have_the_objective_first(draw_text: Draw) -> None:
         " 50 %      1    50  1.5000    0.5100  1.2500   3.2e-05      0.75    1.5s",
         "100 %      2   100  1.5000    0.7200  1.2500   3.2e-05      0.75  1m 23s",
     ]
+
+
+def test_rungs_on_a_part_of_validation_say_so(draw_text: Draw) -> None:
+    rows = [rung_row(3, 50, 0.51, 1.5)._replace(examples=1000), rung_row(3, 100, 0.72, 83.0)]
+    lines = draw_text(rungs_table(rows, "accuracy")).splitlines()
+    assert [line.split()[5] for line in lines[2:]] == ["1000", "all"]
 
 
 def test_a_configuration_marks_what_differs_from_the_default(draw_text: Draw) -> None:

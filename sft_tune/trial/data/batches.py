@@ -112,15 +112,19 @@ def _permutation(n: int, name: str) -> Tensor:
     return torch.randperm(n, generator=generator)
 
 
-def evaluation_batches(split: Split | FeatureSplit, batch_size: int) -> Iterator[Tensor]:
+def evaluation_batches(
+    split: Split | FeatureSplit, batch_size: int, rows: Tensor | None = None
+) -> Iterator[Tensor]:
     """Yield the indices of a split in batches, each index once, int64 [<= batch_size].
 
     Texts and sounds come sorted by length, the longest first: hardly any padding, and a batch
     that does not fit into memory fails at once. Put results back with ``out[indices] = results``.
+    Of some ``rows`` of the split the places among them.
     """
-    order = np.arange(len(split))
+    order = np.arange(len(split) if rows is None else len(rows))
     if isinstance(split, TextSplit | AudioSplit):
-        order = np.argsort(-split.lengths, kind="stable")
+        lengths = split.lengths if rows is None else split.lengths[rows.numpy()]
+        order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield torch.from_numpy(order[start : start + batch_size])
 

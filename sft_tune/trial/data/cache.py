@@ -25,6 +25,7 @@ from numpy.typing import DTypeLike, NDArray
 from sft_tune.errors import SftTuneError, UserError
 from sft_tune.trial.kept import META, hold, make_room, size_limit
 from sft_tune.trial.kept import prepared_root as prepared_root
+from sft_tune.trial.shared import fetch, offer
 
 # What is read of a file to see that it is whole: all of a small one, samples of a large one.
 _BLOCK = 16 * 1024
@@ -70,8 +71,9 @@ def open_or_build(
 ) -> Entry:
     """Return the entry ``key`` below ``root``; have it built where it is absent or damaged.
 
-    It stays while this process lives. Where the cache then holds more than `SFT_TUNE_CACHE_SIZE`,
-    the least recently used entries that nobody uses go.
+    What another machine has built is fetched (see `shared`). An entry stays while this process
+    lives. Where the cache then holds more than `SFT_TUNE_CACHE_SIZE`, the least recently used
+    entries that nobody uses go.
 
     Args:
         root: folder of entries; made where it is absent.
@@ -86,7 +88,9 @@ def open_or_build(
     folder, limit = root / key, size_limit()
     hold(root, key)
     if (meta := _read_whole(folder)) is not None:
+        offer(key, folder)
         return Entry(folder, meta)
+    built = False
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
         hold(root, key)
@@ -95,17 +99,19 @@ def open_or_build(
     try:
         # Another process may have built it while this one waited.
         if (meta := _read_whole(folder)) is None:
-            meta = _build(root, key, build, about)
+            meta, built = _fetch_or_build(root, key, build, about)
     finally:
         lock.release()
+    offer(key, folder, anew=built)
     if limit is not None:
         make_room(root, limit, keep=key)
     return Entry(folder, meta)
 
 
-def _build(
+def _fetch_or_build(
     root: Path, key: str, build: Callable[[Path], dict[str, Any]], about: str
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], bool]:
+    """Put the entry in its place; return its meta data, and whether it had to be built."""
     folder = root / key
     with writing(root):
         for left in root.glob(f".{key}.*"):  # of a process that was killed while it wrote
@@ -113,9 +119,16 @@ def _build(
         temporary = root / f".{key}.{uuid.uuid4().hex[:8]}"
         temporary.mkdir()
     try:
-        meta = build(temporary)
+        fetch(key, temporary)
+        fetched = _read_whole(temporary)
+        if fetched is None:
+            with writing(root):
+                for path in temporary.iterdir():
+                    path.unlink()
+        meta = build(temporary) if fetched is None else fetched
         with writing(root):
-            _seal(temporary, meta, about)
+            if fetched is None:
+                _seal(temporary, meta, about)
             if folder.exists():
                 shutil.rmtree(folder)
             os.replace(temporary, folder)
@@ -123,7 +136,7 @@ def _build(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return meta
+    return meta, fetched is None
 
 
 def _seal(folder: Path, meta: dict[str, Any], about: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,11 @@ from typing import Any, Literal, Protocol
 from sft_tune.errors import DataError
 
 SplitName = Literal["train", "validation", "test"]
+Facts = tuple[int, int]
+"""Size in bytes and modification time in nanoseconds."""
+
+READ_BYTES = 64 * 2**20
+"""Data sets below this size are known by their contents, however they came to a machine."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +84,20 @@ def digest(*parts: str | bytes) -> str:
 
 
 def files_identity(paths: Iterable[Path]) -> str:
-    """Return a digest of the absolute paths, sizes and modification times of files.
+    """Return a digest of files: of their places below their common folder, and what is in them.
 
-    A file that is missing counts as such; the reader will say so.
+    It is the same on every machine that has them. What is in them are their contents where all
+    have less than `READ_BYTES` together, else their sizes and modification times. A file that is
+    missing counts as such; the reader will say so.
     """
-    lines = []
-    for path in paths:
-        try:
-            facts = path.stat()
-            lines.append(f"{path.absolute()}\0{facts.st_size}\0{facts.st_mtime_ns}")
-        except OSError:
-            lines.append(f"{path.absolute()}\0missing")
-    return digest("\n".join(lines))
+    found = [Path(os.path.abspath(path)) for path in paths]
+    root = os.path.commonpath([path.parent for path in found]) if found else ""
+    return _identity(root, [(str(path), _facts(path)) for path in found])
+
+
+def place_identity(path: Path) -> str:
+    """Return a digest of a file's absolute path, size and modification time: of this machine."""
+    return digest(str(path.absolute()), repr(_facts(path)))
 
 
 def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -114,14 +122,48 @@ def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def folder_identity(folder: Path, suffix: str = "") -> str:
-    """Return a digest of the paths, sizes and modification times of all files below ``folder``."""
-    lines = []
-    if folder.is_dir():
-        for entry in walk(folder.absolute()):
-            if entry.name.endswith(suffix):
-                facts = entry.stat()
-                lines.append(f"{entry.path}\0{facts.st_size}\0{facts.st_mtime_ns}")
-    return digest(str(folder.absolute()), "\n".join(sorted(lines)))
+    """Return a digest of all files below ``folder``, as `files_identity` does."""
+    entries = walk(folder.absolute()) if folder.is_dir() else iter(())
+    found = [
+        (entry.path, (facts.st_size, facts.st_mtime_ns))
+        for entry in entries
+        if entry.name.endswith(suffix)
+        for facts in (entry.stat(),)
+    ]
+    return _identity(str(folder.absolute()), sorted(found))
+
+
+def _facts(path: Path) -> Facts | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _identity(root: str, files: list[tuple[str, Facts | None]]) -> str:
+    lines = [(os.path.relpath(path, root), *(facts or ("missing",))) for path, facts in files]
+    if sum(facts[0] for _, facts in files if facts is not None) >= READ_BYTES:
+        return digest(repr(lines))
+    return _contents_digest(root, tuple(lines))
+
+
+@functools.lru_cache(maxsize=64)
+def _contents_digest(root: str, lines: tuple[tuple[Any, ...], ...]) -> str:
+    """Return a digest of the files ``lines`` below ``root``, read once for each modification."""
+    parts: list[str | bytes] = []
+    for name, *facts in lines:
+        path = os.path.join(root, name)
+        parts += [name, b"missing" if len(facts) == 1 else _contents(path)]
+    return digest(*parts)
+
+
+def _contents(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+    except OSError:
+        return b"unreadable"
 
 
 def listed(names: Iterable[Any], limit: int = 12) -> str:

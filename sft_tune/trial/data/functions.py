@@ -24,6 +24,7 @@ from sft_tune.trial.data.examples import (
     digest,
     files_identity,
     item_place,
+    place_identity,
 )
 
 Read = tuple[list[Any], list[Any]]
@@ -79,7 +80,7 @@ class Function:
 
     def _identity(self, split: SplitName) -> str | None:
         file = Path(self._target)
-        code = files_identity([file]) if file.suffix == ".py" else self._target
+        code = place_identity(file) if file.suffix == ".py" else self._target
         key = (code, self._function, self._name(split), tuple(self._named.wanted.values()))
         found = _seen(key)
         if not found:
@@ -175,7 +176,7 @@ def import_module(target: str) -> ModuleType:
     path = Path(target).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    name = f"sft_tune_user_{digest(files_identity([path]))}"
+    name = f"sft_tune_user_{digest(place_identity(path))}"
     if name not in sys.modules:
         specification = importlib.util.spec_from_file_location(name, path)
         if specification is None or specification.loader is None:

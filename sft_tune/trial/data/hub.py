@@ -106,12 +106,13 @@ class Hub:
         return self._names
 
     def _stored_identity(self) -> str:
-        stored = Path(self._name) if Path(self._name).is_dir() else _stored_at(self._name)
+        local = Path(self._name).is_dir()
+        stored = Path(self._name) if local else _stored_at(self._name)
         if not stored.is_dir():
             self._splits()
-        suffix = "" if Path(self._name).is_dir() else ".arrow"
-        name = repr((self._name, self._revision, self._data.subset))
-        return digest(name, folder_identity(stored, suffix))
+        # A folder is the same wherever it lies.
+        name = repr((None if local else self._name, self._revision, self._data.subset))
+        return digest(name, folder_identity(stored, "" if local else ".arrow"))
 
     def _splits(self) -> Any:
         """Return all splits, name -> data set (their rows stay on the disk)."""

@@ -21,6 +21,7 @@ from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.stack.head import Layer, dropouts, forward, layers_of
 from sft_tune.trial.stack.rows import Row
 from sft_tune.trial.step import Trainee, set_up
+from sft_tune.trial.tasks import Outputs
 
 TRIED = 4
 
@@ -78,18 +79,22 @@ class Common:
         return inputs, self.targets.index_select(0, rows).view(indices.shape)
 
     @torch.inference_mode()
-    def validation_logits(self, row: Row, batch_size: int) -> Tensor:
-        """Return the logits [n, classes] of the validation split by the head ``row``, on the CPU.
+    def validation_outputs(self, row: Row, rows: Tensor | None, batch_size: int) -> Outputs:
+        """Return the logits [n, classes] for validation by the head ``row``, on the CPU.
 
-        They are made in batches of ``batch_size``.
+        Args:
+            row: the weights.
+            rows: only these examples, in this order; None: all.
+            batch_size: examples at once.
         """
         weights = {name: part[None] for name, part in row.parts().items()}
+        features = self._validation if rows is None else self._validation[rows]
         found = []
-        for features in torch.split(self._validation, batch_size):
+        for some in torch.split(features, batch_size):
             with autocast(self._device, self._dtype):
-                inputs = features.to(self._device)[None]
+                inputs = some.to(self._device)[None]
                 found.append(forward(self.layers, weights, inputs, lambda _, given: given)[0])
-        return torch.cat(found).float().cpu()
+        return {"logits": torch.cat(found).float().cpu()}
 
     def trainee(self, config: TrialConfig) -> Trainee:
         """Return the trainee of ``config``, with the common backbone and a head of its own.

@@ -15,16 +15,16 @@ from torch.nn import functional
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.stacking import stack_key
 from sft_tune.trial.device import autocast, open_device, peak_memory
-from sft_tune.trial.loop import Ending, after_rung, at_rung, save
+from sft_tune.trial.loop import save
 from sft_tune.trial.mirror import Mirror
 from sft_tune.trial.outcome import Outcome
 from sft_tune.trial.paths import TrialPaths
+from sft_tune.trial.rungs import Ending, after_rung, at_rung
 from sft_tune.trial.stack.common import Common, NotStackableError, masks_of
 from sft_tune.trial.stack.endings import Endings
 from sft_tune.trial.stack.head import forward
 from sft_tune.trial.stack.member import Member, Report, Share, make_member
 from sft_tune.trial.stack.rows import Rows, family
-from sft_tune.trial.tasks import task_of
 
 Name = TypeVar("Name", bound=Hashable)
 Masks = Callable[[list[int]], Callable[[int, Tensor], Tensor]]
@@ -286,11 +286,17 @@ class Stack(Generic[Name]):
 
     def _rung(self, name: Name, member: Member) -> bool:
         """Evaluate and report; tell whether the trial is still there."""
+        common = self._common
+        if common is None:
+            raise RuntimeError("the stack is empty")
         with member.clock.aside(self._device):
-            metrics = self._metrics(member)
             member.row.store_weights()
         reached = at_rung(
-            member.trainee, member.state, member.monitors, self._batch_size, metrics=metrics
+            member.trainee,
+            member.state,
+            member.monitors,
+            self._batch_size,
+            outputs=lambda rows: common.validation_outputs(member.row, rows, self._batch_size),
         )
         if isinstance(reached, Ending):
             self._end(name, reached)
@@ -304,15 +310,6 @@ class Stack(Generic[Name]):
         ending = after_rung(reached, member.trainee, member.state, go_on=True)
         self._end(name, ending or Ending("completed"))
         return False
-
-    def _metrics(self, member: Member) -> dict[str, float]:
-        """Return the metrics of the validation split by the head as it is now."""
-        if self._common is None:
-            raise RuntimeError("the stack is empty")
-        config, data = member.trainee.config, member.trainee.data
-        logits = self._common.validation_logits(member.row, self._batch_size)
-        task = task_of(config.task, config.data)
-        return task.metrics([config.objective.metric], {"logits": logits}, data.validation, data)
 
     def _save(self, member: Member, mirror: Mirror | None) -> None:
         member.row.store()

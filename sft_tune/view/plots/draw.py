@@ -223,7 +223,10 @@ def draw_cost(material: Material) -> Drawing:
             figure.add_trace(_marks(kind, x, y, own, material.metric))
     wide = max(p.seconds for p in data) > 50 * min(p.seconds for p in data)
     figure.update_xaxes(title_text=f"time on the device, {unit}", type="log" if wide else "linear")
-    if not wide:
+    if wide:
+        # Else plotly writes 2, 3, 5 between 1 and 10 in small.
+        figure.update_xaxes(dtick=1, exponentformat="none", minor={"dtick": "D1", "ticks": ""})
+    else:
         figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(title_text=_metric(material), range=value_range(material))
     return Drawing(figure, _cost_title(material, front), _cost_note(material, data))

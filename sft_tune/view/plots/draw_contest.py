@@ -74,12 +74,21 @@ def draw_marginal(found: Marginal) -> Drawing:
             name="mean, 95 %",
         )
     )
-    marks = [("median", "line-ew-open", style.INK, [g.median for g in found.groups])]
-    marks.append(("best", "star", style.ORANGE, [g.best for g in found.groups]))
-    adjusted = [g.adjusted for g in found.groups if g.adjusted is not None]
-    if len(adjusted) == len(found.groups):
-        marks.append(("adjusted mean", "diamond-open", style.GREEN, adjusted))
-    for name, symbol, color, values in marks:
+    if found.span is not None:
+        figure.add_trace(
+            go.Scatter(
+                x=[place + 0.12 for place in places],
+                y=[g.adjusted for g in found.groups],
+                error_y={"type": "data", "array": [g.adjusted_half for g in found.groups]},
+                mode="markers",
+                marker={"symbol": "diamond-open", "size": 11, "color": style.GREEN},
+                name="adjusted mean, 95 %",
+            )
+        )
+    for name, symbol, color, values in (
+        ("median", "line-ew-open", style.INK, [g.median for g in found.groups]),
+        ("best", "star", style.ORANGE, [g.best for g in found.groups]),
+    ):
         figure.add_trace(
             go.Scatter(
                 x=places,

@@ -117,6 +117,27 @@ def same_files(one: Path, other: Path) -> None:
     assert found[1]["progress"] == expected[1]["progress"]
 
 
+def test_early_rungs_on_a_part_are_what_they_are_alone(
+    heads: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    driver, configs = Driver(tmp_path, go_on), {}
+    for seed in range(4):
+        config = heads(seed=seed, learning_rate=0.5, schedule="constant", epochs=3)
+        objective = config.objective.model_copy(update={"evaluate": 6})
+        configs[f"t{seed}"] = config.model_copy(update={"objective": objective})
+    for name, config in configs.items():
+        driver.enter(name, config)
+    driver.work()
+    for name, config in configs.items():
+        outcome, expected = alone(config, tmp_path / f"alone-{name}")
+        same(driver.seen[name], expected)
+        assert [e.examples for e in driver.seen[name]] == [6, 6, 6, 6, None]
+        assert driver.outcomes[name].best_progress == outcome.best_progress
+        assert driver.outcomes[name].metrics == pytest.approx(outcome.metrics, **ROUNDING)
+        same_files(tmp_path / name, tmp_path / f"alone-{name}")
+    assert any(outcome.best_progress != 100 for outcome in driver.outcomes.values())
+
+
 def test_each_trial_of_a_stack_is_what_it_is_alone(
     heads: Callable[..., TrialConfig], tmp_path: Path
 ) -> None:

@@ -1,0 +1,47 @@
+"""How much of the validation split a rung is evaluated on: the one rule, the same for all trials.
+
+The last rung is evaluated on the whole split, whatever the rule says, and so is what becomes a
+trial's value (see `sft_tune.trial.rungs`). Early rungs may be on a part of it.
+"""
+
+from __future__ import annotations
+
+from sft_tune.spec.study import ObjectiveSpec
+
+SHARE = 0.05
+"""Of a trial's cost may be evaluation before `auto` does something about it."""
+
+PASSES = 3
+"""A training example costs as much as so many evaluated ones: the backward pass takes twice the
+forward one's operations (Kaplan et al. 2020, "Scaling laws for neural language models", 2.1)."""
+
+LEAST = 1000
+"""So many examples `auto` keeps: of fewer, chance would decide whom the pruner cuts."""
+
+
+def early_examples(objective: ObjectiveSpec, *, train: int, validation: int, epochs: int) -> int:
+    """Return on how many examples of validation every rung but the last is evaluated.
+
+    ``auto`` counts examples, not seconds, so that it says the same on every machine and in every
+    run. Where all rungs on the whole split cost more than `SHARE` of the training, what is left of
+    that after two evaluations of the whole split (the last rung, and the rung that was best) is
+    spread over the early rungs, never less than `LEAST` on each.
+
+    Args:
+        objective: its settings ``evaluate`` and ``rungs``.
+        train: examples of the training split.
+        validation: examples of the validation split.
+        epochs: of the shortest trial of the study.
+
+    Returns:
+        A count, at most ``validation``.
+    """
+    if objective.evaluate == "all" or objective.rungs == 1:
+        return validation
+    if objective.evaluate != "auto":
+        return min(objective.evaluate, validation)
+    admitted = SHARE * PASSES * train * epochs
+    if objective.rungs * validation <= admitted:
+        return validation
+    left = (admitted - 2 * validation) / (objective.rungs - 1)
+    return min(validation, max(LEAST, int(left)))

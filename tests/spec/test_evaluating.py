@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sft_tune.spec.config import assemble, default_params, fewest_epochs
+from sft_tune.spec.evaluating import LEAST, PASSES, SHARE, early_examples
+from sft_tune.spec.study import ObjectiveSpec, StudySpec
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "train", "validation", "epochs", "expected"),
+    [
+        ("all", 1_000, 100_000, 1, 100_000),
+        (500, 1_000, 100_000, 1, 500),
+        (500, 1_000, 400, 1, 400),
+        # 10 rungs of 1,000 are more than 5 % of 3 x 1,000, but fewer say too little.
+        ("auto", 1_000, 1_000, 1, 1_000),
+        ("auto", 1_000, 1_001, 1, LEAST),
+        # 10 x 10,000 of 3 x 40,000 x 17 = 2,040,000 examples are 4.9 %; of 16 epochs 5.2 %.
+        ("auto", 40_000, 10_000, 17, 10_000),
+        ("auto", 40_000, 10_000, 16, (96_000 - 20_000) // 9),
+        # What two whole evaluations leave is less than the least.
+        ("auto", 40_000, 10_000, 4, LEAST),
+    ],
+)
+def test_early_rungs_take_what_the_budget_leaves(
+    evaluate: Any, train: int, validation: int, epochs: int, expected: int
+) -> None:
+    objective = ObjectiveSpec(evaluate=evaluate, rungs=10)
+    found = early_examples(objective, train=train, validation=validation, epochs=epochs)
+    assert found == expected
+
+
+def test_one_rung_is_the_last() -> None:
+    objective = ObjectiveSpec(evaluate=5, rungs=1)
+    assert early_examples(objective, train=10, validation=100, epochs=1) == 100
+
+
+@pytest.mark.parametrize("train", [20_000, 60_000, 300_000])
+@pytest.mark.parametrize("epochs", [3, 10, 30])
+def test_auto_keeps_evaluation_below_its_share_where_two_whole_ones_and_the_least_fit(
+    train: int, epochs: int
+) -> None:
+    rungs, validation = 10, train // 5
+    objective = ObjectiveSpec(rungs=rungs)
+    early = early_examples(objective, train=train, validation=validation, epochs=epochs)
+    cost = (rungs - 1) * early + (validation if early == validation else 2 * validation)
+    least = min(rungs * validation, 2 * validation + (rungs - 1) * LEAST)
+    assert cost <= max(SHARE * PASSES * train * epochs, least)
+
+
+def _study(space: dict[str, Any]) -> StudySpec:
+    return StudySpec.model_validate(
+        {
+            "name": "s",
+            "task": "image-classification",
+            "data": {"source": "sklearn:digits"},
+            "model": {"name": "builtin:convnet", "weights": "none"},
+            "training": {"epochs": 5},
+            "space": space,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("space", "fewest"),
+    [
+        ({}, 5),
+        ({"epochs": [8, 2, 4]}, 2),
+        ({"epochs": {"low": 7, "high": 9}}, 7),
+        (
+            {
+                "optimizer": ["sgd", "adam"],
+                "epochs": {"low": 7, "high": 9, "when": {"optimizer": "sgd"}},
+            },
+            5,
+        ),
+    ],
+)
+def test_the_shortest_trial_of_a_study_is_known_to_each(space: dict[str, Any], fewest: int) -> None:
+    spec = _study(space)
+    assert fewest_epochs(spec) == fewest
+    assert assemble(spec, default_params(spec), 3).fewest_epochs == fewest
+
+
+def test_what_the_study_is_does_not_change_what_a_configuration_is() -> None:
+    config = assemble(_study({}), {}, 0)
+    other = config.model_copy(update={"fewest_epochs": 2})
+    assert config.fingerprint() == other.fingerprint()
