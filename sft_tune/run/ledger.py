@@ -7,6 +7,7 @@ is claimed before its trial is opened, an end is noted before Optuna is told of 
 from __future__ import annotations
 
 import functools
+import itertools
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -154,9 +155,11 @@ class Ledger:
         )
         if claim is not None and claim.taken_from and claim.attempts:
             claims.add_error(self._db, claim, f"its runner {claim.taken_from} was lost")
-        if claim is None and self.exhausted() is None:
+        if claim is not None:
+            return self._open(claim)
+        if self.exhausted() is None:
             claim = claims.claim_new(self._db, self._study.id, limit=self._limit, **self._lease())
-        return None if claim is None else self._open(claim)
+        return None if claim is None else self._open(claim, fresh=True)
 
     def exhausted(self) -> str | None:
         """Return why no new trial may start, in a word; None when the count of trials decides."""
@@ -332,12 +335,13 @@ class Ledger:
     def _lease(self) -> dict[str, Any]:
         return {"owner": self._owner, "now": self._clock(), "lease_seconds": LEASE_SECONDS}
 
-    def _open(self, claim: Claim) -> Placement:
+    def _open(self, claim: Claim, *, fresh: bool = False) -> Placement:
         if claim.optuna_trial_id is not None:
             known = claim.optuna_trial_id
             point = retrying(lambda: self._searcher.adopt(known, claim.ordinal))
         else:
-            point = retrying(lambda: self._searcher.open(claim))
+            tries = itertools.count()  # what one made whose answer was lost, the next finds
+            point = retrying(lambda: self._searcher.open(claim, fresh=fresh and next(tries) == 0))
             claim = claims.link(self._db, claim, point.optuna_id, point.number)
         config = assemble(self._spec, point.params, point.number)
         local = localize_config(config, self._study.root or "")

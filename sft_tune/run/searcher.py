@@ -50,13 +50,14 @@ class Searcher:
         )
         self._study_id = self._storage.get_study_id_from_name(spec.name)
 
-    def open(self, claim: Claim) -> Point:
+    def open(self, claim: Claim, *, fresh: bool = False) -> Point:
         """Open a trial for the claimed ticket, or find the one that a dead runner opened for it.
 
         The row is born with its ticket, so a runner that dies right after leaves a trial that
-        the next one finds.
+        the next one finds. Of a ``fresh`` ticket, which nobody else has had, there is none.
         """
-        return self.adopt(self._find(claim.ordinal) or self._create(claim), claim.ordinal)
+        known = None if fresh else self._find(claim.ordinal)
+        return self.adopt(known or self._create(claim), claim.ordinal)
 
     def _create(self, claim: Claim) -> int:
         fixed = self._plan.fixed(claim.place) if claim.asked is None else claim.asked

@@ -196,11 +196,13 @@ class Stack(Generic[Name]):
         member.pending = member.verdict = None
         if rung is None:
             return True
-        ending = after_rung(rung, member.trainee, member.state, go_on=go_on)
+        state, trained = member.state, member.state.step
+        state.step = rung.step or trained  # where it was judged; it has trained on meanwhile
+        ending = after_rung(rung, member.trainee, state, go_on=go_on)
         if ending is not None:
-            member.state.step = rung.step or member.state.step  # it had trained on meanwhile
             self._end(name, ending)
             return False
+        state.step = trained
         due = time.monotonic() - member.saved_at >= self._checkpoint_seconds
         if due and not member.stopping:
             self._save(member, member.mirror)
