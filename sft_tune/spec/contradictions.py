@@ -18,7 +18,7 @@ from sft_tune.spec.wording import did_you_mean, shown, words
 _PRUNER_KEYS = {
     "reduction": ("asha", "hyperband"),
     "percentile": ("percentile",),
-    "startup_trials": ("median", "percentile"),
+    "startup_trials": ("asha", "hyperband", "median", "percentile"),
     "p_threshold": ("wilcoxon",),
 }
 

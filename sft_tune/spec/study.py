@@ -352,10 +352,10 @@ class PrunerSpec(Section):
         "wilcoxon (signed-rank test against the best trial, fold by fold; with data.folds), none.",
     )
     first: int = Field(
-        10, ge=1, le=99, description="Progress in percent before which nothing is pruned."
+        20, ge=1, le=99, description="Progress in percent before which nothing is pruned."
     )
     reduction: int = Field(
-        4, ge=2, description="asha and hyperband: one in this many goes on at each cut."
+        3, ge=2, description="asha and hyperband: one in this many goes on at each cut."
     )
     percentile: float = Field(
         25.0, gt=0, lt=100, description="percentile: keep a trial in this best percentage."
@@ -368,7 +368,9 @@ class PrunerSpec(Section):
         "p-value below this.",
     )
     startup_trials: int = Field(
-        5, ge=0, description="median and percentile: nothing is pruned before so many are done."
+        5,
+        ge=0,
+        description="All but wilcoxon: nothing is pruned before so many trials are completed.",
     )
 
 

@@ -153,14 +153,15 @@ def widened(
 ) -> dict[str, Any] | None:
     """Return the range of ``name`` wider at one end, as a study file has it; None: it cannot be.
 
-    A logarithmic range grows by half of its decades, another by half of its width, in whole steps,
-    as far as the setting admits; one of a training function (``free``) admits any.
+    A logarithmic range grows by half of its decades (by one at the most), another by half of its
+    width, in whole steps, as far as the setting admits; one of a training function (``free``)
+    admits any.
     """
     low, high = parameter.bounds()
     step = parameter.step or (1 if parameter.is_integer else None)
     for share in (0.5, 0.25, 0.1):
         if parameter.log:
-            factor = (high / low) ** share
+            factor = min(10.0, (high / low) ** share)
             moved = high * factor if upper else low / factor
         else:
             width = (high - low) * share
@@ -349,7 +350,7 @@ def _noise(facts: Facts) -> Iterator[Advice]:
     yield Advice(
         "noise",
         f"trial {leader.number} leads by {words.score(margin)}, which {examples} cannot tell from "
-        f"chance ({words.plural(close, 'trial')} lie within it); `sft-tune confirm "
+        f"chance ({words.plural(close, 'trial')} within it); `sft-tune confirm "
         f"{evidence.spec.name}` before believing it",
         {"margin": margin, "examples": facts.examples, "within": close},
         "confirm",

@@ -15,6 +15,7 @@ from sft_tune.spec.function_task import is_function
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.view import words
 from sft_tune.view.grid import Column, Grid
+from sft_tune.view.material import seconds_of
 
 STYLES = {
     "crashed": "red",
@@ -157,7 +158,7 @@ def _trial_columns(rows: Sequence[TrialRow], states: Sequence[str], metric: str)
         Column("ended as", ended, right=False, styles=[known[state] for state in states]),
         Column(metric, [words.score(value) for value in values]),
         Column("at", [reached(row) for row in rows]),
-        Column("time", [words.duration(row.seconds or None) for row in rows]),
+        Column("time", [words.duration(seconds_of(row) or None) for row in rows]),
     ]
 
 
@@ -215,18 +216,24 @@ def watched_table(rows: Sequence[EvaluationRow]) -> Table | None:
 
 
 def configuration(
-    config: Mapping[str, Any], params: Mapping[str, Any], default: Mapping[str, Any] | None
+    config: Mapping[str, Any] | None,
+    params: Mapping[str, Any],
+    default: Mapping[str, Any] | None,
 ) -> RenderableType:
     """Return a trial's configuration: what is searched against the default, then what is fixed.
 
     Args:
-        config: the complete configuration (a `TrialConfig` as a mapping).
+        config: the complete configuration (a `TrialConfig` as a mapping); None: unknown.
         params: the trial's point of the space.
         default: the default point; None: unknown.
     """
     parts: list[RenderableType] = []
     if params:
-        parts += [_searched_table(params, default), ""]
+        parts.append(_searched_table(params, default))
+    if config is None:
+        return Group(*parts)
+    if parts:
+        parts.append("")
     fixed = {
         name: value
         for name, value in flat_settings(config).items()

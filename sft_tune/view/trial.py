@@ -12,11 +12,13 @@ from rich.text import Text
 from sft_tune.spec.faults import from_flags
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.view import words
+from sft_tune.view.material import seconds_of
 from sft_tune.view.status import owner_in_words
 from sft_tune.view.tables import (
     STYLES,
     configuration,
     plain_table,
+    reached,
     rungs_table,
     state_of_trial,
     watched_table,
@@ -53,11 +55,11 @@ def draw_best(
         facts.add_row("folds", folds)
     if row.best_progress is not None:
         facts.add_row("reached at", f"{row.best_progress} % of its {_steps(row)}")
-    facts.add_row("trained for", words.duration(row.seconds))
+    facts.add_row("trained for", words.duration(seconds_of(row)))
     if row.checkpoint is not None:
         facts.add_row("weights", words.short_path(row.checkpoint))
     parts: list[RenderableType] = [head, facts]
-    if row.config is not None:
+    if row.config is not None or row.params:
         parts += ["", configuration(row.config, row.params, default)]
     return Group(*parts)
 
@@ -97,7 +99,7 @@ def draw_trial(
         for fault in faults:
             table.add_row(fault.short, Text(fault.evidence))
         parts += ["", table]
-    if row.config is not None:
+    if row.config is not None or row.params:
         parts += ["", configuration(row.config, row.params, default)]
     if rungs:
         parts += ["", rungs_table(rungs, study.metric)]
@@ -130,7 +132,10 @@ def _trial_facts(
     curve = [rung.metrics[study.metric] for rung in rungs if study.metric in rung.metrics]
     if len(curve) > 1:
         facts.add_row("curve", words.sparkline(curve, 40))
-    facts.add_row("progress", f"{row.last_progress or 0} % of its {_steps(row)}")
+    if row.phase is None:
+        facts.add_row("last step", reached(row))
+    else:
+        facts.add_row("progress", f"{row.last_progress or 0} % of its {_steps(row)}")
     if row.is_alive(now):
         facts.add_row("run by", owner_in_words(row.lease_owner))
     if row.device and row.device != "none":

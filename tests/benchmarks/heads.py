@@ -2,8 +2,10 @@
 
 The same trials, through the product, on one worker: as by default (`resources.feature_cache`, and
 `resources.stack: auto`: several as one), one after another, and without kept features.
-The time of each study is its wall seconds, start of the processes and the making of the features
-included; the seconds inside trials are reported beside it.
+The time of each study, and what is judged, is its wall seconds, start of the processes and the making
+of the features included; the seconds inside trials are reported beside it. The long way's are measured
+on as many trials as SFT_TUNE_BENCHMARK_LONG says, where that is set, and scaled by epochs: the table
+says so.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def result(url: str) -> list[Any]:
 def test_a_study_that_is_killed_again_and_again_ends_as_one_that_was_not(
     study_file: Callable[..., Path],
 ) -> None:
-    path = study_file(budget={"trials": 4}, pruner={"name": "asha", "first": 25, "reduction": 2})
+    pruner = {"name": "asha", "first": 25, "reduction": 2, "startup_trials": 0}
+    path = study_file(budget={"trials": 4}, pruner=pruner)
     calm, wild = "sqlite:///calm.db", "sqlite:///wild.db"
     assert start_until(path, calm, None) == 0
     places = ["trial 0 started", "trial 0 at 50 %", "trial 2 started"]

@@ -279,7 +279,7 @@ def test_bad_trials_are_pruned_but_never_the_default_one(study_file: StudyFile) 
         space={"learning_rate": [1e-8, 3e-3, 1e-7, 1e-6]},
         sampler={"name": "grid", "enqueue": [{"learning_rate": 3e-3}]},
         objective={"metric": "loss", "rungs": 4},
-        pruner={"name": "asha", "first": 50, "reduction": 2},
+        pruner={"name": "asha", "first": 50, "reduction": 2, "startup_trials": 0},
         budget=None,
     )
     start(path)

@@ -151,7 +151,23 @@ def test_a_grid_of_conditions_has_no_cell_that_differs_in_an_inactive_parameter(
 
 @pytest.mark.parametrize("name", sorted(PRUNERS))
 def test_pruners_leave_good_trials_and_all_but_none_cut_bad_ones(name: str) -> None:
-    spec = PrunerSpec.model_validate({"name": name, "startup_trials": 2, "first": 10})
+    cut = _cut_of_falling_scores(name, startup=2)
+    assert 0 not in cut
+    assert bool(cut) == (name != "none")
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median", "percentile"])
+def test_nothing_is_cut_before_enough_trials_are_completed(name: str) -> None:
+    cut = _cut_of_falling_scores(name, startup=4)
+    assert cut and min(cut) >= 4
+    if name == "asha":
+        assert cut == list(range(4, 12))
+        assert _cut_of_falling_scores(name, startup=0) == list(range(1, 12))
+
+
+def _cut_of_falling_scores(name: str, startup: int) -> list[int]:
+    """Return which of 12 trials, each worse than the one before, are pruned."""
+    spec = PrunerSpec.model_validate({"name": name, "startup_trials": startup, "first": 10})
     study = optuna.create_study(
         direction="maximize",
         pruner=make_pruner(spec),
@@ -169,8 +185,7 @@ def test_pruners_leave_good_trials_and_all_but_none_cut_bad_ones(name: str) -> N
                 break
         else:
             study.tell(trial, score)
-    assert 0 not in cut
-    assert bool(cut) == (name != "none")
+    return cut
 
 
 @pytest.mark.parametrize("name", ["asha", "hyperband"])

@@ -103,7 +103,7 @@ TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"pruner": {"percentile": 10}}, "pruner.percentile", "is read only by percentile, not asha; remove it, or set `name: percentile`", "10"),
     ({"pruner": {"name": "median", "reduction": 3}}, "pruner.reduction", "is read only by asha and hyperband, not median; remove it, or set `name: asha`", "3"),
     ({"pruner": {"first": 95}}, "pruner.first", PRUNABLE.format(10, 95), "95"),
-    ({"pruner": {"name": "median"}, "objective": {"rungs": 1}}, "pruner.name", PRUNABLE.format(1, 10), "'median'"),
+    ({"pruner": {"name": "median"}, "objective": {"rungs": 1}}, "pruner.name", PRUNABLE.format(1, 20), "'median'"),
     ({"sampler": {"enqueue": [{}, {}]}, "budget": {"trials": 2}}, "budget.trials", "must hold the default configuration and the 2 of sampler.enqueue; write 3 or more", "2"),
 ]  # fmt: skip
 

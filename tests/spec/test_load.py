@@ -53,7 +53,7 @@ SINGLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"training": {"Batch-Size": 1}}, "training.Batch-Size", "unknown key; did you mean batch_size?", None),
     ({"training": {"dropout": 0.1}}, "training.dropout", "unknown key here; it belongs in `model`", None),
     ({"training": {"trials": 3}}, "training.trials", "unknown key here; it belongs in `budget`", None),
-    ({"objective": {"qqq": 1}}, "objective.qqq", "unknown key; use one of metric, direction, rungs, beams, max_new_tokens", None),
+    ({"objective": {"qqq": 1}}, "objective.qqq", "unknown key; use one of metric, direction, rungs, evaluate, beams, max_new_tokens", None),
     ({"training": {"epochs": 3.5}}, "training.epochs", "must be a whole number; round it", "3.5"),
     ({"training": {"epochs": 3.0}}, "training.epochs", "must be a whole number; write 3", "3"),
     ({"training": {"epochs": True}}, "training.epochs", "must be a whole number", "true"),

@@ -13,13 +13,21 @@ import yaml
 
 from sft_tune.spec.study import StudySpec
 from sft_tune.store.rows import EvaluationRow, TrialRow
-from sft_tune.view.advice import Advice, advice_json, advise, beforehand, draw_advice
+from sft_tune.view.advice import (
+    Advice,
+    advice_json,
+    advise,
+    beforehand,
+    draw_advice,
+    widened,
+)
 from sft_tune.view.estimate import Estimate
 from tests.view.conftest import Draw
 from tests.view.examples import pruned_row, rung_row, study_row, trial_row
 
+RATE = {"low": 1e-4, "high": 1e-1, "log": True}
 SPACE = {
-    "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+    "learning_rate": RATE,
     "weight_decay": {"low": 0.0, "high": 0.1},
     "schedule": ["linear", "cosine"],
 }
@@ -112,6 +120,12 @@ def test_the_best_at_the_edge_of_its_range() -> None:
     assert piece.numbers["name"] == "learning_rate" and "0.099" in piece.text
     widened = applied(piece).space["learning_rate"]
     assert widened.bounds()[0] == 1e-4 and widened.bounds()[1] > 1e-1
+
+
+def test_a_wide_range_grows_by_ten_times_at_the_most() -> None:
+    rate = StudySpec.model_validate({**BASE, "space": {"learning_rate": {**RATE, "low": 1e-5}}})
+    wider = widened("learning_rate", rate.space["learning_rate"], upper=True, free=True)
+    assert wider is not None and wider["high"] == 1.0
 
 
 def test_still_improving_at_the_end() -> None:

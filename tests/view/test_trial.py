@@ -24,6 +24,20 @@ def test_the_best_trial_on_a_page(draw_text: Draw) -> None:
     ]
 
 
+def test_of_another_program_the_settings_are_shown_and_steps_are_no_percent(
+    draw_text: Draw,
+) -> None:
+    foreign = {"phase": None, "reason": None, "checkpoint": None, "best_progress": None}
+    row = trial_row(1, 0.9, params={"rate": 0.5}, metrics={}, last_progress=7, **foreign)
+    row = row._replace(seconds=None, started=row.started, ended=row.ended)
+    best = draw_text(draw_best(study_row(managed=False), row, None)).splitlines()
+    assert best[0] == "accuracy 0.9000  trial 1 of s"
+    assert best[1] == "trained for  1m 00s"
+    assert best[2:] == ["", "searched  value", "rate        0.5"]
+    text = draw_text(draw_trial(study_row(managed=False), row, [], None, None, {}, NOW), 100)
+    assert "last step  7" in text and "rate        0.5" in text and "%" not in text
+
+
 def test_a_trial_on_a_page_has_its_rungs_its_errors_and_its_files(draw_text: Draw) -> None:
     files = {"log.txt": 5}
     row = trial_row(
