@@ -115,7 +115,7 @@ def train(
         "refit_to": refit_to,
         "stack": stack,
         "kept_from": kept_from,
-        "keep": resources.keep_checkpoints,
+        "keep": None if with_test else resources.keep_checkpoints,
     }
 
 
