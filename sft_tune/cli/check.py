@@ -74,15 +74,15 @@ def _probe(spec: StudySpec, slot: Slot) -> list[tuple[dict[str, Any], dict[str, 
     from sft_tune.run.engine import Inbox, LocalEngine
     from sft_tune.run.register import configs_to_check
     from sft_tune.run.single import probe_config
-    from sft_tune.view.estimate import batch_sizes
+    from sft_tune.view.estimate import batch_sizes, token_budgets
 
-    sizes = batch_sizes(spec)
+    ways = batch_sizes(spec), token_budgets(spec)
     with tempfile.TemporaryDirectory() as logs:
         inbox: Inbox = queue.SimpleQueue()
         worker = LocalEngine(Path(logs)).spawn(slot, inbox)
         try:
             return [
-                (config.model.model_dump(), probe_config(worker, inbox, config, sizes))
+                (config.model.model_dump(), probe_config(worker, inbox, config, *ways))
                 for config in configs_to_check(spec)
             ]
         finally:

@@ -150,7 +150,7 @@ def _key(config: TrialConfig, resources: ResourcesSpec) -> str:
         *(platform.node(), available_cores(), resources.threads_per_trial),
         *(resources.memory_per_trial, config.model.name, training.batch_size, training.freeze),
         *(training.precision, data.source, data.image_size, data.max_length),
-        data.max_seconds,
+        *(data.max_seconds, training.batch_tokens),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 

@@ -26,12 +26,15 @@ def cache_folder() -> Path:
     return Path(given) if given else Path(platformdirs.user_cache_dir("sft_tune"))
 
 
-def probe(config: TrialConfig, batch_sizes: Sequence[int], device: str) -> Message:
-    """Load data and model of ``config`` and take a step per batch size."""
+def probe(
+    config: TrialConfig, batch_sizes: Sequence[int], batch_tokens: Sequence[int], device: str
+) -> Message:
+    """Load data and model of ``config`` and take a step per batch size, and per token budget."""
     return {
         "do": "probe",
         "config": config.model_dump(mode="json"),
         "batch_sizes": list(batch_sizes),
+        "batch_tokens": list(batch_tokens),
         "device": device,
         "cache": str(cache_folder()),
     }

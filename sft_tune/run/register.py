@@ -56,10 +56,12 @@ def probe_study(spec: StudySpec, worker: Worker, inbox: Inbox) -> dict[str, Any]
     Raises:
         DataError, ModelError: when data or model are not what the study file says.
     """
-    return [
-        probe_config(worker, inbox, config, [config.training.batch_size])
-        for config in configs_to_check(spec)
-    ][0]
+    found = []
+    for config in configs_to_check(spec):
+        tokens, size = config.training.batch_tokens, config.training.batch_size
+        ways = ([size], []) if tokens is None else ([], [tokens])
+        found.append(probe_config(worker, inbox, config, *ways))
+    return found[0]
 
 
 def register(

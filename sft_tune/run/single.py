@@ -18,15 +18,22 @@ from sft_tune.spec.study import ResourcesSpec
 
 
 def probe_config(
-    worker: Worker, inbox: Inbox, config: TrialConfig, batch_sizes: Sequence[int]
+    worker: Worker,
+    inbox: Inbox,
+    config: TrialConfig,
+    batch_sizes: Sequence[int],
+    batch_tokens: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Let ``worker`` load data and model and take a step per batch size; return the facts.
+    """Let ``worker`` load data and model and take a step per batch size and token budget.
+
+    Returns:
+        The facts.
 
     Raises:
         DataError, ModelError: when the data or the model is not what the study file says.
         WorkerError: when the worker dies of it.
     """
-    worker.send(messages.probe(config, batch_sizes, worker.slot.device))
+    worker.send(messages.probe(config, batch_sizes, batch_tokens, worker.slot.device))
     facts: dict[str, Any] = await_event(inbox, "probed")["facts"]
     return facts
 

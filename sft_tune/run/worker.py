@@ -88,7 +88,11 @@ def _probe(channel: Channel, command: Message) -> None:
         channel.send("probed", facts={"task": config.task})
         return
     facts = probe(
-        config, command["batch_sizes"], device=command["device"], cache=Path(command["cache"])
+        config,
+        command["batch_sizes"],
+        device=command["device"],
+        cache=Path(command["cache"]),
+        batch_tokens=command["batch_tokens"],
     )
     channel.send("probed", facts=facts)
 

@@ -11,6 +11,8 @@ def idle_batch_sizes(spec: StudySpec, examples: int) -> str | None:
 
     They all do the same: one step an epoch, over all examples.
     """
+    if spec.training.batch_tokens is not None or "batch_tokens" in spec.space:
+        return None
     place, remedy = "space.batch_size", f"leave out what is above {examples}"
     parameter = spec.space.get("batch_size")
     if parameter is None:

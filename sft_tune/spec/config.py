@@ -157,7 +157,7 @@ def assemble(spec: StudySpec, params: Mapping[str, Value], number: int) -> Trial
         training=TrainingSpec.model_validate({**spec.training.model_dump(), **training}),
         objective=spec.objective,
         seed=trial_seed(spec.seed, number),
-        fewest_epochs=fewest_epochs(spec),
+        fewest_epochs=fewest_epochs(spec) if "epochs" in spec.space else None,
     )
 
 

@@ -151,6 +151,7 @@ WRITTEN = ("chrf", "bleu", "rouge1", "rouge2", "rougeL", "exact_match")
 _REGRESSION = ("rmse", "mse", "mae", "r2", "spearman", "loss")
 _IMAGE_DATA = ("image_size", "normalize", "skip_unreadable")
 _TEXT_DATA = ("max_length",)
+_BATCHES = ("batching", "batch_tokens")
 TASKS: dict[Task, TaskFacts] = {
     "image-classification": TaskFacts(
         input="image",
@@ -165,7 +166,7 @@ TASKS: dict[Task, TaskFacts] = {
         columns=("text_column", "text_pair_column", "label_column", "label_columns"),
         data=("classes", "multi_label", *_TEXT_DATA),
         targets=("label_column", "label_columns"),
-        training=("batching", "token_masking", *CLASS_TECHNIQUES),
+        training=(*_BATCHES, "token_masking", *CLASS_TECHNIQUES),
     ),
     "image-regression": TaskFacts(
         input="image",
@@ -181,7 +182,7 @@ TASKS: dict[Task, TaskFacts] = {
         columns=("text_column", "text_pair_column", "label_column"),
         data=_TEXT_DATA,
         classes=False,
-        training=("batching", "token_masking", "loss"),
+        training=(*_BATCHES, "token_masking", "loss"),
     ),
     "token-classification": TaskFacts(
         input="words",
@@ -190,7 +191,7 @@ TASKS: dict[Task, TaskFacts] = {
         data=_TEXT_DATA,
         targets=("tags_column",),
         classes=False,
-        training=("label_smoothing",),
+        training=(*_BATCHES, "label_smoothing"),
     ),
     "semantic-segmentation": TaskFacts(
         input="image",
@@ -228,7 +229,7 @@ TASKS: dict[Task, TaskFacts] = {
         targets=("completion_column", "messages_column"),
         classes=False,
         writes=True,
-        training=("batching", "label_smoothing"),
+        training=(*_BATCHES, "label_smoothing"),
     ),
     "seq2seq": TaskFacts(
         input="text",
@@ -238,7 +239,7 @@ TASKS: dict[Task, TaskFacts] = {
         targets=("target_column",),
         classes=False,
         writes=True,
-        training=("batching", "label_smoothing"),
+        training=(*_BATCHES, "label_smoothing"),
     ),
 }
 # The settings of `data` and `training` that some tasks have no use for.

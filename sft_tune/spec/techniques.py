@@ -47,6 +47,8 @@ _LORA_DETAILS = ("model.lora_alpha", "model.lora_dropout", "model.lora_targets",
 def unread(model: ModelSpec, training: TrainingSpec) -> set[str]:
     """Return the settings (``momentum``, ``model.lora_alpha``) that one configuration ignores."""
     names = {name for name, (other, read) in _NEEDS.items() if getattr(training, other) not in read}
+    if training.batch_tokens is not None:
+        names.add("batch_size")
     if training.patience is None:
         names.add("min_change")
     if model.lora_rank is None:
@@ -142,6 +144,29 @@ def _cooldown_after_warmup(spec: StudySpec, findings: Findings) -> Iterator[Find
             return
 
 
+def _batch_tokens(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    """A batch has room for the longest text, and its size is given one way."""
+    budgets = [cell["batch_tokens"] for cell in combinations(spec, ["batch_tokens"])]
+    given = [budget for budget in budgets if budget is not None]
+    longest, limits = spec.data.max_length, "data.max_length"
+    if spec.task == "seq2seq":
+        longest, limits = longest + spec.data.max_target_length, f"{limits} + max_target_length"
+    if given and min(given) < longest and findings.ok(*places_of("batch_tokens")):
+        yield (
+            place_of(spec, "batch_tokens"),
+            f"a text may have {longest} tokens ({limits}), more than a batch of "
+            f"{shown(min(given))}; raise this, or lower that",
+        )
+    if not given or not _decided(spec, "batch_size") or not findings.ok(*places_of("batch_size")):
+        return
+    beside = _active(spec, "batch_size", "batch_tokens")
+    if all(cell["batch_tokens"] is not None for cell in beside):
+        yield (
+            place_of(spec, "batch_size"),
+            "has an effect only without batch_tokens; remove one of them",
+        )
+
+
 def _reinit_of_nothing(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     names = ["model.reinit_blocks", "model.weights"]
     if not findings.ok(*places_of(*names)):
@@ -186,6 +211,7 @@ TECHNIQUE_RULES: tuple[Rule, ...] = (
     _rates_in_order,
     _nesterov_without_momentum,
     _cooldown_after_warmup,
+    _batch_tokens,
     _reinit_of_nothing,
     _lora,
 )

@@ -14,6 +14,13 @@ class TrainingSpec(BaseModel):
 
     epochs: int = Field(3, ge=1, le=10_000, description="Passes over the training split.")
     batch_size: int = Field(32, ge=1, description="Examples per optimizer step.")
+    batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Texts: at most so many tokens in a batch, padding included, in place of "
+        "batch_size: batches of short texts have more examples. Not below the longest that a text "
+        "may be. Default: batch_size counts.",
+    )
     batching: Literal["bucketed", "random"] = Field(
         "bucketed",
         description="Texts and sounds: batches of similar lengths, other ones each epoch "

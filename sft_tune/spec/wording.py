@@ -34,6 +34,8 @@ _ALIASES = {
     "min_lr": "min_learning_rate",
     "wd": "weight_decay",
     "bs": "batch_size",
+    "max_tokens": "batch_tokens",
+    "tokens_per_batch": "batch_tokens",
     "gamma": "decay_factor",
     "scheduler_type": "schedule",
     "lr_scheduler": "schedule",

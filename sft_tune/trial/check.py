@@ -43,15 +43,19 @@ def probe(
     device: str,
     cache: Path,
     evaluation_batch_size: int = 256,
+    batch_tokens: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Do a few steps of ``config`` at each of ``batch_sizes``, and one batch of evaluation.
+
+    Likewise at each of ``batch_tokens``.
 
     Returns:
         Plain values: ``data`` (the facts of `Prepared`), ``labels``, ``examples`` per split,
         ``parameters``, ``trained_parameters``, ``metrics`` (of one batch, before training: only
         that they can be computed matters), ``evaluation_seconds`` (of the whole validation
         split), ``setup_seconds``, and ``batch_sizes``: for each its ``batch_size``,
-        ``steps_per_epoch``, ``ok``, ``seconds_per_step``, ``peak_memory`` (bytes) and ``note``.
+        ``batch_tokens`` (None where the other counts), ``steps_per_epoch``, ``ok``,
+        ``seconds_per_step``, ``peak_memory`` (bytes) and ``note``.
 
     Raises:
         DataError: when the data is not what the configuration says.
@@ -67,8 +71,9 @@ def probe(
     with memory_of_its_own(where):
         facts |= _model_facts(config, data, where, evaluation_batch_size)
     facts["batch_sizes"] = []
-    for batch_size in batch_sizes:
-        training = config.training.model_copy(update={"batch_size": batch_size})
+    ways: list[dict[str, Any]] = [{"batch_size": n, "batch_tokens": None} for n in batch_sizes]
+    for way in [*ways, *({"batch_tokens": n} for n in batch_tokens)]:
+        training = config.training.model_copy(update=way)
         sized = config.model_copy(update={"training": training})
         with memory_of_its_own(where):
             facts["batch_sizes"].append(_step_facts(sized, data, where, cache))
@@ -107,6 +112,7 @@ def _step_facts(
     """Do a few steps; a batch that does not fit into memory is a fact, not an error."""
     facts: dict[str, Any] = {
         "batch_size": config.training.batch_size,
+        "batch_tokens": config.training.batch_tokens,
         "steps_per_epoch": make_plan(config, data).steps_per_epoch,
         "ok": False,
         "seconds_per_step": None,

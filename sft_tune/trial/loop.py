@@ -323,7 +323,9 @@ def _memory_notes(config: TrialConfig, flags: Mapping[str, Any]) -> list[str]:
     """Return ``flags`` in words."""
     notes = []
     if "micro_batch" in flags:
-        batch = f"batch {config.training.batch_size} does not fit into memory"
+        size, tokens = config.training.batch_size, config.training.batch_tokens
+        what = f"batch {size} does" if tokens is None else f"batches of {tokens} tokens do"
+        batch = f"{what} not fit into memory"
         notes.append(f"in micro-batches of {flags['micro_batch']}: {batch}")
     if "batch_norm_per_micro_batch" in flags:
         notes.append("batch norm normalized each micro-batch by itself")

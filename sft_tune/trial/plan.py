@@ -6,15 +6,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sft_tune.trial.data import bucketed_order, epoch_order
+from sft_tune.trial.data.token_batches import in_batches, token_batches
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything here is a pure function of these five numbers.
+    """Everything here is a pure function of these numbers.
 
     Attributes:
         examples: in the training split.
@@ -23,6 +25,8 @@ class Plan:
         rung_count: evaluations, evenly spaced over the horizon.
         seed: of the order of the examples.
         lengths: of the examples, [examples], where batches hold similar ones; None: any.
+        batch_tokens: most tokens of a batch, in place of ``batch_size``; None: that counts.
+        tokens: of the examples, [examples, texts], where ``batch_tokens`` counts.
     """
 
     examples: int
@@ -31,6 +35,9 @@ class Plan:
     rung_count: int
     seed: int
     lengths: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    batch_tokens: int | None = None
+    tokens: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    _batches: dict[int, list[Tensor]] = field(default_factory=dict, compare=False, repr=False)
     _orders: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
@@ -38,8 +45,11 @@ class Plan:
         """Optimizer steps of one pass.
 
         The last batch is smaller. One that would be a single example joins the batch before it,
-        because batch normalization cannot normalize one.
+        because batch normalization cannot normalize one. Batches of so many tokens are as many as
+        in the epoch of the trial that has the most: the others halve some.
         """
+        if self.batch_tokens is not None:
+            return max(len(self._cut(epoch)) for epoch in range(self.epochs))
         whole, rest = divmod(self.examples, self.batch_size)
         if rest == 0 or (rest == 1 and whole > 0):
             return whole
@@ -65,6 +75,8 @@ class Plan:
     def indices(self, step: int) -> Tensor:
         """Return the indices of the training examples of step ``step``, int64 [batch]."""
         epoch, place = divmod(step, self.steps_per_epoch)
+        if self.batch_tokens is not None:
+            return self._of_tokens(epoch)[place]
         order = self._order(epoch)
         start = place * self.batch_size
         last = place == self.steps_per_epoch - 1
@@ -80,3 +92,17 @@ class Plan:
                 order = bucketed_order(self.lengths, self.batch_size, whole, self.seed, epoch)
             self._orders[epoch] = order
         return self._orders[epoch]
+
+    def _cut(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Return the batches of ``epoch`` of at most `batch_tokens`."""
+        if self.tokens is None or self.batch_tokens is None:
+            raise ValueError("batches of so many tokens need the lengths of the examples")
+        bucketed = self.lengths is not None
+        return token_batches(self.tokens, self.batch_tokens, self.seed, epoch, bucketed=bucketed)
+
+    def _of_tokens(self, epoch: int) -> list[Tensor]:
+        if epoch not in self._batches:
+            self._batches.clear()
+            found = in_batches(self._cut(epoch), self.steps_per_epoch)
+            self._batches[epoch] = [torch.from_numpy(batch) for batch in found]
+        return self._batches[epoch]

@@ -32,7 +32,8 @@ class Remembered:
     def __init__(self, cache: Path, trainee: Trainee) -> None:
         """Name the file under the cache folder ``cache``; nothing is read or created."""
         self._facts = facts_of(trainee)
-        self._batch_size = trainee.config.training.batch_size
+        training = trainee.config.training
+        self._most = training.batch_size if training.batch_tokens is None else training.batch_tokens
         self.path = cache / FOLDER / f"{key_of(self._facts)}.json"
         self._known: int | None = None
 
@@ -43,7 +44,7 @@ class Remembered:
         except (OSError, ValueError):
             return None
         limit = record.get(LIMIT) if isinstance(record, dict) else None
-        if type(limit) is not int or not 1 <= limit < self._batch_size:
+        if type(limit) is not int or not 1 <= limit < self._most:
             return None
         self._known = limit
         return limit
@@ -76,6 +77,7 @@ def facts_of(trainee: Trainee) -> dict[str, Any]:
         "optimizer": config.training.optimizer,
         "example": example,
         "batch_size": config.training.batch_size,
+        **({"batch_tokens": tokens} if (tokens := config.training.batch_tokens) else {}),
         "precision": str(trainee.dtype),
         "device": describe_device(trainee.device),
         "checkpointing": config.training.gradient_checkpointing,

@@ -138,6 +138,8 @@ def make_plan(config: TrialConfig, data: Prepared) -> Plan:
         rung_count=config.objective.rungs,
         seed=config.seed,
         lengths=_lengths(config, data.train),
+        batch_tokens=training.batch_tokens,
+        tokens=_tokens(data.train) if training.batch_tokens is not None else None,
     )
 
 
@@ -146,6 +148,20 @@ def _lengths(config: TrialConfig, split: Split) -> NDArray[np.int64] | None:
     if isinstance(split, TextSplit | AudioSplit) and config.training.batching == "bucketed":
         return split.lengths
     return None
+
+
+def _tokens(split: Split) -> NDArray[np.int64]:
+    """Return the tokens of each example, of its text and of the text to be written, [n, 1 or 2].
+
+    Raises:
+        ModelError: where examples are no texts.
+    """
+    if not isinstance(split, TextSplit):
+        raise ModelError("training.batch_tokens: these examples are no texts; use batch_size")
+    parts = [split.lengths]
+    if split.answers is not None:
+        parts.append(np.diff(split.answers.offsets))
+    return np.stack(parts, axis=1)
 
 
 def set_up(

@@ -52,14 +52,34 @@ class Estimate(NamedTuple):
 
 
 def batch_sizes(spec: StudySpec) -> list[int]:
-    """Return the batch sizes to probe: the default one, and the choices or ends of the space."""
-    sizes = [spec.training.batch_size]
-    parameter = spec.space.get("batch_size")
-    if parameter is not None:
-        ends = parameter.values if parameter.values is not None else parameter.bounds()
-        default = parameter.nearest(spec.training.batch_size)
-        sizes = [size for size in (default, *ends) if isinstance(size, int)]
-    return list(dict.fromkeys(sizes))
+    """Return the batch sizes to probe: the default one, and the choices or ends of the space.
+
+    None where every trial has batches of so many tokens.
+    """
+    if None not in _to_probe(spec, "batch_tokens"):
+        return []
+    return [size for size in _to_probe(spec, "batch_size") if isinstance(size, int)]
+
+
+def token_budgets(spec: StudySpec) -> list[int]:
+    """Return the values of ``batch_tokens`` to probe, likewise."""
+    return [tokens for tokens in _to_probe(spec, "batch_tokens") if isinstance(tokens, int)]
+
+
+def _to_probe(spec: StudySpec, name: str) -> list[Value]:
+    fixed, parameter = getattr(spec.training, name), spec.space.get(name)
+    if parameter is None:
+        return [fixed]
+    ends = parameter.values if parameter.values is not None else parameter.bounds()
+    beside = [fixed] if parameter.when else []
+    return list(dict.fromkeys((parameter.nearest(fixed), *ends, *beside)))
+
+
+def _default_first(spec: StudySpec) -> list[tuple[int | None, int | None]]:
+    """Return every size of a batch, in examples or in tokens, that of the default trial first."""
+    sizes: list[tuple[int | None, int | None]] = [(size, None) for size in batch_sizes(spec)]
+    budgets: list[tuple[int | None, int | None]] = [(None, n) for n in token_budgets(spec)]
+    return sizes + budgets if _to_probe(spec, "batch_tokens")[0] is None else budgets + sizes
 
 
 def early_of(spec: StudySpec, facts: Mapping[str, Any]) -> int:
@@ -83,10 +103,17 @@ def evaluations(spec: StudySpec, facts: Mapping[str, Any], steps: int) -> float:
     return rungs if early == whole else (rungs - 1) * early / whole + 2
 
 
-def trial_seconds(spec: StudySpec, facts: Mapping[str, Any], batch_size: int, epochs: int) -> float:
+def trial_seconds(
+    spec: StudySpec,
+    facts: Mapping[str, Any],
+    batch_size: int | None,
+    epochs: int,
+    batch_tokens: int | None = None,
+) -> float:
     """Return what a whole trial costs; NaN where its batch was not probed or does not fit."""
     for batch in facts["batch_sizes"]:
-        if batch["batch_size"] == batch_size and batch["ok"]:
+        same = batch.get("batch_tokens") == batch_tokens
+        if batch["ok"] and same and (batch_tokens or batch["batch_size"] == batch_size):
             steps = epochs * batch["steps_per_epoch"]
             training: float = steps * batch["seconds_per_step"]
             evaluation: float = evaluations(spec, facts, steps) * facts["evaluation_seconds"]
@@ -96,16 +123,16 @@ def trial_seconds(spec: StudySpec, facts: Mapping[str, Any], batch_size: int, ep
 
 def estimate(spec: StudySpec, probed: Sequence[Probed]) -> Estimate:
     """Return what the trials of ``spec`` cost by what was ``probed``, the default model first."""
-    sizes = batch_sizes(spec)
+    sizes = _default_first(spec)
     parameter = spec.space.get("epochs")
     epochs = [spec.training.epochs] if parameter is None else whole_numbers(parameter)
     default_epochs = spec.training.epochs
     if parameter is not None:
         default_epochs = int(parameter.nearest(setting(spec, "epochs")) or 1)
-    default = trial_seconds(spec, probed[0][1], sizes[0], default_epochs)
+    default = trial_seconds(spec, probed[0][1], sizes[0][0], default_epochs, sizes[0][1])
     costs = [
-        trial_seconds(spec, facts, size, count)
-        for (_, facts), size, count in itertools.product(probed, sizes, epochs)
+        trial_seconds(spec, facts, size, count, tokens)
+        for (_, facts), (size, tokens), count in itertools.product(probed, sizes, epochs)
     ]
     costs = [cost for cost in costs if math.isfinite(cost)]
     mean = statistics.fmean(costs) if costs else None
@@ -165,13 +192,18 @@ def draw_check(
 def warnings(spec: StudySpec, probed: Sequence[Probed]) -> list[str]:
     """Return what the study file allows and a person should know before it is run."""
     notes = [
-        f"batch size {batch['batch_size']}: {batch['note']}"
+        f"batch size {_size(batch)}: {batch['note']}"
         for _, found in probed
         for batch in found["batch_sizes"]
         if batch["note"]
     ]
     idle = idle_batch_sizes(spec, probed[0][1]["examples"]["train"])
     return notes if idle is None else [*notes, idle]
+
+
+def _size(batch: Mapping[str, Any]) -> str:
+    tokens = batch.get("batch_tokens")
+    return str(batch["batch_size"]) if tokens is None else f"{tokens} tokens"
 
 
 def _grid() -> Table:
@@ -251,7 +283,7 @@ def _models(probed: Sequence[Probed]) -> Table:
             table.add_row(
                 *((name, words.amount(facts["parameters"])) if not place else ("", "")),
                 "" if place else words.amount(facts["trained_parameters"]),
-                str(batch["batch_size"]),
+                _size(batch),
                 words.number(seconds, 3) if batch["ok"] else "no room",
                 str(batch["steps_per_epoch"]),
                 "" if place else words.number(facts["evaluation_seconds"], 3),

@@ -12,6 +12,7 @@ from sft_tune.spec.documents import parse_text
 from sft_tune.spec.dump import dump_study, dump_training
 from sft_tune.spec.load import parse_study
 from sft_tune.spec.study import DataSpec, ModelSpec, ObjectiveSpec, ResourcesSpec
+from sft_tune.spec.tasks import TASKS, TRAINING_OF_SOME
 from sft_tune.spec.techniques import unread
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.spec.wording import kind, options
@@ -38,9 +39,11 @@ def values(name: str) -> st.SearchStrategy[Any]:
     return absent | st.floats(1e-12, 0.999) | st.sampled_from([1e-5, 0.1])
 
 
-trainings = st.fixed_dictionaries(
-    {}, optional={name: values(name) for name in TrainingSpec.model_fields}
+# Others are refused for this task, whatever they are: drawing them would only be in vain.
+OF_IMAGES = set(TrainingSpec.model_fields) - (
+    TRAINING_OF_SOME - set(TASKS["image-classification"].training)
 )
+trainings = st.fixed_dictionaries({}, optional={name: values(name) for name in sorted(OF_IMAGES)})
 weights = st.sampled_from(["DEFAULT", "none", "1e5", "on", "IMAGENET1K_V2", "true", "a: b", "#"])
 models = st.builds(
     ModelSpec,
@@ -110,6 +113,19 @@ def _differs(config: TrialConfig, path: str) -> bool:
     section, name = path.split(".")
     spec = getattr(config, section)
     return bool(getattr(spec, name) != type(spec).model_fields[name].default)
+
+
+def test_a_batch_has_one_size_in_a_dump() -> None:
+    config = TrialConfig(
+        task="text-classification",
+        data=DataSpec(source="x.csv"),
+        model=ModelSpec(name="transformers:a/b"),
+        training=TrainingSpec(batch_tokens=4096, batch_size=16),
+        objective=ObjectiveSpec(),
+        seed=1,
+    )
+    training = parse_text(dump_training(config), ".yaml", "s").data["training"]
+    assert training["batch_tokens"] == 4096 and "batch_size" not in training
 
 
 def test_a_dumped_study_is_one_whose_default_is_the_configuration(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from sft_tune.view.estimate import (
     batch_sizes,
     draw_check,
     estimate,
+    token_budgets,
     trial_seconds,
     whole_numbers,
 )
@@ -92,6 +93,26 @@ def test_what_is_counted_is_named(draw_text: Draw, task: str, counted: str) -> N
     spec = study_spec().model_copy(update={"task": task})
     probed = [(MODEL, facts(50))]
     assert counted in draw_text(draw_check(spec, "the CPU", probed, estimate(spec, probed)))
+
+
+def test_batches_of_tokens_are_probed_and_cost_their_own() -> None:
+    spec = spec_with(
+        {
+            "batch_tokens": {"values": [None, 512, 1024]},
+            "batch_size": {"values": [25, 50], "when": {"batch_tokens": None}},
+        }
+    )
+    assert (batch_sizes(spec), token_budgets(spec)) == ([50, 25], [512, 1024])
+    probed = facts(50, 25)
+    probed["batch_sizes"] += [
+        {**probed["batch_sizes"][0], "batch_tokens": tokens, "seconds_per_step": 1.0}
+        for tokens in (512, 1024)
+    ]
+    assert trial_seconds(spec, probed, None, 4, 512) == pytest.approx(1 + 8.0 + 1.0)
+    cost = estimate(spec, [(MODEL, probed)])
+    assert (cost.default, cost.dearest) == (pytest.approx(2.8), pytest.approx(10.0))
+    fixed = study_spec(training={"batch_tokens": 512})
+    assert (batch_sizes(fixed), token_budgets(fixed)) == ([], [512])
 
 
 def test_without_a_space_all_trials_cost_the_same() -> None:

@@ -69,7 +69,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     It depends on its arguments only, never on the global random state, so that a resumed trial
     finds its place again.
     """
-    return _permutation(n, f"{seed}/epoch/{epoch}")
+    return permutation(n, f"{seed}/epoch/{epoch}")
 
 
 def bucketed_order(
@@ -101,11 +101,11 @@ def bucketed_order(
     if not sorted_:
         return torch.from_numpy(order)
     batches = np.concatenate(sorted_).reshape(whole_batches, batch_size)
-    shuffled = batches[_permutation(whole_batches, f"{seed}/batches/{epoch}").numpy()]
+    shuffled = batches[permutation(whole_batches, f"{seed}/batches/{epoch}").numpy()]
     return torch.from_numpy(np.concatenate([shuffled.reshape(-1), order[count:]]))
 
 
-def _permutation(n: int, name: str) -> Tensor:
+def permutation(n: int, name: str) -> Tensor:
     """Return the permutation of ``n`` that ``name`` stands for, int64 [n]."""
     state = hashlib.sha256(name.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(state[:8], "big") >> 1)
