@@ -230,13 +230,8 @@ class Dispatcher:
         self, worker: Worker, running: Running, evaluation: Message, *, pruned: bool
     ) -> None:
         desk = running.desk
-<<<<<<< HEAD
-        go_on = desk.ledger.rung(running.placement, evaluation)
-        worker.send(messages.verdict(go_on))
         if evaluation["unsaved"]:
             desk.notify(Notice(f"trial {running.placement.number}: {evaluation['unsaved']}"))
-=======
->>>>>>> main
         desk.notify(
             RungReached(
                 number=running.placement.number,
