@@ -43,7 +43,8 @@ def _own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport:
     """Turn a skip into a failure where `SFT_TUNE_TEST_NO_SKIP=1` says that all can run."""
     report = pytest.TestReport.from_item_and_call(item, call)
-    if report.skipped and MUST_NOT_SKIP and not item.get_closest_marker("gpu"):
+    may = item.get_closest_marker("gpu") or item.get_closest_marker("mounts")
+    if report.skipped and MUST_NOT_SKIP and not may:
         report.outcome = "failed"
         report.longrepr = f"skipped, but SFT_TUNE_TEST_NO_SKIP=1 forbids it: {report.longrepr}"
     return report

@@ -131,6 +131,8 @@ def _tell(event: Event, record: StudyRecord, db: Database, stream: TextIO) -> No
             ended = sum(run.phase == "ended" for run in runs)
             value = "" if event.value is None else f" with {record.metric} {event.value:.4f}"
             note = f", {event.note}" if event.note else ""
+            if event.reason == "crashed":
+                note += f" (the whole error: sft-tune show {record.name} {event.number})"
             text = (
                 f"trial {event.number} {words.REASONS.get(event.reason, event.reason)}{value}"
                 f"{note} in {words.duration(event.seconds)} ({ended} of {len(runs)} runs)"

@@ -17,12 +17,14 @@ def show(
 
     Example: sft-tune show my-study 7
     """
+    from sft_tune.store.finalists import finalist_rows
     from sft_tune.store.reads import evaluation_rows, study_row
 
     with open_database(storage) as db:
         found, (row,) = living(study_row(db, study), [one_trial(db, study, number)])
         rungs = evaluation_rows(db, study, number)
         default = default_point(db, found)
+        runs = [run for run in finalist_rows(db, study) if run.number == number and run.error]
     from sft_tune.run.retention import trial_place
     from sft_tune.trial.files import files_of
     from sft_tune.view.trial import draw_trial
@@ -39,9 +41,11 @@ def show(
                 **trial_json(row),
                 "config": row.config,
                 "error": row.error,
+                "confirmation_errors": {str(run.seed): run.error for run in runs},
                 "rungs": [evaluation_json(rung) for rung in rungs],
                 "files": [f"{place}/{name}" for name in files],
             }
         )
         return
-    console().print(draw_trial(found, row, rungs, default, place, files, time.time()))
+    errors = {run.seed: run.error or "" for run in runs}
+    console().print(draw_trial(found, row, rungs, default, place, files, time.time(), errors))

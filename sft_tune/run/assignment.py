@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -11,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sft_tune.errors import SftTuneError
+from sft_tune.errors import SftTuneError, StorageError
 from sft_tune.run.channel import Channel, Message
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.function_task import is_function
@@ -20,6 +21,8 @@ from sft_tune.trial.loggers import Loggers
 from sft_tune.trial.mirror import Mirror, open_mirror
 from sft_tune.trial.outcome import Evaluation, Outcome
 from sft_tune.trial.paths import TrialPaths
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class Assignment:
@@ -64,10 +67,12 @@ class Assignment:
         try:
             yield
         except Exception:
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # the log may be what the disk has no room for
+                traceback.print_exc()
             raise
         finally:
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                sys.stderr.flush()
             os.dup2(before, 2)
             os.dup2(before, 1)
             os.close(before)
@@ -102,8 +107,22 @@ def describe(error: Exception) -> dict[str, Any]:
     """Return what the runner is told of ``error``."""
     kind = type(error).__name__ if isinstance(error, SftTuneError) else ""
     text = str(error) if kind else f"{type(error).__name__}: {error}"
+    if _has_no_room(error):
+        kind = StorageError.__name__
+        text = f"{' '.join(text.split())}; free space, then start again: no trial is lost"
     trace = "".join(traceback.format_exception(error))
     return {"kind": kind, "message": text, "traceback": trace}
+
+
+def _has_no_room(error: BaseException | None) -> bool:
+    """Tell whether ``error`` comes of a disk that takes no more: it is not the trial's fault."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def train_alone(channel: Channel, command: Message) -> None:
@@ -149,6 +168,8 @@ def train_alone(channel: Channel, command: Message) -> None:
                 device=device,
                 report=trial.report,
                 should_stop=trial.should_stop,
+                checkpoint_seconds=command["checkpoint_seconds"],
+                mirror=trial.mirror,
             )
         elif config.is_folded:
             outcome = run_folds(config, trial.paths, train, trial.report, trial.mirror)

@@ -76,6 +76,10 @@ class Channel:
         self._news.wait(PULSE_SECONDS)
         self._news.clear()
 
+    def wake(self) -> None:
+        """End a `wait`, from another thread."""
+        self._news.set()
+
     def _listen(self) -> None:
         for line in sys.stdin:
             self._take(json.loads(line))

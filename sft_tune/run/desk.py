@@ -10,6 +10,7 @@ from sft_tune.errors import SftTuneError, TrialError
 from sft_tune.run.events import Notice, Notify, TrialEnded
 from sft_tune.run.ledger import Placement
 from sft_tune.spec.study import StudySpec
+from sft_tune.store.claims import LeaseLostError
 from sft_tune.store.control import Wishes
 from sft_tune.store.tables import PAUSED, STOPPED
 
@@ -37,8 +38,10 @@ class Book(Protocol):
     def begin(self, placement: Placement, device: str) -> Placement:
         """Note that an attempt begins."""
 
-    def rung(self, placement: Placement, evaluation: Mapping[str, Any]) -> bool:
-        """Record ``evaluation``; return whether to go on."""
+    def rungs(
+        self, reached: Sequence[tuple[Placement, Mapping[str, Any]]]
+    ) -> list[bool | LeaseLostError]:
+        """Record a rung of each of several trials; return which go on, or that one was lost."""
 
     def faults(self, placement: Placement) -> tuple[str, ...]:
         """Return in few words each what is wrong so far with ``placement``, which runs."""

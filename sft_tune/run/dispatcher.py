@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections import Counter
@@ -20,6 +21,8 @@ from sft_tune.store.claims import LeaseLostError
 
 BEAT_SECONDS = LEASE_SECONDS / 4
 WISH_SECONDS = 2.0
+MOST_AT_ONCE = 64
+"""Messages that are taken together; then it is time to look at clocks again."""
 # What a worker may keep of a trial without being replaced: caches grow, and stay.
 KEPT_BYTES = 2**30
 # Errors of a worker that say nothing of its trial, which is given back.
@@ -121,20 +124,23 @@ class Dispatcher:
         return "aborted"
 
     def _wait(self) -> None:
-        """Handle the next message, or return when something else is due."""
+        """Handle what has been said meanwhile, or return when something else is due."""
         due = min(self._next_beat, self._next_wishes, self._abort_at)
-        try:
-            worker, message = self._inbox.get(timeout=max(0.0, due - time.monotonic()))
-        except queue.Empty:
-            return
-        if worker is None:  # a signal's
-            self._next_wishes = 0.0
-            return
-        running = self._busy.get(worker)
-        try:
-            self._handle(worker, running, message)
-        except LeaseLostError:
-            self._let_go(worker)
+        said: list[tuple[Worker | None, Message]] = []
+        with contextlib.suppress(queue.Empty):
+            said.append(self._inbox.get(timeout=max(0.0, due - time.monotonic())))
+            while len(said) < MOST_AT_ONCE:
+                said.append(self._inbox.get(timeout=0))
+        # A worker says nothing of a trial before the rungs of that trial.
+        self._rungs([(w, message) for w, message in said if message["event"] == "evaluation"])
+        for worker, message in said:
+            if worker is None:  # a signal's
+                self._next_wishes = 0.0
+            elif message["event"] != "evaluation":
+                try:
+                    self._handle(worker, self._busy.get(worker), message)
+                except LeaseLostError:
+                    self._let_go(worker)
 
     def _fill_slots(self) -> None:
         while len(self._busy) < len(self._slots):
@@ -198,17 +204,34 @@ class Dispatcher:
         if running is None:
             return  # "ready", or the last words of a trial that was taken from this worker
         running.heard = time.monotonic()
-        if event == "evaluation":
-            self._rung(worker, running, message)
-        elif event == "outcome":
+        if event == "outcome":
             self._finish(worker, running, message)
         elif event == "error":
             self._failed(worker, running, message)
 
-    def _rung(self, worker: Worker, running: Running, evaluation: Message) -> None:
+    def _rungs(self, said: Sequence[tuple[Worker | None, Message]]) -> None:
+        """Record the rungs that were reached meanwhile, those of a study at once."""
+        by_desk: dict[Desk, list[tuple[Worker, Running, Message]]] = {}
+        for worker, evaluation in said:
+            running = None if worker is None else self._busy.get(worker)
+            if worker is not None and running is not None:
+                running.heard = time.monotonic()
+                by_desk.setdefault(running.desk, []).append((worker, running, evaluation))
+        for desk, reached in by_desk.items():
+            found = desk.ledger.rungs([(run.placement, rung) for _, run, rung in reached])
+            for (worker, running, evaluation), verdict in zip(reached, found, strict=True):
+                if isinstance(verdict, LeaseLostError):
+                    self._let_go(worker)
+                else:
+                    worker.send(messages.verdict(verdict))
+                    self._tell_rung(worker, running, evaluation, pruned=not verdict)
+
+    def _tell_rung(
+        self, worker: Worker, running: Running, evaluation: Message, *, pruned: bool
+    ) -> None:
         desk = running.desk
-        go_on = desk.ledger.rung(running.placement, evaluation)
-        worker.send(messages.verdict(go_on))
+        if evaluation["unsaved"]:
+            desk.notify(Notice(f"trial {running.placement.number}: {evaluation['unsaved']}"))
         desk.notify(
             RungReached(
                 number=running.placement.number,
@@ -217,7 +240,7 @@ class Dispatcher:
                 value=evaluation["metrics"][desk.spec.objective.metric],
                 metrics=evaluation["metrics"],
                 train_loss=evaluation["train_loss"],
-                pruned=not go_on,
+                pruned=pruned,
                 faults=desk.ledger.faults(running.placement),
             )
         )
@@ -238,7 +261,7 @@ class Dispatcher:
             self._roster.broken(desk, NOT_ITS_FAULT[message["kind"]](message["message"]))
             return
         desk.ledger.add_error(placement, message["traceback"])
-        outcome = {"reason": "crashed", "note": message["message"], "seconds": 0.0}
+        outcome = {"reason": "crashed", "note": _one_line(message), "seconds": 0.0}
         self._in_desk(desk, desk.end, placement, outcome, worker)
 
     def _free(self, worker: Worker, kept: int, desk: Desk) -> None:
@@ -335,6 +358,15 @@ class Dispatcher:
         worker.drop()
         if running is not None:
             running.desk.notify(_taken_over(running.placement))
+
+
+def _one_line(message: Message) -> str:
+    """Return what a worker's error says in a line; a library's may go on for a hundred.
+
+    The whole is kept with the trial.
+    """
+    lines: list[str] = message["message"].strip().splitlines() or ["no message"]
+    return " ".join(line.strip() for line in lines) if message["kind"] else lines[0].rstrip(": ")
 
 
 def _taken_over(placement: Placement) -> Notice:

@@ -17,6 +17,7 @@ from sft_tune.run.owner import is_dead, owner_name
 from sft_tune.run.retention import prepared_place, trial_place, working_folder
 from sft_tune.spec.paths import is_url, localize_config
 from sft_tune.store import claims, control, finalists, runners
+from sft_tune.store.claims import LeaseLostError
 from sft_tune.store.control import Wishes
 from sft_tune.store.database import Database
 from sft_tune.store.records import StudyRecord
@@ -103,6 +104,18 @@ class FinalistLedger:
         value = evaluation["metrics"][self._study.metric]
         finalists.reach(self._db, placement.claim, evaluation["progress"], value)
         return True
+
+    def rungs(
+        self, reached: Sequence[tuple[Placement, Mapping[str, Any]]]
+    ) -> list[bool | LeaseLostError]:
+        """Record how far each of several runs is."""
+        verdicts: list[bool | LeaseLostError] = []
+        for placement, evaluation in reached:
+            try:
+                verdicts.append(self.rung(placement, evaluation))
+            except LeaseLostError as error:
+                verdicts.append(error)
+        return verdicts
 
     def faults(self, placement: Placement) -> tuple[str, ...]:
         """Return nothing: what is wrong with a configuration its trial has said."""

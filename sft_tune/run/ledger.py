@@ -6,6 +6,8 @@ is claimed before its trial is opened, an end is noted before Optuna is told of 
 
 from __future__ import annotations
 
+import functools
+import itertools
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +36,7 @@ from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
 from sft_tune.store import claims, control, reads, runners, studies
 from sft_tune.store.attributes import trial_attributes
-from sft_tune.store.claims import Claim, EndedTrial
+from sft_tune.store.claims import Claim, EndedTrial, LeaseLostError
 from sft_tune.store.control import Wishes
 from sft_tune.store.database import Database
 from sft_tune.store.records import StudyRecord
@@ -153,9 +155,11 @@ class Ledger:
         )
         if claim is not None and claim.taken_from and claim.attempts:
             claims.add_error(self._db, claim, f"its runner {claim.taken_from} was lost")
-        if claim is None and self.exhausted() is None:
+        if claim is not None:
+            return self._open(claim)
+        if self.exhausted() is None:
             claim = claims.claim_new(self._db, self._study.id, limit=self._limit, **self._lease())
-        return None if claim is None else self._open(claim)
+        return None if claim is None else self._open(claim, fresh=True)
 
     def exhausted(self) -> str | None:
         """Return why no new trial may start, in a word; None when the count of trials decides."""
@@ -178,7 +182,7 @@ class Ledger:
         if twin.last_progress is not None and twin.last_value is not None:
             # Optuna takes the last report of a pruned trial for its value.
             point = self._points[begun.claim.id]
-            self._searcher.report(point, twin.last_progress, twin.last_value)
+            self._searcher.note([(point, twin.last_progress, twin.last_value)])
         outcome = {
             "reason": "duplicate",
             "state": twin.state,
@@ -213,16 +217,41 @@ class Ledger:
         return replace(placement, claim=claim, kept_from=kept_from)
 
     def rung(self, placement: Placement, evaluation: Mapping[str, Any]) -> bool:
-        """Record ``evaluation``; return whether the trial goes on."""
-        claims.record_evaluation(self._db, placement.claim, evaluation)
-        self._faults.add(placement.number, evaluation)
-        value = evaluation["metrics"][self._spec.objective.metric]
-        progress = evaluation["progress"]
-        point = self._points[placement.claim.id]
-        prune = retrying(lambda: self._searcher.report(point, progress, value))
-        # The default configuration and those asked for are what the study compares itself with.
-        claim = placement.claim
-        return not prune or claim.asked is not None or claim.place < self._asked_for
+        """Record ``evaluation``; return whether the trial goes on.
+
+        Raises:
+            LeaseLostError: another runner has the trial now.
+        """
+        verdict = self.rungs([(placement, evaluation)])[0]
+        if isinstance(verdict, LeaseLostError):
+            raise verdict
+        return verdict
+
+    def rungs(
+        self, reached: Sequence[tuple[Placement, Mapping[str, Any]]]
+    ) -> list[bool | LeaseLostError]:
+        """Record a rung of each of several trials at once; return which of them go on.
+
+        For those that another runner has now it is the error that says so.
+        """
+        begun = [(placement.claim, evaluation) for placement, evaluation in reached]
+        lost = claims.record_evaluations(self._db, begun)
+        ours = [one for one in reached if one[0].claim.id not in lost]
+        reports = []
+        for placement, evaluation in ours:
+            self._faults.add(placement.number, evaluation)
+            value = evaluation["metrics"][self._spec.objective.metric]
+            reports.append((self._points[placement.claim.id], evaluation["progress"], value))
+        retrying(lambda: self._searcher.note(reports))
+        verdicts: dict[int, bool | LeaseLostError] = {**lost}
+        for (placement, _), (point, progress, _) in zip(ours, reports, strict=True):
+            claim = placement.claim
+            prune = retrying(functools.partial(self._searcher.prunes, point, progress))
+            # The default configuration and those asked for are what the study compares itself with.
+            verdicts[claim.id] = (
+                not prune or claim.asked is not None or claim.place < self._asked_for
+            )
+        return [verdicts[placement.claim.id] for placement, _ in reached]
 
     def end(
         self,
@@ -306,12 +335,13 @@ class Ledger:
     def _lease(self) -> dict[str, Any]:
         return {"owner": self._owner, "now": self._clock(), "lease_seconds": LEASE_SECONDS}
 
-    def _open(self, claim: Claim) -> Placement:
+    def _open(self, claim: Claim, *, fresh: bool = False) -> Placement:
         if claim.optuna_trial_id is not None:
             known = claim.optuna_trial_id
             point = retrying(lambda: self._searcher.adopt(known, claim.ordinal))
         else:
-            point = retrying(lambda: self._searcher.open(claim))
+            tries = itertools.count()  # what one made whose answer was lost, the next finds
+            point = retrying(lambda: self._searcher.open(claim, fresh=fresh and next(tries) == 0))
             claim = claims.link(self._db, claim, point.optuna_id, point.number)
         config = assemble(self._spec, point.params, point.number)
         local = localize_config(config, self._study.root or "")

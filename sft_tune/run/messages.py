@@ -96,7 +96,8 @@ def train(
     ``with_test`` has the best weights evaluated on the test split afterwards. With ``url`` the
     trial's files belong there, and ``folder`` is of this machine alone. ``refit_to`` trains on
     validation too (see `run_trial`). With ``stack`` it trains together with others of the worker.
-    Weights of a value worse than ``kept_from`` are not written.
+    Weights of a value worse than ``kept_from`` are not written; it comes to be known of a stack's
+    trials, of which ``resources`` say how many keep theirs.
     """
     return {
         "do": "train",
@@ -117,6 +118,7 @@ def train(
         "refit_to": refit_to,
         "stack": stack,
         "kept_from": kept_from,
+        "keep": None if with_test else resources.keep_checkpoints,
     }
 
 

@@ -36,6 +36,8 @@ ONE_THREAD = {
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
 GOODBYE_SECONDS = 5.0
+MOST_SERVERS = 2
+"""Of more, those that have no children go: each holds the memory of what it has imported."""
 
 
 class Process(Protocol):
@@ -113,6 +115,11 @@ class Nursery:
                 return None
             return self._answers.get()
 
+    @property
+    def childless(self) -> bool:
+        """Whether none of its workers lives."""
+        return not self._children
+
     def close(self) -> None:
         """Let it end; its children live on, each as long as its own input."""
         with contextlib.suppress(OSError):
@@ -184,9 +191,12 @@ def _nursery(environment: Mapping[str, str]) -> Nursery:
         for known, one in list(_nurseries.items()):
             if one.closed:
                 del _nurseries[known]
-        if key not in _nurseries:
-            _nurseries[key] = Nursery(environment)
-        return _nurseries[key]
+        server = _nurseries.pop(key) if key in _nurseries else Nursery(environment)
+        _nurseries[key] = server  # the last used one stands last
+        childless = [k for k, one in _nurseries.items() if one.childless and k != key]
+        for other in childless[: max(0, len(_nurseries) - MOST_SERVERS)]:
+            _nurseries.pop(other).close()
+        return server
 
 
 @atexit.register

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +13,13 @@ from optuna.storages import RDBStorage, get_storage
 from optuna.trial import Trial, TrialState, create_trial
 
 from sft_tune.search.distributions import draw
-from sft_tune.search.pruners import make_pruner
+from sft_tune.search.pruners import make_pruner, may_prune
 from sft_tune.search.samplers import make_sampler
 from sft_tune.spec.plan import Plan
 from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
 from sft_tune.store.claims import Claim
-from sft_tune.store.optuna_storage import set_trial_attributes
+from sft_tune.store.optuna_storage import add_reports, set_trial_attributes
 
 ORDINAL = "sft:ordinal"
 
@@ -43,20 +42,22 @@ class Searcher:
         self._spec = spec
         self._plan = plan
         self._database = storage
-        self._prunes = spec.pruner.name != "none"
+        self._judged: dict[int, int] = {}
+        """Where the pruner was last asked of a trial, in percent, by Optuna's id."""
         self._storage = get_storage(storage)
         self._study = optuna.load_study(
             study_name=spec.name, storage=self._storage, pruner=make_pruner(spec.pruner)
         )
         self._study_id = self._storage.get_study_id_from_name(spec.name)
 
-    def open(self, claim: Claim) -> Point:
+    def open(self, claim: Claim, *, fresh: bool = False) -> Point:
         """Open a trial for the claimed ticket, or find the one that a dead runner opened for it.
 
         The row is born with its ticket, so a runner that dies right after leaves a trial that
-        the next one finds.
+        the next one finds. Of a ``fresh`` ticket, which nobody else has had, there is none.
         """
-        return self.adopt(self._find(claim.ordinal) or self._create(claim), claim.ordinal)
+        known = None if fresh else self._find(claim.ordinal)
+        return self.adopt(known or self._create(claim), claim.ordinal)
 
     def _create(self, claim: Claim) -> int:
         fixed = self._plan.fixed(claim.place) if claim.asked is None else claim.asked
@@ -82,16 +83,31 @@ class Searcher:
         params = draw(trial, self._spec.space)
         return Point(trial, optuna_id, trial.number, params)
 
-    def report(self, point: Point, progress: int, value: float) -> bool:
-        """Report the objective at ``progress`` percent; return whether to prune the trial.
+    def note(self, reports: Sequence[tuple[Point, int, float]]) -> None:
+        """Report the objective of several trials at once.
 
         A trial that was taken over reports some rungs again; Optuna keeps the first report.
+
+        Args:
+            reports: trial, progress in percent, value.
         """
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The reported value is ignored")
-            point.trial.report(value, progress)
+        new = [
+            (point.optuna_id, progress, float(value))
+            for point, progress, value in reports
+            if progress not in _reported(point)
+        ]
+        add_reports(self._database, new)
+        for point, progress, value in reports:
+            _reported(point).setdefault(progress, float(value))
+
+    def prunes(self, point: Point, progress: int) -> bool:
+        """Tell whether to end the trial, whose objective at ``progress`` percent is noted."""
         # Asked, Optuna reads the trial from the database first, whatever the pruner.
-        return self._prunes and point.trial.should_prune()
+        if not may_prune(self._spec.pruner, self._judged.get(point.optuna_id, 0), progress):
+            return False
+        answer = point.trial.should_prune()
+        self._judged[point.optuna_id] = progress
+        return answer
 
     def tell(
         self, optuna_id: int, state: str, value: float | None, attributes: Mapping[str, Any]
@@ -117,3 +133,9 @@ class Searcher:
                 state=TrialState[state],
                 skip_if_finished=True,
             )
+
+
+def _reported(point: Point) -> dict[int, float]:
+    """Return what Optuna's trial knows of its reports: what `Trial.report` adds to."""
+    known: dict[int, float] = point.trial._cached_frozen_trial.intermediate_values
+    return known

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from sft_tune.errors import SftTuneError, StudyNotFoundError
+from sft_tune.errors import SftTuneError, StorageError, StudyNotFoundError
 from sft_tune.run.desk import Desk
 from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import Engine, Inbox
@@ -21,6 +21,7 @@ from sft_tune.store.database import Database
 from sft_tune.store.records import find_study
 from sft_tune.store.retry import retrying
 
+RETRY_SECONDS = 60.0
 NotifyStudy = Callable[[str, Event], None]
 
 
@@ -56,7 +57,8 @@ class OpenStudies:
         self._clock = clock
         self._desks: dict[str, Desk] = {}
         self._priorities: dict[str, int] = {}
-        self._refused: set[str] = set()
+        self._refused: dict[str, float] = {}
+        """Studies that failed here, and when they are tried again, by the clock."""
         self._idle_since = clock()
 
     def refresh(self, *, busy: bool = False) -> None:
@@ -67,7 +69,8 @@ class OpenStudies:
         self._priorities = {
             name: priority
             for name, priority in found
-            if self._only in (None, name) and name not in self._refused
+            if self._only in (None, name)
+            and self._clock() >= self._refused.get(name, float("-inf"))
         }
         for name in self._priorities:
             if name not in self._desks:
@@ -126,8 +129,11 @@ class OpenStudies:
         self._notify(name, Notice(f"serving it from here, priority {self._priorities[name]}"))
 
     def _refuse(self, name: str, error: Exception) -> None:
-        self._refused.add(name)
-        self._notify(name, Notice(f"not served from here any more: {error}"))
+        # What its files need may come back: a server, room on a disk.
+        passing = isinstance(error, StorageError)
+        self._refused[name] = self._clock() + RETRY_SECONDS if passing else float("inf")
+        how = "for a minute" if passing else "any more"
+        self._notify(name, Notice(f"not served from here {how}: {error}"))
 
     def _close_when_over(self, name: str, desk: Desk) -> None:
         """Write down the end of a study of which nothing is left to do."""

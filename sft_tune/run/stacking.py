@@ -13,10 +13,17 @@ from sft_tune.run.retention import prepared_place
 from sft_tune.run.slots import Slot
 from sft_tune.spec.paths import localize_config
 from sft_tune.spec.stacking import stacks
+from sft_tune.spec.study import StudySpec
 from sft_tune.store.records import StudyRecord
 
 AT_ONCE = 8
-"""Trials at once over all slots: more are hardly faster, and the search knows less when it asks."""
+"""Trials at once over all slots: with more the search knows less when it asks."""
+
+AT_ONCE_UNTOLD = 32
+"""The same where the search learns nothing from trials: as many as the processor's caches hold."""
+
+UNTOLD = ("random", "qmc", "grid")
+"""Samplers that propose the same whatever is known."""
 
 WORTH = 1.2
 TRIAL_BYTES = 2**28
@@ -45,7 +52,7 @@ def stack_size(
     if asked != "auto":
         return asked
     fit = int(psutil.virtual_memory().available // TRIAL_BYTES)
-    count = min(max(2, AT_ONCE // len(slots)), fit // len(slots))
+    count = min(max(2, _at_once(record.spec) // len(slots)), fit // len(slots))
     if count < 2:
         return 1
     if not idle:
@@ -53,7 +60,8 @@ def stack_size(
     config = localize_config(configs_to_check(record.spec)[0], record.root or "")
     worker = idle[0]
     resources, prepared = record.spec.resources, prepared_place(record.artifacts)
-    worker.send(messages.measure_stack(config, count, slots[0], resources, prepared))
+    # A larger stack gains no less.
+    worker.send(messages.measure_stack(config, min(count, AT_ONCE), slots[0], resources, prepared))
     while True:
         sender, message = inbox.get()
         if sender is None or message["event"] == "error":
@@ -63,3 +71,9 @@ def stack_size(
             return 1
         if message["event"] == "measured":
             return count if message["gain"] >= WORTH else 1
+
+
+def _at_once(spec: StudySpec) -> int:
+    learns = spec.sampler.name not in UNTOLD or spec.pruner.name != "none"
+    most = AT_ONCE if learns else AT_ONCE_UNTOLD
+    return min(most, spec.budget.trials or most)

@@ -55,8 +55,7 @@ def warm_up() -> None:
     """Import now what would else be imported, for seconds, on the clock of the first trial."""
     import torch
 
-    for name in ("sklearn.metrics", "sft_tune.trial.loop"):
-        importlib.import_module(name)
+    importlib.import_module("sft_tune.trial.loop")
     # The first step of any optimizer imports more of torch.
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from sft_tune.run.assignment import Assignment, describe
 from sft_tune.run.channel import Channel, Message
 from sft_tune.trial.device import confine, is_out_of_memory
+from sft_tune.trial.outcome import Outcome
 from sft_tune.trial.stack.common import NotStackableError
 from sft_tune.trial.stack.trials import Stack
 
@@ -33,6 +34,8 @@ class _Together:
             Path(command["cache"]),
             checkpoint_seconds=command["checkpoint_seconds"],
             evaluation_batch_size=command["evaluation_batch_size"],
+            keep=command["keep"],
+            wake=channel.wake,
         )
         self._trials: dict[int | None, Assignment] = {}
         self._left: list[Message] = []
@@ -43,21 +46,29 @@ class _Together:
             self._listen()
             if not self._stack.trains:
                 self._channel.wait()
-                continue
             try:
                 ended = self._stack.work()
             except (RuntimeError, MemoryError) as error:
+                self._finish(self._stack.ended())
                 if not is_out_of_memory(error):
                     self._fail(error)
                     break
                 self._left += [trial.command for trial in self._trials.values()]
                 break
-            for lane, outcome in ended:
-                trial = self._trials.pop(lane)
-                with trial.loggers.closed_on_error():
-                    # What the process holds is the stack's, not this trial's.
-                    trial.finish(outcome, trial.config, lambda: 0)
+            self._finish(ended)
         return self._left
+
+    def _finish(self, ended: list[tuple[int | None, Outcome | Exception]]) -> None:
+        """Say how trials have ended."""
+        for lane, outcome in ended:
+            trial = self._trials.pop(lane)
+            if isinstance(outcome, Exception):
+                trial.loggers.close("crashed")
+                self._channel.send("error", lane=lane, **describe(outcome))
+                continue
+            with trial.loggers.closed_on_error():
+                # What the process holds is the stack's, not this trial's.
+                trial.finish(outcome, trial.config, lambda: 0)
 
     def _listen(self) -> None:
         """Take in what the runner has said since it was last asked."""

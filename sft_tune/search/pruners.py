@@ -93,3 +93,23 @@ PRUNERS: dict[str, Callable[[PrunerSpec], BasePruner]] = {
 def make_pruner(spec: PrunerSpec) -> BasePruner:
     """Return the pruner that ``spec`` names."""
     return PRUNERS[spec.name](spec)
+
+
+def may_prune(spec: PrunerSpec, before: int, progress: int) -> bool:
+    """Tell whether the pruner may end a trial at ``progress`` percent.
+
+    Successive halving decides once where a trial gets past each of its rungs, and not between.
+
+    Args:
+        spec: of the pruner.
+        before: where it was last asked and let the trial go on, in percent; 0: it was not.
+        progress: where the trial is now.
+    """
+    if spec.name == "none":
+        return False
+    if spec.name not in ("asha", "hyperband"):
+        return True
+    rung = spec.first
+    while rung <= before:
+        rung *= spec.reduction
+    return progress >= rung

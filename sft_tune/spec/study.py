@@ -490,8 +490,9 @@ class ResourcesSpec(Section):
         description="Trials that train as one on each slot, where `feature_cache` applies and the "
         "space has only settings that each may have for itself: learning rate and schedule, "
         "epochs, optimizer (adamw, adam, sgd) and what belongs to it, clipping, label smoothing, "
-        "dropout (no effect on the numbers but rounding). auto: up to 8 in all, where a short "
-        "measurement finds that faster; off; or how many. `start` does it, not `worker`.",
+        "dropout (no effect on the numbers but rounding). auto: up to 8 in all, or 32 where "
+        "neither sampler nor pruner learns from trials, where a short measurement finds that "
+        "faster; off; or how many. `start` does it, not `worker`.",
     )
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (),

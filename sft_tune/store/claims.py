@@ -41,6 +41,7 @@ from sft_tune.store.outcomes import (
     find_duplicate,
     mark_told,
     record_evaluation,
+    record_evaluations,
     untold,
 )
 from sft_tune.store.tables import CLAIMED, ENDED, RUNNING, queue, studies, trials
@@ -63,6 +64,7 @@ __all__ = [
     "live_owners",
     "mark_told",
     "record_evaluation",
+    "record_evaluations",
     "release",
     "renew",
     "untold",

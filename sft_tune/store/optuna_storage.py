@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, event, insert
@@ -96,6 +96,29 @@ def set_trial_attributes(
             delete(table).where(table.c.trial_id == optuna_trial_id, table.c.key.in_([*attributes]))
         )
         connection.execute(insert(table), rows)
+
+
+def add_reports(storage: RDBStorage, reports: Sequence[tuple[int, int, float]]) -> None:
+    """Note in one transaction what running trials report; Optuna takes one for each.
+
+    Args:
+        storage: what `open_optuna_storage` gave.
+        reports: Optuna's id of the trial, the step and the value, none of them there already.
+    """
+    table = optuna_tables.trial_intermediate_values
+    rows = [
+        {"trial_id": trial, "step": step, **optuna_tables.report_columns(value)}
+        for trial, step, value in reports
+    ]
+    if not rows:
+        return
+    try:
+        with storage.engine.begin() as connection:
+            connection.execute(insert(table), rows)
+    except IntegrityError:  # another runner has brought one of them meanwhile: the same
+        for row in rows:
+            with contextlib.suppress(IntegrityError), storage.engine.begin() as connection:
+                connection.execute(insert(table), [row])
 
 
 def load_optuna_study(db: Database, name: str) -> Study:

@@ -1,12 +1,13 @@
 """Those of Optuna's tables that we read, as Optuna 5.0 makes them; Optuna alone writes them.
 
-Reading them without Optuna keeps `status` and `best` quick. User attributes are written here too
-(see `optuna_storage.set_trial_attributes`), many at once.
+Reading them without Optuna keeps `status` and `best` quick. User attributes and reports are written
+here too, many at once (see `optuna_storage`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 from datetime import datetime
 from typing import Any
 
@@ -106,6 +107,14 @@ trial_user_attributes = Table("trial_user_attributes", metadata, _TrialUserAttri
 def stored_float(value: float | None, kind: str | None) -> float | None:
     """Return the number of a ``value`` column and its ``..._type`` column; None without a row."""
     return value if kind in (None, "FINITE") else _INFINITIES[kind]
+
+
+def report_columns(value: float) -> dict[str, Any]:
+    """Return the two columns that keep the reported ``value``."""
+    if math.isfinite(value):
+        return {"intermediate_value": value, "intermediate_value_type": "FINITE"}
+    kinds = {str(number): kind for kind, number in _INFINITIES.items()}
+    return {"intermediate_value": None, "intermediate_value_type": kinds[str(value)]}
 
 
 def stored_param(value: float, distribution_json: str) -> Any:

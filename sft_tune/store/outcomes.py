@@ -8,7 +8,7 @@ tells it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, insert, select, up
 
 from sft_tune.spec.space import Value
 from sft_tune.store.database import Database
-from sft_tune.store.leases import Claim, write_if_ours
+from sft_tune.store.leases import Claim, LeaseLostError, write_if_ours
 from sft_tune.store.rows import RUNG_FLOATS
 from sft_tune.store.tables import ENDED, evaluations, trials
 from sft_tune.store.values import (
@@ -59,24 +59,62 @@ _SAME = (
 
 
 def record_evaluation(db: Database, claim: Claim, evaluation: Mapping[str, Any]) -> None:
-    """Write down a rung; one at the same progress is replaced (a resumed trial replays some).
-
-    Args:
-        db: the database.
-        claim: the trial, begun.
-        evaluation: `progress` (percent), `epoch`, `step`, `train_loss`, `metrics` (validation,
-            with its `loss`), and what there is of `learning_rate`, `gradient_norm`,
-            `gradient_norm_max`, `update_ratio`, `samples_per_second`, `memory`, `examples`,
-            `seconds`.
+    """Write down a rung (see `record_evaluations`).
 
     Raises:
         LeaseLostError: another runner has the trial now.
     """
+    for error in record_evaluations(db, [(claim, evaluation)]).values():
+        raise error
+
+
+def record_evaluations(
+    db: Database, rungs: Sequence[tuple[Claim, Mapping[str, Any]]]
+) -> dict[int, LeaseLostError]:
+    """Write down rungs of several trials in one transaction, one of each.
+
+    One at the same progress is replaced (a resumed trial replays some).
+
+    Args:
+        db: the database.
+        rungs: of each trial its claim, begun, and the evaluation: `progress` (percent), `epoch`,
+            `step`, `train_loss`, `metrics` (validation, with its `loss`), and what there is of
+            `learning_rate`, `gradient_norm`, `gradient_norm_max`, `update_ratio`,
+            `samples_per_second`, `memory`, `examples`, `seconds`.
+
+    Returns:
+        By the id of their claim the trials that another runner has now; nothing of them is written.
+    """
+
+    def write(connection: Connection) -> dict[int, LeaseLostError]:
+        lost: dict[int, LeaseLostError] = {}
+        rows = []
+        for claim, evaluation in rungs:
+            value = evaluation["metrics"].get(claim.metric)
+            latest = {
+                "last_progress": int(evaluation["progress"]),
+                "last_value": split_floats({"value": value})["value"],
+            }
+            try:
+                # Locks the trial's row too, so nobody else can be writing its rungs.
+                write_if_ours(connection, claim, latest)
+            except LeaseLostError as error:
+                lost[claim.id] = error
+            else:
+                rows.append(_rung_row(claim, evaluation))
+        _replace(connection, rows)
+        return lost
+
+    return db.write(write)
+
+
+def _rung_row(claim: Claim, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     metrics = evaluation["metrics"]
-    progress = int(evaluation["progress"])
     floats = {name: evaluation.get(name) for name in RUNG_FLOATS}
     floats["validation_loss"] = metrics.get("loss")
-    row = {
+    return {
+        "trial_id": claim.id,
+        "progress": int(evaluation["progress"]),
         "epoch": evaluation.get("epoch"),
         "step": evaluation.get("step"),
         "memory": evaluation.get("memory"),
@@ -84,20 +122,25 @@ def record_evaluation(db: Database, claim: Claim, evaluation: Mapping[str, Any])
         "metrics_json": dumps(dict(metrics)),
         **split_floats(floats),
     }
-    latest = {
-        "last_progress": progress,
-        "last_value": split_floats({"value": metrics.get(claim.metric)})["value"],
-    }
 
-    def write(connection: Connection) -> None:
-        # Locks the trial's row too, so nobody else can be writing its rungs.
-        write_if_ours(connection, claim, latest)
-        key = {"trial_id": claim.id, "progress": progress}
-        replaced = connection.execute(update(evaluations).filter_by(**key).values(row))
-        if replaced.rowcount == 0:
-            connection.execute(insert(evaluations).values({**key, **row}))
 
-    db.write(write)
+def _replace(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Write ``rows`` of `sft_evaluations`, in place of those of the same trial and progress."""
+    if not rows:
+        return
+    there = connection.execute(
+        select(evaluations.c.trial_id, evaluations.c.progress).where(
+            evaluations.c.trial_id.in_([row["trial_id"] for row in rows])
+        )
+    )
+    known = {(trial, progress) for trial, progress in there}
+    for row in rows:
+        key = {"trial_id": row["trial_id"], "progress": row["progress"]}
+        if tuple(key.values()) in known:
+            connection.execute(update(evaluations).filter_by(**key).values(row))
+    new = [row for row in rows if (row["trial_id"], row["progress"]) not in known]
+    if new:
+        connection.execute(insert(evaluations), new)
 
 
 def add_error(db: Database, claim: Claim, text: str) -> None:

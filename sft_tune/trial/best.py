@@ -37,28 +37,46 @@ class Best:
     weights: dict[str, Tensor]
 
     @classmethod
-    def of(cls, trainee: Trainee, value: float, evaluation: Evaluation, step: int) -> Best:
-        """Copy the weights that ``trainee`` has now, after ``step`` steps."""
-        state = exported(trainee.model.module, trainee.config.model)
-        fixed = bool(trainee.features)
+    def of(
+        cls,
+        trainee: Trainee,
+        value: float,
+        evaluation: Evaluation,
+        step: int,
+        before: Best | None = None,
+    ) -> Best:
+        """Copy the weights that ``trainee`` has now, after ``step`` steps.
+
+        Of the best rung ``before`` what cannot have changed is taken over.
+        """
         return cls(
             value=value,
             metrics=dict(evaluation.metrics),
             progress=evaluation.progress,
             step=step,
-            card=describe(trainee),
-            weights={
-                name: tensor.detach()
-                if fixed and not trainee.model.in_head(name)
-                else tensor.detach().to("cpu", copy=True)
-                for name, tensor in state.items()
-            },
+            card=describe(trainee) if before is None else before.card,
+            weights=_weights(trainee, before),
         )
 
     def header(self) -> dict[str, Any]:
         """Return all but the weights, as plain values."""
         names = ("value", "metrics", "progress", "step", "card")
         return {name: getattr(self, name) for name in names}
+
+
+def _weights(trainee: Trainee, before: Best | None) -> dict[str, Tensor]:
+    """Return copies of the weights, on the CPU; of a fixed backbone the tensors themselves."""
+    model = trainee.model
+    if not trainee.features:
+        state = exported(model.module, trainee.config.model)
+        return {name: part.detach().to("cpu", copy=True) for name, part in state.items()}
+    fixed = model.module.state_dict() if before is None else before.weights
+    changed = {
+        f"{head}.{name}": part.detach().to("cpu", copy=True)
+        for head in model.head
+        for name, part in model.module.get_submodule(head).state_dict().items()
+    }
+    return {**{name: part.detach() for name, part in fixed.items()}, **changed}
 
 
 def describe(trainee: Trainee) -> dict[str, Any]:

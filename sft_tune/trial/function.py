@@ -19,6 +19,8 @@ from sft_tune.spec.function_task import IN_WORKER, PASSED, SCHEME
 from sft_tune.spec.study import resolve_direction
 from sft_tune.trial.data.functions import import_module
 from sft_tune.trial.device import is_out_of_memory, memory_report, open_device, peak_memory
+from sft_tune.trial.function_files import FunctionFiles
+from sft_tune.trial.mirror import Mirror
 from sft_tune.trial.outcome import Evaluation, Outcome, Reason
 from sft_tune.trial.paths import TrialPaths
 
@@ -86,6 +88,7 @@ class _Reporter:
         memory: Callable[[], int],
         report: Callable[[Evaluation], bool],
         should_stop: Callable[[], bool],
+        files: FunctionFiles | None,
     ) -> None:
         self.course = _read(paths)
         self.ending: tuple[Reason, str] | None = None
@@ -94,6 +97,7 @@ class _Reporter:
         self._memory = memory
         self._report = report
         self._should_stop = should_stop
+        self._files = files
         self._earlier = self.course.seconds
         self._began = time.perf_counter()
 
@@ -142,6 +146,8 @@ class _Reporter:
             self.ending = "pruned", f"at {percent} % of its horizon"
         elif self._should_stop() and percent < 100:
             self.ending = "stopped", f"asked to, at {percent} %"
+        elif self._files is not None and percent < 100:
+            self._files.reported(percent)
         return self.ending is not None
 
     def _note(self, percent: int, value: float, numbers: dict[str, float]) -> None:
@@ -163,6 +169,8 @@ def run_function(
     device: str,
     report: Callable[[Evaluation], bool],
     should_stop: Callable[[], bool],
+    checkpoint_seconds: float = 0.0,
+    mirror: Mirror | None = None,
 ) -> Outcome:
     """Call the training function of ``config``, and return how it went.
 
@@ -171,14 +179,20 @@ def run_function(
     there it may go on from), ``report`` and ``seed``. A mapping that it returns is its last
     report. What it raises is for the caller, but for memory that ran out.
 
+    With ``mirror`` its folder is copied at its reports, when so many seconds have passed, and at
+    the end.
+
     Raises:
         TrialError: the function cannot be imported, or reports nothing or nonsense.
+        StorageError: its folder cannot be copied to or from where ``mirror`` keeps it.
     """
     function = load_function(config.task)
     where = open_device(device)
     paths.create()
+    files = FunctionFiles(paths, mirror, checkpoint_seconds) if mirror is not None else None
+    notes = [] if files is None else files.fetch(_read(paths).last_progress)
     paths.function_folder.mkdir(exist_ok=True)
-    reporter = _Reporter(config, paths, lambda: peak_memory(where), report, should_stop)
+    reporter = _Reporter(config, paths, lambda: peak_memory(where), report, should_stop, files)
     resumed_from = reporter.course.last_progress
     offered = {
         "config": dict(config.arguments),
@@ -202,9 +216,11 @@ def run_function(
             f"{config.task} reported nothing; call report(progress, metrics), or return metrics"
         )
     reason, note = reporter.ending or ("completed", "")
+    if files is not None:
+        notes += files.close(course.last_progress, ended=reason != "stopped")
     return Outcome(
         reason=reason,
-        note=note,
+        note="; ".join(said for said in (note, *notes) if said),
         value=course.value,
         metrics=course.metrics or {},
         best_progress=course.best_progress,

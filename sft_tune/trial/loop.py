@@ -211,8 +211,9 @@ def save(
             resume.save(paths, trainee, state, monitors)
             if mirror is not None:
                 mirror.saved(state.step)
+                state.unsaved += mirror.complaints()
         except OSError as error:
-            state.notes.append(f"no checkpoint after step {state.step}: {error}")
+            state.unsaved.append(f"no checkpoint after step {state.step}: {error}")
 
 
 def create(paths: TrialPaths) -> None:
@@ -259,7 +260,7 @@ def outcome_of(
     if mirror is not None:
         kept_at = _copied(mirror, state, ending, worth=worth)
     flags = _flags(state)
-    notes = [ending.note, *state.notes, *_memory_notes(config, flags)]
+    notes = [ending.note, *state.notes, *state.unsaved, *_memory_notes(config, flags)]
     return Outcome(
         reason=ending.reason,
         note="; ".join(note for note in notes if note),

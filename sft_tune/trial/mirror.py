@@ -13,11 +13,12 @@ import os
 import re
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from sft_tune.errors import StorageError
 from sft_tune.trial import checkpoint
-from sft_tune.trial.files import WEIGHTS, RemoteFiles
+from sft_tune.trial.files import RemoteFiles
 from sft_tune.trial.paths import TrialPaths
 
 KEPT = 2
@@ -54,8 +55,8 @@ class Mirror:
         self.url = url
         self._paths = paths
         self._remote = RemoteFiles(url)
-        self._stem = paths.resume.stem
-        named = re.compile(rf"{re.escape(self._stem)}-(\d+){re.escape(WEIGHTS)}")
+        self._stem, self._suffix = paths.resume.stem, paths.resume.suffix
+        named = re.compile(rf"{re.escape(self._stem)}-(\d+){re.escape(self._suffix)}")
         self._there = {int(found[1]) for name in self._sizes() if (found := named.fullmatch(name))}
         self._parts: list[Mirror] = []
         self._complaints: list[str] = []
@@ -91,8 +92,14 @@ class Mirror:
         with contextlib.suppress(FileNotFoundError):
             self._remote.get(path.name, path)
 
-    def fetch(self) -> list[str]:
+    def fetch(
+        self, here: int | None = None, check: Callable[[Path], object] = checkpoint.read
+    ) -> list[str]:
         """Bring the last good checkpoint here when it is further than the one that is here.
+
+        Args:
+            here: the step of the one that is here; None: that of the checkpoint file.
+            check: raises a ValueError for a file that is damaged.
 
         Returns:
             What was wrong with those that were not taken, in words.
@@ -100,12 +107,12 @@ class Mirror:
         Raises:
             StorageError: they cannot be read now; to begin anew would lose them.
         """
-        here, wrong = self._step_here(), []
+        here, wrong = self._step_here() if here is None else here, []
         for step in sorted((step for step in self._there if step > here), reverse=True):
             fetched = self._paths.root / "fetched.tmp"
             try:
                 self._remote.get(self._name(step), fetched)
-                checkpoint.read(fetched)
+                check(fetched)
             except (FileNotFoundError, ValueError) as error:
                 fetched.unlink(missing_ok=True)
                 self._there.discard(step)
@@ -160,13 +167,17 @@ class Mirror:
         Raises:
             OSError: it could not be copied.
         """
-        pause = threading.Event()
-        for seconds in PATIENCE:
-            with contextlib.suppress(OSError):
-                self._remote.put(path, path.name)
-                return
-            pause.wait(seconds)
-        self._remote.put(path, path.name)
+        _put(self._remote, path)
+
+    def put_folder(self, folder: Path) -> None:
+        """Copy all files of ``folder``, which is in the trial's, there, with patience.
+
+        Raises:
+            OSError: they could not be copied.
+        """
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            place = path.parent.relative_to(self._paths.root).as_posix()
+            _put(RemoteFiles(f"{self.url}/{place}"), path)
 
     def leave(self, step: int) -> None:
         """Copy the checkpoint after ``step`` steps, for the trial to go on another time.
@@ -229,7 +240,7 @@ class Mirror:
 
     def _name(self, step: int) -> str:
         """Return the name there of the checkpoint after ``step`` steps."""
-        return f"{self._stem}-{step:09d}{WEIGHTS}"
+        return f"{self._stem}-{step:09d}{self._suffix}"
 
     def _sizes(self) -> dict[str, int]:
         return self._remote.sizes()
@@ -243,6 +254,16 @@ class Mirror:
         with self._changed:
             self._complaints.append(f"not copied: {error}")
             self._failed = True
+
+
+def _put(remote: RemoteFiles, path: Path) -> None:
+    pause = threading.Event()
+    for seconds in PATIENCE:
+        with contextlib.suppress(OSError):
+            remote.put(path, path.name)
+            return
+        pause.wait(seconds)
+    remote.put(path, path.name)
 
 
 def _same_file(path: Path, other: Path) -> None:

@@ -48,6 +48,7 @@ class Evaluation(Message):
         samples_per_second: training examples by the time of the steps since the last rung.
         memory: peak so far in bytes, of the device (of the process on the CPU).
         examples: of validation that ``metrics`` are of, where that is a part of them.
+        unsaved: what could not be saved since the last rung, in words.
 
     What a task's own training function does not report is None.
     """
@@ -66,6 +67,7 @@ class Evaluation(Message):
     samples_per_second: float | None = None
     memory: int | None = None
     examples: int | None = None
+    unsaved: str = ""
 
 
 @dataclass(frozen=True)

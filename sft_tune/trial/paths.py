@@ -17,6 +17,7 @@ class TrialPaths:
     files                       what a task's own training function keeps
     reports.json                what that has reported, while the trial is not ended
     resume-folds.json           of cross-validation: the folds that are done
+    resume-files.zip            `files` and `reports.json` on their way to a URL
     ==========================  ======================================================
     """
 
@@ -51,6 +52,15 @@ class TrialPaths:
         """
         for path in (self.reports, *self.root.glob("resume*"), *self.root.glob("*.tmp")):
             path.unlink(missing_ok=True)
+
+
+class FunctionPaths(TrialPaths):
+    """The files of a trial that is a function's: it goes on from an archive of its folder."""
+
+    def __init__(self, root: Path) -> None:
+        """Name the files under ``root``."""
+        super().__init__(root)
+        self.resume = root / "resume-files.zip"
 
 
 class FoldPaths(TrialPaths):

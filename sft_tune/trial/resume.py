@@ -35,6 +35,7 @@ class TrialState:
         resumed_from: the step that this attempt went on from.
         samples: training examples that this attempt has seen.
         notes: what the trial's reader should know, in words.
+        unsaved: of these, what could not be saved and is told with the next rung.
         compiled: whether it trains through a compiled module; None before that is known.
         training: how much of a training batch fits into memory (the trainee's ``portion``).
         evaluation: how much of an evaluation batch does.
@@ -49,6 +50,7 @@ class TrialState:
     resumed_from: int = 0
     samples: int = 0
     notes: list[str] = field(default_factory=list)
+    unsaved: list[str] = field(default_factory=list)
     cached_features: bool = False
     compiled: bool | None = None
     training: Portion = field(default_factory=Portion)

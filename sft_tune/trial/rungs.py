@@ -11,6 +11,7 @@ evaluated on the whole split beside those of the last rung.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -44,8 +45,12 @@ def at_rung(
     monitors: Monitors,
     batch_size: int,
     refit_to: int | None = None,
+    outputs: Callable[[Tensor | None], Outputs] | None = None,
 ) -> Evaluation | Ending:
     """Evaluate at the rung that was reached, and keep the weights if they are the best.
+
+    ``outputs`` gives those for validation, or for rows of it, as the module would; without it the
+    module is asked.
 
     Returns:
         The numbers to report, or the end of a trial that has diverged.
@@ -57,7 +62,10 @@ def at_rung(
         with state.clock.aside(trainee.device):
             seconds = state.clock.lap()
             rows = None if subset is None or last else subset.rows
-            kept = _outputs(trainee, state, batch_size, rows)
+            if outputs is None:
+                kept = _outputs(trainee, state, batch_size, rows)
+            else:
+                kept = outputs(rows)
             metrics = _metrics(trainee, kept, None if last else subset)
         evaluation = _evaluation(trainee, state, monitors, metrics, seconds)
         if not last and subset is not None:
@@ -75,7 +83,8 @@ def at_rung(
             _decide(trainee, state, batch_size, part)
         else:
             _note_candidate(trainee, state, evaluation)
-    trainee.set_training_mode()
+    if outputs is None:
+        trainee.set_training_mode()
     training, objective = trainee.config.training, trainee.config.objective
     maximize = resolve_direction(objective) == "maximize"
     value = evaluation.metrics[objective.metric]
@@ -146,7 +155,10 @@ def _evaluation(
         update_ratio=monitors.update_ratio(),
         samples_per_second=monitors.samples() / seconds if seconds > 0 else None,
         memory=peak_memory(trainee.device),
+        unsaved="; ".join(state.unsaved),
     )
+    state.notes += state.unsaved
+    state.unsaved = []
     monitors.clear()
     return evaluation
 
@@ -166,7 +178,7 @@ def _keep_if_best(
         objective, value, state.best.value, or_equal=or_equal
     ):
         return
-    state.best = Best.of(trainee, value, evaluation, step)
+    state.best = Best.of(trainee, value, evaluation, step, state.best)
 
 
 def _is_better(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -72,6 +73,7 @@ def draw_trial(
     place: str | None,
     files: Mapping[str, int],
     now: float,
+    confirmation_errors: Mapping[int, str] = MappingProxyType({}),
 ) -> RenderableType:
     """Return the trial ``row`` of ``study``, whole.
 
@@ -83,6 +85,7 @@ def draw_trial(
         place: where its files lie, a folder or a URL; None: unknown.
         files: their names and sizes in bytes.
         now: seconds since 1970.
+        confirmation_errors: of its confirmation runs, by their seeds.
     """
     state = state_of_trial(row, now)
     head = Text.assemble(
@@ -108,6 +111,9 @@ def draw_trial(
         parts += ["", watched]
     if row.error:
         parts += ["", Text("errors", style="dim"), Text(row.error)]
+    for seed, error in confirmation_errors.items():
+        parts += ["", Text(f"errors of its confirmation with seed {seed}", style="dim")]
+        parts.append(Text(error))
     if files and place is not None:
         table = plain_table()
         table.add_column(f"files in {words.short_path(place)}", overflow="fold")

@@ -19,6 +19,7 @@ from sft_tune.run.study import start_study
 from sft_tune.spec.load import load_study
 from sft_tune.store import reads
 from sft_tune.store.database import Database
+from sft_tune.store.finalists import finalist_rows
 from sft_tune.trial.files import RemoteFiles
 
 URL = "sqlite:///t.db"
@@ -122,6 +123,7 @@ from sft_tune.run.events import RungReached
 from sft_tune.run.study import start_study
 from sft_tune.spec.load import load_study
 from sft_tune.store.database import Database
+from sft_tune.store.finalists import finalist_rows
 from sft_tune.trial.files import RemoteFiles
 path, url, place = sys.argv[1:]
 
@@ -169,6 +171,62 @@ def test_a_runner_that_is_lost_is_followed_by_another_machine(
     assert not any("resume-" in name for name in RemoteFiles(place).all_sizes())
     log = next(n for n in RemoteFiles(place).all_sizes() if n.endswith("trial-00001/log.txt"))
     assert log
+
+
+CONFIRM = """
+import os, signal, sys
+from sft_tune.run.confirm import confirm_study
+from sft_tune.run.events import RungReached
+from sft_tune.spec.study import ConfirmSpec
+from sft_tune.store.database import Database
+from sft_tune.store.records import find_study
+from sft_tune.trial.files import RemoteFiles
+url, place, kill = sys.argv[1:]
+
+def listen(event):
+    if kill == "kill" and isinstance(event, RungReached) and event.progress >= 50:
+        if any("/seed-" in name and "/resume-" in name for name in RemoteFiles(place).all_sizes()):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+db = Database.open(url, create=False)
+confirm_study(find_study(db, "away"), db, ConfirmSpec(top=1, seeds=2), notify=listen)
+"""
+
+
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
+def test_a_confirmation_goes_on_on_another_machine(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = {**STUDY["data"], "test_fraction": 0.2}
+    training = {**STUDY["training"], "learning_rate": 1e-3}
+    path = tmp_path / "away.json"
+    found = {}
+    for where in (str(tmp_path / "runs"), place):
+        url = f"sqlite:///{tmp_path}/{'s3' if where == place else 'calm'}.db"
+        changes = {"data": data, "training": training, "storage": {"artifacts": where}}
+        changes["space"] = {"learning_rate": [1e-3]}
+        path.write_text(json.dumps({**STUDY, **changes}))
+        start(path, url)
+        program = [sys.executable, "-c", CONFIRM, url, where]
+        if where == place:
+            killed = subprocess.run([*program, "kill"])
+            assert killed.returncode == -signal.SIGKILL
+            monkeypatch.setenv("SFT_TUNE_CACHE", str(tmp_path / "another machine"))
+        subprocess.run([*program, "calmly"], check=True)
+        db = Database.open(url, create=False)
+        try:
+            runs = finalist_rows(db, "away")
+        finally:
+            db.dispose()
+        found[where] = sorted((r.number, r.seed, r.reason, r.metrics, r.test_metrics) for r in runs)
+    assert found[place] == found[str(tmp_path / "runs")]
+    assert {(reason, "accuracy" in tested) for *_, reason, _, tested in found[place]} == {
+        ("completed", True)
+    }
+    assert max(run.attempts for run in runs) == 2
+    there = [name for name in RemoteFiles(place).all_sizes() if "/seed-" in name]
+    assert {name.rpartition("/")[2] for name in there} == {"config.json", "log.txt"}
+    assert "fresh seeds" in command("confirm", "away", "--show", "--storage", url)
 
 
 def test_what_cannot_be_copied_is_noted_and_tried_again(

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,37 @@ def test_a_function_of_ones_own_is_confirmed(tmp_path: Path) -> None:
     rows = confirm(tmp_path / "t.db", name="mine", top=2)
     assert {r.reason for r in rows} == {"completed"}
     assert all(r.test_metrics == {} and r.value is not None for r in rows)
+
+
+FAILS_LATER = """
+    from pathlib import Path
+
+    def train(config, folder, report):
+        if Path("broken").exists():
+            raise RuntimeError("Error(s) in loading state_dict:\\n\\tMissing key(s): a.weight")
+        return {"score": config["x"]}
+"""
+
+
+def test_a_run_that_crashes_is_told_in_a_line_and_shown_whole(tmp_path: Path) -> None:
+    (tmp_path / "later.py").write_text(textwrap.dedent(FAILS_LATER))
+    run_function(tmp_path, task="python:later.py:train", space={"x": [1, 2]})
+    (tmp_path / "broken").touch()
+    storage = ["--storage", f"sqlite:///{tmp_path}/t.db"]
+    told = subprocess.run(
+        [*PROGRAM, "confirm", "mine", "--top", "1", "--seeds", "1", *storage],
+        capture_output=True,
+        text=True,
+    )
+    lines = [line for line in told.stdout.splitlines() if "crashed" in line]
+    assert len(lines) == 2 and "Missing key" not in told.stdout
+    text = "trial 1 crashed, RuntimeError: Error(s) in loading state_dict (the whole error: "
+    assert f"{text}sft-tune show mine 1)" in told.stdout
+    shown = subprocess.run(
+        [*PROGRAM, "show", "mine", "1", *storage], capture_output=True, text=True
+    )
+    assert "errors of its confirmation with seed" in shown.stdout
+    assert "Missing key(s): a.weight" in shown.stdout and "later.py" in shown.stdout
 
 
 def test_nothing_to_confirm_is_said(searched: Path) -> None:

@@ -128,6 +128,26 @@ def test_a_server_that_dies_takes_no_worker_along_and_is_replaced(tmp_path: Path
     assert "exited with status 0" in also_heard.get(timeout=PATIENCE)[1]["how"]
 
 
+def test_of_servers_for_other_surroundings_only_two_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = []
+    busy, heard = spawned(tmp_path / "logs")
+    servers.append(server_of(busy))
+    for i in range(3):
+        monkeypatch.setenv("LC_FLEET", str(i))
+        worker, _ = spawned(tmp_path / "logs")
+        servers.append(server_of(worker))
+        worker.close()
+    assert len(set(servers)) == 4
+    _, alive = psutil.wait_procs(servers[1:3], timeout=PATIENCE)
+    assert alive == []
+    # The one with a worker stays, and so does the last; the worker has noticed nothing.
+    assert servers[0].is_running() and servers[3].is_running()
+    train(busy, heard, tmp_path, 0.5)
+    busy.close()
+
+
 def test_a_worker_can_be_given_up_before_it_is_there(tmp_path: Path) -> None:
     for end in (LocalWorker.kill, LocalWorker.close):
         worker, heard = spawned(tmp_path / "logs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sft_tune.spec.load import load_study
 from sft_tune.store import reads
 from sft_tune.store.database import Database
 from sft_tune.trial.convnet import ConvNet
+from tests.run.test_kill import result, start_until
 
 SPACE = {
     "learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
@@ -82,6 +84,32 @@ def test_a_stacked_study_is_what_it_is_without_and_survives_its_worker(
     ends = [i for i, event in enumerate(events) if type(event).__name__ == "TrialEnded"]
     before = [event for event in events[: ends[0]] if isinstance(event, TrialStarted)]
     assert len({event.number for event in before}) >= 3  # at once
+
+
+def test_a_stacked_study_whose_runner_is_killed_ends_as_one_that_was_not(
+    heads: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFT_TUNE_CACHE", str(tmp_path / "cache"))
+    calm, wild = (f"sqlite:///{tmp_path}/{name}.db" for name in ("calm", "wild"))
+    assert start_until(heads(3), calm, None) == 0
+    for line in ("trial 1 at 25 %", "trial 4 started"):
+        assert start_until(heads(3), wild, line) == -signal.SIGKILL
+    assert start_until(heads(3), wild, None) == 0
+    (expected, expected_rungs), (found, rungs) = result(calm), result(wild)
+    assert [row[:4] for row in found] == [row[:4] for row in expected]
+    assert [row[:3] for row in rungs] == [row[:3] for row in expected_rungs]
+    for (*_, value, metrics), (*_, value_, metrics_) in zip(found, expected, strict=True):
+        assert value == pytest.approx(value_, abs=0.02)
+        assert metrics["loss"] == pytest.approx(metrics_["loss"], rel=1e-3)
+    db = Database.open(wild, create=False)
+    try:
+        trials = reads.trial_rows(db, "tiny")
+    finally:
+        db.dispose()
+    assert [trial.number for trial in trials] == list(range(7))
+    assert {trial.lease_owner for trial in trials} == {None}
+    # Trials that stood in the stack when it died: at least the first ones, and those of the next.
+    assert sum(trial.attempts > 1 for trial in trials) >= 3
 
 
 def test_pruned_trials_leave_a_stack(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import optuna
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sft_tune.search.distributions import draw, to_distribution
-from sft_tune.search.pruners import PRUNERS, make_pruner
+from sft_tune.search.pruners import PRUNERS, make_pruner, may_prune
 from sft_tune.search.samplers import make_sampler
 from sft_tune.spec.plan import make_plan
 from sft_tune.spec.space import Parameter
@@ -185,3 +186,42 @@ def _cut_of_falling_scores(name: str, startup: int) -> list[int]:
         else:
             study.tell(trial, score)
     return cut
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband"])
+@pytest.mark.parametrize("rungs", [range(10, 101, 10), range(7, 101, 7), (50, 100)])
+def test_halving_that_is_asked_only_where_it_may_prune_prunes_the_same(
+    name: str, rungs: range
+) -> None:
+    spec = PrunerSpec.model_validate({"name": name, "first": 10, "reduction": 3})
+
+    def search(everywhere: bool) -> tuple[list[int | None], int]:
+        study = optuna.create_study(
+            study_name="same", direction="maximize", pruner=make_pruner(spec)
+        )
+        draws, pruned_at, asked = random.Random(0), [], 0
+        for _ in range(60):
+            trial, quality, before = study.ask(), draws.random(), 0
+            values = [quality + 0.3 * draws.random() for _ in rungs]
+            at: int | None = None
+            for progress, value in zip(rungs, values, strict=True):
+                trial.report(value, progress)
+                if everywhere or may_prune(spec, before, progress):
+                    asked, before = asked + 1, progress
+                    if trial.should_prune():
+                        at = progress
+                        break
+            state = optuna.trial.TrialState.PRUNED if at else optuna.trial.TrialState.COMPLETE
+            study.tell(trial, None if at else values[-1], state=state)
+            pruned_at.append(at)
+        return pruned_at, asked
+
+    (always, often), (rarely, seldom) = search(True), search(False)
+    assert always == rarely
+    assert any(always)
+    assert seldom < often or len(rungs) == 2
+
+
+def test_other_pruners_may_prune_anywhere_and_none_nowhere() -> None:
+    assert may_prune(PrunerSpec.model_validate({"name": "median"}), 30, 40)
+    assert not may_prune(PrunerSpec.model_validate({"name": "none"}), 0, 100)

@@ -8,13 +8,23 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from sft_tune.store import attributes, checkpoints, claims, reads
+from sft_tune.store import attributes, checkpoints, claims, reads, studies
 from sft_tune.store.attributes import trial_attributes
 from sft_tune.store.claims import EndedTrial, LeaseLostError
 from sft_tune.store.database import Database
+from sft_tune.store.optuna_storage import add_reports
 from sft_tune.store.outcomes import STATE_OF_REASON
 from sft_tune.store.records import StudyRecord
-from tests.store.conftest import NOW, begin, finish, outcome, rung, start, take
+from tests.store.conftest import (
+    NOW,
+    begin,
+    finish,
+    outcome,
+    rung,
+    start,
+    take,
+    take_abandoned,
+)
 
 
 def only_ended(db: Database, study: StudyRecord) -> EndedTrial:
@@ -41,6 +51,40 @@ def test_rungs_are_kept_in_order_and_replayed_ones_replaced(
     assert (first.learning_rate, first.gradient_norm, first.seconds) == (1e-3, 1.5, 2.5)
     assert (first.gradient_norm_max, first.update_ratio) == (4.5, 2e-3)
     assert (first.samples_per_second, first.memory) == (321.0, 5_000_000_000)
+
+
+def test_rungs_of_many_trials_are_written_at_once_but_of_those_that_were_lost(
+    db: Database, study: StudyRecord
+) -> None:
+    ours, other, lost = (start(db, study) for _ in range(3))
+    claims.record_evaluation(db, ours, rung(10, 0.1))
+    assert take_abandoned(db, study, "thief", dead=("me",)) is not None  # the first: ours
+    left = claims.record_evaluations(
+        db, [(ours, rung(20, 0.2)), (other, rung(10, 0.3)), (lost, rung(10, 0.4))]
+    )
+    assert left.keys() == {ours.id}
+    assert isinstance(left[ours.id], LeaseLostError)
+    again = [(other, rung(10, 0.5)), (lost, rung(20, 0.6))]
+    assert claims.record_evaluations(db, again) == {}
+    rows = reads.evaluation_rows(db, study.name)
+    found = [(row.number, row.progress, row.metrics["accuracy"]) for row in rows]
+    assert found == [(0, 10, 0.1), (1, 10, 0.5), (2, 10, 0.4), (2, 20, 0.6)]
+
+
+def test_reports_that_are_noted_at_once_are_those_that_optuna_would_note(
+    db: Database, study: StudyRecord
+) -> None:
+    storage = studies.open_optuna_storage(db)
+    values = [0.25, math.inf, -math.inf, math.nan]
+    one, other = (storage.create_new_trial(study.optuna_study_id) for _ in range(2))
+    add_reports(storage, [(one, step, value) for step, value in enumerate(values)])
+    for step, value in enumerate(values):
+        storage.set_trial_intermediate_value(other, step, value)
+    add_reports(storage, [(one, 0, 0.5), (one, 9, 1.0)])  # another runner was first with step 0
+    add_reports(storage, [])
+    found, expected = (storage.get_trial(each).intermediate_values for each in (one, other))
+    assert found.pop(9) == 1.0
+    assert repr(found) == repr(expected)
 
 
 FLOATS = [0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0, math.pi, math.nan, math.inf, -math.inf]

@@ -18,7 +18,12 @@ TRAINING = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "freeze": "bac
 
 
 def run(
-    config: TrialConfig, folder: Path, *, cached: bool, stop_after: int | None = None
+    config: TrialConfig,
+    folder: Path,
+    *,
+    cached: bool,
+    stop_after: int | None = None,
+    refit_to: int | None = None,
 ) -> tuple[Outcome, list[Evaluation]]:
     seen: list[Evaluation] = []
 
@@ -36,6 +41,7 @@ def run(
         checkpoint_seconds=0.0,
         evaluation_batch_size=32,
         feature_cache=cached,
+        refit_to=refit_to,
     )
     return outcome, seen
 
@@ -63,6 +69,18 @@ def real(shared: Path, kind: str, **training: Any) -> TrialConfig:
             "seed": 3,
         }
     )
+
+
+def test_a_refit_has_features_of_its_own(shared: Path, tmp_path: Path) -> None:
+    """Its training split is another one, of as many examples as both."""
+    config = real(shared, "text")
+    run(config, tmp_path / "search", cached=True)
+    _, expected = run(config, tmp_path / "long", cached=False, refit_to=100)
+    quick, found = run(config, tmp_path / "quick", cached=True, refit_to=100)
+    assert quick.flags == {"cached_features": True}
+    assert [e.step for e in found] == [e.step for e in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])

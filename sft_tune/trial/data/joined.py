@@ -16,7 +16,8 @@ def with_validation(data: Prepared) -> Prepared:
 
     The validation split stays: what is measured on it then says nothing about new examples.
     """
-    return replace(data, train=joined(data.train, data.validation), identity="")
+    identity = f"{data.identity}, train with validation" if data.identity else ""
+    return replace(data, train=joined(data.train, data.validation), identity=identity)
 
 
 def joined(first: Split, second: Split) -> Split:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.study import ModelSpec
 from sft_tune.trial.data import prepare
+from sft_tune.trial.device import autocast
 from sft_tune.trial.features import use_features
 from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.stack.head import Layer, dropouts, forward, layers_of
+from sft_tune.trial.stack.rows import Row
 from sft_tune.trial.step import Trainee, set_up
+from sft_tune.trial.tasks import Outputs
 
 TRIED = 4
 
@@ -61,10 +64,37 @@ class Common:
         train = self._features["train"]
         self.inputs = torch.from_numpy(train.features.copy()).to(device)
         self.targets = torch.from_numpy(train.targets.copy()).to(device)
+        self._validation = torch.from_numpy(self._features["validation"].features.copy())
+        self._dtype = trainee.dtype
         self._check(trainee.model)
         self._fresh: dict[ModelSpec, tuple[BuiltModel, Callable[[nn.Module], None] | None]] = {
             config.model: (fresh, _redrawing(fresh, config.seed))
         }
+
+    def examples(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features [k, b, ...] and targets [k, b] of the training examples [k, b]."""
+        rows = indices.reshape(-1).to(self._device)
+        # Four times faster than indexing with the matrix.
+        inputs = self.inputs.index_select(0, rows).view(*indices.shape, *self.inputs.shape[1:])
+        return inputs, self.targets.index_select(0, rows).view(indices.shape)
+
+    @torch.inference_mode()
+    def validation_outputs(self, row: Row, rows: Tensor | None, batch_size: int) -> Outputs:
+        """Return the logits [n, classes] for validation by the head ``row``, on the CPU.
+
+        Args:
+            row: the weights.
+            rows: only these examples, in this order; None: all.
+            batch_size: examples at once.
+        """
+        weights = {name: part[None] for name, part in row.parts().items()}
+        features = self._validation if rows is None else self._validation[rows]
+        found = []
+        for some in torch.split(features, batch_size):
+            with autocast(self._device, self._dtype):
+                inputs = some.to(self._device)[None]
+                found.append(forward(self.layers, weights, inputs, lambda _, given: given)[0])
+        return {"logits": torch.cat(found).float().cpu()}
 
     def trainee(self, config: TrialConfig) -> Trainee:
         """Return the trainee of ``config``, with the common backbone and a head of its own.
@@ -196,10 +226,22 @@ def _redrawing(fresh: BuiltModel, seed: int) -> Callable[[nn.Module], None] | No
 
 
 def _copy(model: BuiltModel) -> BuiltModel:
-    """Return ``model`` with a head of its own and the same tensors for a backbone."""
-    memo = {id(tensor): tensor for _, tensor in _fixed(model)}
+    """Return ``model`` with a head of its own and the same tensors and modules for a backbone."""
+    memo: dict[int, Any] = {id(tensor): tensor for _, tensor in _fixed(model)}
+    on_the_way = {*_within(model.head), ""}
+    for name, part in model.module.named_modules():
+        if not model.in_head(name) and name not in on_the_way:
+            memo[id(part)] = part
     module = copy.deepcopy(model.module, memo)
     return replace(model, module=module, chain=())
+
+
+def _within(names: Iterable[str]) -> Iterator[str]:
+    """Return ``names`` of modules and those of what they are in."""
+    for name in names:
+        while name:
+            yield name
+            name = name.rpartition(".")[0]
 
 
 def _fixed(model: BuiltModel) -> list[tuple[str, Tensor]]:

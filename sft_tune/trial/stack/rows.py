@@ -1,6 +1,7 @@
 """The weights of K heads as one matrix, a row each, and optimizer steps with settings of each row.
 
-The rules are those of torch's optimizers (`torch.optim.SGD`, `Adam`, `AdamW`), written over rows.
+The rules are those of torch's optimizers (`torch.optim.SGD`, `Adam`, `AdamW`), written over rows
+and in place: the matrices are larger than the processor's nearest memory, and each pass counts.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Row:
         parameters: of the module, by name.
         optimizer: whose state is loaded and stored.
         training: its settings.
-        weights: [n].
+        weights: [n]; while it trains a row of the stack's, which steps change.
         first: mean of gradients, or the momentum, [n].
         second: mean of squared gradients, [n]; of sgd unused.
         steps: that the optimizer has done.
@@ -58,14 +59,24 @@ class Row:
                 target.copy_(torch.cat([moment.reshape(-1) for moment in moments]))
         self.steps = int(kept[0].get("step", 0))
 
+    def parts(self) -> dict[str, Tensor]:
+        """Return the weights by name, in the shapes of the parameters."""
+        parts = zip(self.parameters.items(), self._split(self.weights), strict=True)
+        return {name: weights.view_as(parameter) for (name, parameter), weights in parts}
+
+    @torch.no_grad()
+    def store_weights(self) -> None:
+        """Write the weights back into the module."""
+        for name, weights in self.parts().items():
+            self.parameters[name].copy_(weights)
+
     @torch.no_grad()
     def store(self) -> None:
         """Write weights and state back, as the optimizer itself would have them."""
-        sizes = [part.numel() for part in self.parameters.values()]
-        columns = [torch.split(row, sizes) for row in (self.weights, self.first, self.second)]
-        for i, part in enumerate(self.parameters.values()):
-            weights, first, second = (column[i].view_as(part) for column in columns)
-            part.copy_(weights)
+        self.store_weights()
+        columns = zip(self._split(self.first), self._split(self.second), strict=True)
+        for part, (first, second) in zip(self.parameters.values(), columns, strict=True):
+            first, second = first.view_as(part), second.view_as(part)
             state: dict[str, Any] = {}
             if family(self.training) == "adam":
                 count = torch.tensor(float(self.steps), device=self._count_device(part))
@@ -74,6 +85,9 @@ class Row:
                 state = {"momentum_buffer": first.clone()}
             if self.steps or family(self.training) == "sgd":
                 self.optimizer.state[part] = state
+
+    def _split(self, row: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(row, [part.numel() for part in self.parameters.values()])
 
     def _count_device(self, part: Tensor) -> torch.device:
         fused = bool(self.optimizer.param_groups[0].get("fused"))
@@ -84,12 +98,21 @@ class Rows:
     """The rows of all trials of a stack, and the vectors of their settings."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        """Stack ``rows``, which have parameters of the same names and shapes."""
+        """Stack ``rows``, which have parameters of the same names and shapes, sgd's first."""
         self._rows = rows
         self.weights = torch.stack([row.weights for row in rows])
         self._first = torch.stack([row.first for row in rows])
         self._second = torch.stack([row.second for row in rows])
+        for k, row in enumerate(rows):
+            row.weights, row.first, row.second = self.weights[k], self._first[k], self._second[k]
+        self._grads = torch.empty_like(self.weights)
+        self._spare = torch.empty_like(self.weights)
         self._settings = _Settings.of(rows, self.weights.device)
+        sgd = sum(family(row.training) == "sgd" for row in rows)
+        self._families = [
+            (slice(0, sgd), self._sgd),
+            (slice(sgd, len(rows)), self._adam),
+        ]
         shapes = {name: part.shape for name, part in rows[0].parameters.items()}
         parts = torch.split(self.weights, [shape.numel() for shape in shapes.values()], dim=1)
         self.parameters = {
@@ -97,11 +120,10 @@ class Rows:
             for (name, shape), part in zip(shapes.items(), parts, strict=True)
         }
         """Views of the weights by name, [k, ...], to be differentiated by."""
-
-    def leave(self) -> None:
-        """Let the rows have what they have become."""
-        for k, row in enumerate(self._rows):
-            row.weights, row.first, row.second = self.weights[k], self._first[k], self._second[k]
+        grads = torch.split(self._grads, [shape.numel() for shape in shapes.values()], dim=1)
+        self._parts = [
+            part.view(len(rows), *shape) for shape, part in zip(shapes.values(), grads, strict=True)
+        ]
 
     @torch.no_grad()
     def step(self, loss: Tensor, rates: Tensor) -> Tensor:
@@ -116,63 +138,83 @@ class Rows:
         """
         with torch.enable_grad():
             parts = torch.autograd.grad(loss, list(self.parameters.values()))
-        grads = torch.cat([part.flatten(1) for part in parts], dim=1)
+        grads = torch.cat([part.flatten(1) for part in parts], dim=1, out=self._grads)
         at = self._settings
-        if at.l1 is not None:
-            grads += at.l1 * self.weights.sign()
+        for grad, weights, strength in zip(
+            self._parts, self.parameters.values(), at.l1, strict=False
+        ):
+            grad.addcmul_(weights.sign(), strength)
         norms: Tensor = grads.norm(dim=1)
+        clipped = norms
         if at.clip_value is not None:
-            grads = torch.clamp(grads, -at.clip_value, at.clip_value)
+            torch.clamp(grads, -at.clip_value, at.clip_value, out=grads)
             clipped = grads.norm(dim=1)
-        else:
-            clipped = norms
         if at.clip_norm is not None:
             grads *= (at.clip_norm / (clipped + 1e-6)).clamp(max=1.0)[:, None]
         rates = (rates * at.multiplier)[:, None]
-        for rows, update in ((at.sgd, self._sgd), (at.adam, self._adam)):
-            if rows is not None:
-                update(rows, grads[rows], rates[rows])
+        for grad, weights, decay in zip(
+            self._parts, self.parameters.values(), at.pull, strict=False
+        ):
+            grad.addcmul_(weights, decay)
+        for weights, decay in zip(self.parameters.values(), at.shrink, strict=False):
+            weights.mul_(1 - rates.view_as(decay) * decay)
+        for rows, update in self._families:
+            if rows.start < rows.stop:
+                update(rows, rates[rows])
         for row in self._rows:
             row.steps += 1
         return norms
 
-    def _sgd(self, rows: Any, grads: Tensor, rates: Tensor) -> None:
-        at = self._settings
-        grads = grads + at.decay[rows] * self.weights[rows]
-        momentum = at.momentum[rows]
-        kept = self._first[rows] * momentum + grads
-        self._first[rows] = kept
-        ahead = torch.where(at.nesterov[rows], grads + momentum * kept, kept)
-        self.weights[rows] -= rates * ahead
-
-    def _adam(self, rows: Any, grads: Tensor, rates: Tensor) -> None:
-        at = self._settings
-        weights, decay, beta1, beta2 = (
+    def _sgd(self, rows: slice, rates: Tensor) -> None:
+        at, weights, grads, kept = (
+            self._settings,
             self.weights[rows],
-            at.decay[rows],
-            at.beta1[rows],
-            at.beta2[rows],
+            self._grads[rows],
+            self._first[rows],
         )
-        decoupled = at.decoupled[rows]
-        grads = torch.where(decoupled, grads, grads + decay * weights)
-        weights = torch.where(decoupled, weights * (1 - rates * decay), weights)
-        first = torch.lerp(grads, self._first[rows], beta1)
-        second = torch.lerp(grads * grads, self._second[rows], beta2)
-        self._first[rows], self._second[rows] = first, second
-        steps = at.steps_before[rows] + 1
-        at.steps_before[rows] = steps
+        momentum = at.momentum[rows]
+        kept.mul_(momentum).add_(grads)
+        ahead = torch.where(at.nesterov[rows], grads + momentum * kept, kept)
+        weights.sub_(ahead.mul_(rates))
+
+    def _adam(self, rows: slice, rates: Tensor) -> None:
+        at, weights, grads, spare = (
+            self._settings,
+            self.weights[rows],
+            self._grads[rows],
+            self._spare[rows],
+        )
+        first, second = self._first[rows], self._second[rows]
+        first.lerp_(grads, at.fresh1[rows])
+        second.lerp_(grads.square_(), at.fresh2[rows])
+        steps = at.steps[rows].add_(1)
         # As torch does: corrections in double precision.
-        size = (rates / (1 - at.beta1_exact[rows] ** steps)).float()
-        root = (1 - at.beta2_exact[rows] ** steps).sqrt().float()
-        self.weights[rows] = weights - size * first / (second.sqrt() / root + at.epsilon[rows])
+        size = (rates / (1 - at.beta1[rows] ** steps)).float()
+        root = (1 - at.beta2[rows] ** steps).sqrt().float()
+        torch.sqrt(second, out=spare)
+        spare.div_(root).add_(at.epsilon[rows])
+        weights.sub_(torch.div(first, spare, out=spare).mul_(size))
 
 
 @dataclass
 class _Settings:
-    """What the rows are told: [k, 1], or [k, n] where it differs between weights."""
+    """What the rows are told, [k, 1].
 
-    decay: Tensor
-    l1: Tensor | None
+    Attributes:
+        l1: of each parameter, [k, 1, ...]; none where no row has it. So are the next two.
+        pull: weight decay that goes through the gradients.
+        shrink: weight decay that does not.
+        clip_value: largest number of a gradient.
+        clip_norm: largest norm, [k].
+        multiplier: of the learning rate, [k].
+        fresh1: what the first moment takes of a gradient, 1 - beta1.
+        fresh2: what the second takes of its square.
+        steps: that were done.
+    """
+
+    l1: list[Tensor]
+    pull: list[Tensor]
+    shrink: list[Tensor]
     clip_value: Tensor | None
     clip_norm: Tensor | None
     multiplier: Tensor
@@ -180,13 +222,10 @@ class _Settings:
     nesterov: Tensor
     beta1: Tensor
     beta2: Tensor
-    beta1_exact: Tensor
-    beta2_exact: Tensor
+    fresh1: Tensor
+    fresh2: Tensor
     epsilon: Tensor
-    decoupled: Tensor
-    steps_before: Tensor
-    sgd: Any
-    adam: Any
+    steps: Tensor
 
     @classmethod
     def of(cls, rows: Sequence[Row], device: torch.device) -> _Settings:
@@ -200,45 +239,36 @@ class _Settings:
                 return None
             return column([float("inf") if value is None else value for value in values])
 
+        def by_part(values: Sequence[float]) -> list[Tensor]:
+            if not any(values):
+                return []
+            # As `optimizers.parameter_groups`: of one dimension or none they are not decayed.
+            found = []
+            for part in rows[0].parameters.values():
+                kept = [v if part.ndim > 1 or s.decay_all else 0.0 for v, s in pairs(values)]
+                found.append(column(kept).view(-1, *[1] * part.ndim))
+            return found
+
+        def pairs(values: Sequence[float]) -> list[tuple[float, TrainingSpec]]:
+            return list(zip(values, settings, strict=True))
+
+        decays = [s.weight_decay for s in settings]
         beta1 = [0.9 if s.beta1 is None else s.beta1 for s in settings]
         beta2 = [0.999 if s.beta2 is None else s.beta2 for s in settings]
-        penalties = torch.stack([_by_weight(row, row.training.l1) for row in rows])
         clip_norm = limit([s.clip_norm for s in settings])
         return cls(
-            decay=torch.stack([_by_weight(row, row.training.weight_decay) for row in rows]),
-            l1=penalties if any(s.l1 for s in settings) else None,
+            l1=by_part([s.l1 for s in settings]),
+            pull=by_part([0.0 if s.optimizer == "adamw" else v for v, s in pairs(decays)]),
+            shrink=by_part([v if s.optimizer == "adamw" else 0.0 for v, s in pairs(decays)]),
             clip_value=limit([s.clip_value for s in settings]),
             clip_norm=None if clip_norm is None else clip_norm[:, 0],
             multiplier=column([s.head_multiplier for s in settings])[:, 0],
             momentum=column([s.momentum for s in settings]),
             nesterov=column([bool(s.nesterov) and s.momentum > 0 for s in settings], torch.bool),
-            beta1=column(beta1),
-            beta2=column(beta2),
-            beta1_exact=column(beta1, torch.float64),
-            beta2_exact=column(beta2, torch.float64),
+            beta1=column(beta1, torch.float64),
+            beta2=column(beta2, torch.float64),
+            fresh1=column([1 - beta for beta in beta1]),
+            fresh2=column([1 - beta for beta in beta2]),
             epsilon=column([1e-8 if s.epsilon is None else s.epsilon for s in settings]),
-            decoupled=column([s.optimizer == "adamw" for s in settings], torch.bool),
-            steps_before=column([row.steps for row in rows], torch.float64),
-            sgd=_places(settings, "sgd", device),
-            adam=_places(settings, "adam", device),
+            steps=column([row.steps for row in rows], torch.float64),
         )
-
-
-def _by_weight(row: Row, value: float) -> Tensor:
-    """Return ``value`` for the weights that decay, 0 for the others, [n]."""
-    return torch.cat(
-        [
-            part.new_full(
-                (part.numel(),), value if part.ndim > 1 or row.training.decay_all else 0.0
-            )
-            for part in row.parameters.values()
-        ]
-    ).detach()
-
-
-def _places(settings: Sequence[TrainingSpec], name: str, device: torch.device) -> Any:
-    """Return the rows of one family: None where there are none, a slice where all are."""
-    places = [k for k, training in enumerate(settings) if family(training) == name]
-    if len(places) == len(settings):
-        return slice(None)
-    return torch.tensor(places, device=device) if places else None

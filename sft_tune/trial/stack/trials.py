@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -15,87 +14,20 @@ from torch.nn import functional
 
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.stacking import stack_key
-from sft_tune.trial import resume
 from sft_tune.trial.device import autocast, open_device, peak_memory
-from sft_tune.trial.loop import create, outcome_of, save
+from sft_tune.trial.loop import save
 from sft_tune.trial.mirror import Mirror
-from sft_tune.trial.monitors import Clock, Monitors
-from sft_tune.trial.outcome import Evaluation, Outcome
+from sft_tune.trial.outcome import Outcome
 from sft_tune.trial.paths import TrialPaths
-from sft_tune.trial.resume import TrialState
 from sft_tune.trial.rungs import Ending, after_rung, at_rung
 from sft_tune.trial.stack.common import Common, NotStackableError, masks_of
+from sft_tune.trial.stack.endings import Endings
 from sft_tune.trial.stack.head import forward
-from sft_tune.trial.stack.rows import Row, Rows
-from sft_tune.trial.step import Trainee
-from sft_tune.trial.updates import UpdateRatio
+from sft_tune.trial.stack.member import Member, Report, Share, make_member
+from sft_tune.trial.stack.rows import Rows, family
 
-Report = Callable[[Evaluation], None]
 Name = TypeVar("Name", bound=Hashable)
-
-
-class Share(Clock):
-    """Seconds of a device that several trials use at once: each has its share of a step."""
-
-    def __init__(self) -> None:
-        """Stand still until time is `spend`."""
-        super().__init__()
-        self._spent = 0.0
-
-    def spend(self, seconds: float) -> None:
-        """Count ``seconds`` of the device."""
-        self._spent += seconds
-
-    def attempt(self) -> float:
-        """Return the seconds of this attempt."""
-        return self._spent
-
-    @contextmanager
-    def aside(self, device: torch.device) -> Iterator[None]:
-        """Count what happens inside, which is for this trial alone, as no training."""
-        begin = time.perf_counter()
-        with super().aside(device):
-            yield
-        self._spent += time.perf_counter() - begin
-
-
-@dataclass(eq=False)
-class Member:
-    """A trial in a stack.
-
-    Attributes:
-        trainee: as it would be alone.
-        state: what it has come to.
-        monitors: of its steps since the last rung.
-        paths: its folder.
-        mirror: copies what must outlive this machine.
-        report: sends a rung away.
-        kept_from: see `run_trial`.
-        row: its weights while it trains.
-        draw: its random numbers, which dropout is drawn from.
-        rates: learning rates by step.
-        updates: at which steps the update is measured.
-        saved_at: when it was last saved, by the monotonic clock.
-        waiting: the rung whose verdict is not there yet; None: it trains.
-        verdict: of that rung, when it is there.
-        stopping: whether it is to be saved and left.
-    """
-
-    trainee: Trainee
-    state: TrialState
-    monitors: Monitors
-    paths: TrialPaths
-    mirror: Mirror | None
-    report: Report
-    kept_from: float | None
-    row: Row
-    draw: torch.Generator
-    rates: list[float]
-    updates: UpdateRatio
-    saved_at: float
-    waiting: Evaluation | None = None
-    verdict: bool | None = None
-    stopping: bool = False
+Masks = Callable[[list[int]], Callable[[int, Tensor], Tensor]]
 
 
 @dataclass
@@ -104,7 +36,7 @@ class _Active:
 
     members: list[Member] = field(default_factory=list)
     rows: Rows | None = None
-    masks: Callable[[list[int]], Callable[[int, Tensor], Tensor]] | None = None
+    masks: Masks | None = None
     smoothing: Tensor | None = None
 
 
@@ -112,9 +44,26 @@ class Stack(Generic[Name]):
     """Trials that train together. Whoever owns it calls `work` again and again."""
 
     def __init__(
-        self, device: str, cache: Path, *, checkpoint_seconds: float, evaluation_batch_size: int
+        self,
+        device: str,
+        cache: Path,
+        *,
+        checkpoint_seconds: float,
+        evaluation_batch_size: int,
+        keep: int | None = None,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """Begin without trials (arguments: see `run_trial`)."""
+        """Begin without trials.
+
+        Args:
+            device: see `run_trial`, as of the next three.
+            cache: of prepared data and features.
+            checkpoint_seconds: between what a resume needs.
+            evaluation_batch_size: of the validation split.
+            keep: how many trials of a study keep their weights: of others none are written;
+                None: every trial does.
+            wake: called from another thread when `work` has something to return.
+        """
         self._device = open_device(device)
         self._cache = cache
         self._checkpoint_seconds = checkpoint_seconds
@@ -123,16 +72,17 @@ class Stack(Generic[Name]):
         self._common: Common | None = None
         self._members: dict[Name, Member] = {}
         self._active = _Active()
+        self._endings: Endings[Name] = Endings(wake, keep)
 
     def __len__(self) -> int:
-        """Return how many trials are in it, those that wait for a verdict included."""
-        return len(self._members)
+        """Return how many trials are in it: those that train, wait, or are being written."""
+        return len(self._members) + len(self._endings)
 
     @property
     def trains(self) -> bool:
         """Whether `work` has anything to do but wait."""
-        ready = (m for m in self._members.values() if m.waiting is None or m.verdict is not None)
-        return any(True for _ in ready)
+        verdicts = (member.verdict is not None for member in self._members.values())
+        return bool(self._active.members) or any(verdicts)
 
     def enter(
         self,
@@ -145,7 +95,8 @@ class Stack(Generic[Name]):
     ) -> None:
         """Take in the trial ``name``, at its beginning or at its last checkpoint.
 
-        ``report`` is told of every rung; the trial trains on when `answer` has brought the verdict.
+        ``report`` is told of every rung; the trial trains on meanwhile, up to the next one, which
+        is evaluated when `answer` has brought the verdict.
 
         Raises:
             NotStackableError: when it is to be trained alone.
@@ -161,9 +112,9 @@ class Stack(Generic[Name]):
                 self._common = Common(config, self._device, self._cache, self._batch_size)
                 self._key = key
             trainee = self._common.trainee(config)
-            member = self._member(trainee, paths, report, mirror, clock, kept_from)
+            member = make_member(trainee, paths, report, mirror, clock, kept_from)
         self._members[name] = member
-        self._join([member])
+        self._arrange([*self._active.members, member])
 
     def answer(self, name: Name, go_on: bool) -> None:
         """Bring the verdict on the rung that ``name`` has reported."""
@@ -180,68 +131,27 @@ class Stack(Generic[Name]):
         member = self._members.pop(name, None)
         if member is not None:
             self._part([member])
+        self._endings.drop(name)
 
-    def work(self) -> list[tuple[Name, Outcome]]:
+    def work(self) -> list[tuple[Name, Outcome | Exception]]:
         """Act on verdicts and wishes, and do one step of those that train.
 
         Returns:
-            The trials that have ended.
+            The trials that have ended; with the error those whose weights could not be written.
 
         Raises:
             RuntimeError, MemoryError: when memory runs out; no trial is lost by that, each can go
                 on alone from its last checkpoint.
         """
-        ended = [*self._settle()]
+        self._settle()
         if self._active.members:
-            ended += self._step()
-        for name, _ in ended:
-            del self._members[name]
-        return ended
+            self._step()
+        return self._endings.done()
 
-    def _member(
-        self,
-        trainee: Trainee,
-        paths: TrialPaths,
-        report: Report,
-        mirror: Mirror | None,
-        clock: Clock,
-        kept_from: float | None,
-    ) -> Member:
-        create(paths)
-        state = TrialState(clock=clock)
-        state.training, state.cached_features = trainee.portion, True
-        state.horizon = trainee.plan.horizon
-        monitors = Monitors(self._device, norms_may_overflow=False)
-        if mirror is not None:
-            state.notes += mirror.fetch()
-        resume.restore(paths, trainee, state, monitors)
-        named = dict(trainee.model.module.named_parameters())
-        draw = torch.Generator(self._device)
-        if self._device.type == "cuda":
-            draw.set_state(torch.cuda.get_rng_state(self._device))
-        else:
-            draw.set_state(torch.get_rng_state())
-        return Member(
-            trainee=trainee,
-            state=state,
-            monitors=monitors,
-            paths=paths,
-            mirror=mirror,
-            report=report,
-            kept_from=kept_from,
-            row=Row(
-                {name: part for name, part in named.items() if part.requires_grad},
-                trainee.optimizer,
-                trainee.config.training,
-            ),
-            draw=draw,
-            rates=[trainee.learning_rate(step) for step in range(state.horizon)],
-            updates=UpdateRatio(state.horizon, trainee.plan.rungs),
-            saved_at=time.monotonic(),
-        )
-
-    def _join(self, members: Sequence[Member]) -> None:
-        self._arrange([*self._active.members, *members])
+    def ended(self) -> list[tuple[Name, Outcome | Exception]]:
+        """Return the trials that have ended and that `work` has not returned yet."""
+        self._endings.wait()
+        return self._endings.done()
 
     def _part(self, members: Sequence[Member]) -> None:
         gone = set(members)
@@ -249,8 +159,7 @@ class Stack(Generic[Name]):
 
     def _arrange(self, members: list[Member]) -> None:
         """Let ``members`` train, and no others."""
-        if self._active.rows is not None:
-            self._active.rows.leave()
+        members = sorted(members, key=lambda m: family(m.trainee.config.training), reverse=True)
         self._active = _Active(members)
         if not members or self._common is None:
             return
@@ -261,87 +170,111 @@ class Stack(Generic[Name]):
             self._common.layers,
             [member.draw for member in members],
         )
-        self._active.smoothing = torch.tensor(smoothing, device=self._device)[:, None]
+        if any(smoothing):
+            self._active.smoothing = torch.tensor(smoothing, device=self._device)[:, None]
 
-    def _settle(self) -> Iterator[tuple[Name, Outcome]]:
-        """Let those train again whose verdict has come; save and end those that are to leave."""
+    def _settle(self) -> None:
+        """Act on verdicts; save and end those that are to leave."""
         back: list[Member] = []
         for name, member in list(self._members.items()):
-            ending = None
-            if member.waiting is not None and member.verdict is not None:
-                rung, member.waiting = member.waiting, None
-                ending = after_rung(rung, member.trainee, member.state, go_on=member.verdict)
-                member.verdict = None
-                due = time.monotonic() - member.saved_at >= self._checkpoint_seconds
-                if ending is None and due and not member.stopping:
-                    self._save(member, member.mirror)
-                if ending is None:
-                    back.append(member)
-            if member.stopping and member.waiting is None and ending is None:
-                if member in back:
-                    back.remove(member)
-                else:
-                    self._part([member])
+            if member.verdict is not None and member.pending is not None:
+                if self._judge(name, member) and member.held:
+                    member.held = False
+                    if self._rung(name, member):
+                        back.append(member)
+            if member.stopping and member.pending is None and name in self._members:
                 self._save(member, None)  # copied once, at the end
                 step, horizon = member.state.step, member.state.horizon
-                ending = Ending("stopped", f"asked to, after step {step} of {horizon}")
-            if ending is not None:
-                yield name, self._end(member, ending)
+                self._end(name, Ending("stopped", f"asked to, after step {step} of {horizon}"))
+        back = [member for member in back if member in self._members.values()]
         if back:
-            self._join(back)
+            self._arrange([*self._active.members, *back])
 
-    def _step(self) -> list[tuple[Name, Outcome]]:
+    def _judge(self, name: Name, member: Member) -> bool:
+        """Act on the verdict on the pending rung of ``member``; tell whether it goes on."""
+        rung, go_on = member.pending, member.verdict is True
+        member.pending = member.verdict = None
+        if rung is None:
+            return True
+        state, trained = member.state, member.state.step
+        state.step = rung.step or trained  # where it was judged; it has trained on meanwhile
+        ending = after_rung(rung, member.trainee, state, go_on=go_on)
+        if ending is not None:
+            self._end(name, ending)
+            return False
+        state.step = trained
+        due = time.monotonic() - member.saved_at >= self._checkpoint_seconds
+        if due and not member.stopping:
+            self._save(member, member.mirror)
+        return True
+
+    def _step(self) -> None:
         """Do one step of all that train; see to those that reached a rung or diverged by it."""
         begin = time.perf_counter()
         active = self._active
         losses, norms, ratios, sizes = self._train(active)
         share = (time.perf_counter() - begin) / len(active.members)
-        leaving: dict[Member, Ending | None] = {}
+        faulty: list[tuple[Member, str]] = []
+        reached: list[Member] = []
         for k, member in enumerate(active.members):
             state = member.state
-            state.clock.spend(share)  # type: ignore[attr-defined]
+            member.clock.spend(share)
             due = ratios is not None and member.updates.is_due(state.step)
             ratio = ratios[k] if due and ratios is not None else None
             member.monitors.add(losses[k], norms[k], sizes[k], ratio)
             state.step += 1
             state.samples += sizes[k]
-            at_one = state.step in member.trainee.plan.rungs
-            fault = member.monitors.fault(state.step, at_rung=True)
+            fault = member.fault(losses[k], norms[k])
             if fault is not None:
-                leaving[member] = Ending("diverged", f"{fault} of {state.horizon}")
-            elif at_one:
-                leaving[member] = None
-        if not leaving:
-            return []
-        self._part(list(leaving))
+                faulty.append((member, fault))
+            elif state.step in member.trainee.plan.rungs:
+                reached.append(member)
+        if faulty or reached:
+            self._stand(faulty, reached)
+
+    def _stand(self, faulty: list[tuple[Member, str]], reached: list[Member]) -> None:
+        """Part with those that diverged, and with those that do not get past their rung."""
         names = {member: name for name, member in self._members.items()}
-        ended = []
-        for member, ending in leaving.items():
-            ending = ending or self._rung(member)
-            if ending is not None:
-                ended.append((names[member], self._end(member, ending)))
-        return ended
+        gone = []
+        for member, fault in faulty:
+            self._end(names[member], Ending("diverged", f"{fault} of {member.state.horizon}"))
+        for member in reached:
+            if member.pending is not None:
+                member.held = True
+                gone.append(member)
+            else:
+                self._rung(names[member], member)
+        if gone:
+            self._part(gone)
 
     def _train(
         self, active: _Active
     ) -> tuple[list[float], list[float], list[float] | None, list[int]]:
         """Do one optimizer step; return losses, gradient norms, update ratios, batch sizes."""
-        common, rows, masks, smoothing = self._common, active.rows, active.masks, active.smoothing
-        if common is None or rows is None or masks is None or smoothing is None:
+        common, rows, masks = self._common, active.rows, active.masks
+        if common is None or rows is None or masks is None:
             raise RuntimeError("the stack is empty")
         members = active.members
         measured = any(member.updates.is_due(member.state.step) for member in members)
         before = rows.weights.clone() if measured else None
         places = [m.trainee.plan.indices(m.state.step) for m in members]
         sizes = [len(place) for place in places]
-        indices = torch.nn.utils.rnn.pad_sequence(places, batch_first=True).to(self._device)
+        same = min(sizes) == max(sizes)
+        indices = (
+            torch.stack(places)
+            if same
+            else torch.nn.utils.rnn.pad_sequence(places, batch_first=True)
+        )
+        inputs, targets = common.examples(indices)
         with autocast(self._device, members[0].trainee.dtype):
-            logits = forward(common.layers, rows.parameters, common.inputs[indices], masks(sizes))
+            logits = forward(common.layers, rows.parameters, inputs, masks(sizes))
         likely = functional.log_softmax(logits.float(), dim=2)
-        hit = likely.gather(2, common.targets[indices][:, :, None])[:, :, 0]
-        each = -(1 - smoothing) * hit - smoothing * likely.mean(dim=2)
+        each = -likely.gather(2, targets[:, :, None])[:, :, 0]
+        if active.smoothing is not None:
+            smoothing = active.smoothing
+            each = (1 - smoothing) * each - smoothing * likely.mean(dim=2)
         counts = torch.tensor(sizes, device=self._device)[:, None]
-        if min(sizes) < indices.shape[1]:
+        if not same:
             each = each * (torch.arange(indices.shape[1], device=self._device) < counts)
         losses = (each / counts).sum(dim=1)
         rates = [member.rates[member.state.step] for member in members]
@@ -353,16 +286,32 @@ class Stack(Generic[Name]):
         ratios = (rows.weights - before).norm(dim=1) / before.norm(dim=1).clamp_min(tiny)
         return found, lengths, ratios.tolist(), sizes
 
-    def _rung(self, member: Member) -> Ending | None:
-        """Evaluate and report; return how the trial has ended by that, if it has."""
-        with member.state.clock.aside(self._device):
-            member.row.store()
-        reached = at_rung(member.trainee, member.state, member.monitors, self._batch_size)
+    def _rung(self, name: Name, member: Member) -> bool:
+        """Evaluate and report; tell whether the trial is still there."""
+        common = self._common
+        if common is None:
+            raise RuntimeError("the stack is empty")
+        with member.clock.aside(self._device):
+            member.row.store_weights()
+        reached = at_rung(
+            member.trainee,
+            member.state,
+            member.monitors,
+            self._batch_size,
+            outputs=lambda rows: common.validation_outputs(member.row, rows, self._batch_size),
+        )
         if isinstance(reached, Ending):
-            return reached
-        member.waiting = reached
+            self._end(name, reached)
+            return False
+        if member.state.step < member.state.horizon:
+            member.pending = reached
+            member.report(reached)
+            return True
+        # Whatever the verdict, it has completed.
         member.report(reached)
-        return None
+        ending = after_rung(reached, member.trainee, member.state, go_on=True)
+        self._end(name, ending or Ending("completed"))
+        return False
 
     def _save(self, member: Member, mirror: Mirror | None) -> None:
         member.row.store()
@@ -373,13 +322,8 @@ class Stack(Generic[Name]):
         save(member.paths, member.trainee, member.state, member.monitors, mirror)
         member.saved_at = time.monotonic()
 
-    def _end(self, member: Member, ending: Ending) -> Outcome:
-        return outcome_of(
-            member.paths,
-            member.trainee.config,
-            member.state,
-            ending,
-            peak_memory(self._device),
-            member.mirror,
-            member.kept_from,
-        )
+    def _end(self, name: Name, ending: Ending) -> None:
+        member = self._members.pop(name)
+        if member in self._active.members:
+            self._part([member])
+        self._endings.add(name, member, ending, peak_memory(self._device))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from sft_tune.errors import TrialError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.trial import checkpoint
 from sft_tune.trial.loop import run_trial
@@ -35,25 +36,37 @@ TABLE: list[dict[str, Any]] = [
 class Driver:
     """Does what a worker does: brings verdicts, and collects what is reported."""
 
-    def __init__(self, folder: Path, verdict: Callable[[str, Evaluation], bool]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        verdict: Callable[[str, Evaluation], bool | None],
+        keep: int | None = None,
+    ) -> None:
         self.folder = folder
-        self.stack = Stack(
-            "cpu", folder / "cache", checkpoint_seconds=0.0, evaluation_batch_size=16
+        self.stack: Stack[str] = Stack(
+            "cpu", folder / "cache", checkpoint_seconds=0.0, evaluation_batch_size=16, keep=keep
         )
         self.seen: dict[str, list[Evaluation]] = {}
         self.outcomes: dict[str, Outcome] = {}
+        self.errors: dict[str, Exception] = {}
         self._verdict = verdict
 
     def enter(self, name: str, config: TrialConfig) -> None:
         def report(evaluation: Evaluation) -> None:
             self.seen.setdefault(name, []).append(evaluation)
-            self.stack.answer(name, self._verdict(name, evaluation))
+            answer = self._verdict(name, evaluation)
+            if answer is not None:
+                self.stack.answer(name, answer)
 
         self.stack.enter(name, config, TrialPaths(self.folder / name), report)
 
     def work(self, until: Callable[[], bool] = lambda: False) -> None:
         while len(self.stack) and not until():
-            self.outcomes |= {str(name): outcome for name, outcome in self.stack.work()}
+            for name, outcome in self.stack.work():
+                if isinstance(outcome, Exception):
+                    self.errors[name] = outcome
+                else:
+                    self.outcomes[name] = outcome
 
 
 def go_on(name: str, evaluation: Evaluation) -> bool:
@@ -234,6 +247,58 @@ def test_a_trial_that_was_killed_alone_goes_on_in_a_stack(
     driver.work()
     assert driver.outcomes["one"].resumed_from == 4
     same(driver.seen["one"], alone(config, tmp_path / "whole")[1][2:])
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_trial_trains_on_to_its_next_rung_until_the_verdict_is_there(
+    heads: Callable[..., TrialConfig], tmp_path: Path, answer: bool
+) -> None:
+    config = heads(seed=1, epochs=3)
+    driver = Driver(tmp_path, lambda name, rung: None if name == "late" else True)
+    driver.enter("late", config)
+    driver.enter("other", heads(seed=2, epochs=3))
+    driver.work(until=lambda: bool(driver.outcomes))
+    assert [rung.progress for rung in driver.seen["late"]] == [20]
+    assert not driver.stack.trains
+    for _ in range(5):
+        driver.stack.answer("late", answer)
+        driver.work(until=lambda: not driver.stack.trains)
+    driver.work()
+    outcome, expected = alone(config, tmp_path / "alone", lambda *_: answer)
+    assert (driver.outcomes["late"].reason, driver.outcomes["late"].steps) == (
+        outcome.reason,
+        outcome.steps,
+    )
+    same(driver.seen["late"], expected)
+
+
+def test_weights_are_written_of_those_alone_that_would_stay(
+    heads: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    driver = Driver(tmp_path, lambda name, rung: name != "pruned", keep=1)
+    rates = {"still": 1e-9, "fast": 0.02, "pruned": 1e-9, "again": 1e-9}
+    for name, rate in rates.items():  # one after another
+        driver.enter(name, heads(seed=3, learning_rate=rate, epochs=8))
+        driver.work()
+    values = {name: outcome.value or 0.0 for name, outcome in driver.outcomes.items()}
+    assert values["still"] != values["fast"]
+    worse = {"fast"} if values["fast"] < values["still"] else {"again"}
+    kept = {name for name, outcome in driver.outcomes.items() if outcome.checkpoint}
+    assert kept == {name for name in values if TrialPaths(tmp_path / name).best.exists()}
+    assert kept == values.keys() - worse - {"pruned"}
+
+
+def test_a_trial_whose_weights_cannot_be_written_takes_no_other_with_it(
+    heads: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    driver = Driver(tmp_path, go_on)
+    driver.enter("one", heads(seed=1))
+    driver.enter("two", heads(seed=2))
+    TrialPaths(tmp_path / "one").best.mkdir()
+    driver.work()
+    assert isinstance(driver.errors["one"], TrialError)
+    assert "free space" in str(driver.errors["one"])
+    assert driver.outcomes["two"].reason == "completed"
 
 
 def test_other_settings_are_trained_alone(

@@ -1,0 +1,102 @@
+"""A disk that fills up in the middle of a study: said, no trial lost, and on when there is room."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.run.conftest import study_file as study_file
+from tests.run.test_kill import PROGRAM, result
+
+SIZE = 16 * 2**20
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk of its own, in memory."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    options = f"size={SIZE},uid={os.getuid()},gid={os.getgid()}"
+    try:
+        subprocess.run(
+            [*root, "mount", "-t", "tmpfs", "-o", options, "none", str(folder)],
+            check=True,
+            capture_output=True,
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"needs to mount a file system, which this user may not: {error}")
+    yield folder
+    subprocess.run([*root, "umount", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write to ``path`` until not a byte more goes on its disk."""
+    with path.open("wb", buffering=0) as file:
+        for block in (2**16, 2**10, 1):
+            try:
+                while file.write(b"x" * block):
+                    pass
+            except OSError:
+                continue
+
+
+def start(path: Path, url: str, watch: Callable[[str], None]) -> tuple[int, str]:
+    """Run the study, each line of its output to ``watch``; return its exit status and output."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "start", "--plain", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "SFT_TUNE_STORAGE": url},
+    )
+    lines = []
+    assert process.stdout is not None
+    with process.stdout as output:
+        for line in output:
+            lines.append(line)
+            watch(line)
+    return process.wait(), "".join(lines)
+
+
+@pytest.mark.mounts
+@pytest.mark.parametrize("database_too", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_disk_that_fills_up_loses_no_trial(
+    study_file: Callable[..., Path], disk: Path, tmp_path: Path, database_too: bool
+) -> None:
+    def watch(line: str) -> None:
+        if "trial 1 at 50 %" in line and not (disk / "filler").exists():
+            fill(disk / "filler")
+
+    calm = f"sqlite:///{tmp_path}/calm.db"
+    sections = {"budget": {"trials": 3}, "training": {"epochs": 8}}
+    path = study_file(**sections, space={"learning_rate": [1e-3, 3e-3, 1e-2]})
+    assert start(path, calm, lambda line: None)[0] == 0
+    place = {"storage": {"artifacts": str(disk / "runs")}}
+    path = study_file(**sections, space={"learning_rate": [1e-3, 3e-3, 1e-2]}, **place)
+    url = f"sqlite:///{disk if database_too else tmp_path}/full.db"
+
+    status, output = start(path, url, watch)
+    assert status == 2, output
+    assert "Traceback" not in output
+    if database_too:
+        assert "the disk is full; make room and start again" in " ".join(output.split())
+    else:
+        assert "trial 1: no checkpoint after step" in output
+        said = " ".join(output.split())
+        assert "the best weights cannot be written" in said
+        assert "No space left on device" in said
+        assert "free space, then start again" in said
+    # As long as there is none it says so again, and costs no trial an attempt.
+    status, output = start(path, url, lambda line: None)
+    assert status == 2 and "Traceback" not in output, output
+
+    (disk / "filler").unlink()
+    status, output = start(path, url, lambda line: None)
+    assert status == 0, output
+    assert result(url) == result(calm)
