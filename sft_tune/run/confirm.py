@@ -12,6 +12,8 @@ from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import Inbox, Worker
 from sft_tune.run.events import Notice, Notify, ignore
 from sft_tune.run.finalists import FinalistLedger
+from sft_tune.run.lanes import Lanes, lanes_of
+from sft_tune.run.stacking import stack_size
 from sft_tune.run.study import make_engine, measured_slots, workers_folder
 from sft_tune.spec.config import default_params, finalist_seed
 from sft_tune.spec.study import ConfirmSpec
@@ -56,6 +58,10 @@ def confirm_study(
     try:
         if is_open(spec.resources):
             slots = measured_slots(record, engine, inbox, idle)
+        count = stack_size(record, engine, slots, inbox, idle, most=len(ids))
+        if count > 1:
+            engine = inbox = Lanes(engine, inbox, idle)
+            slots, idle = lanes_of(slots, count), []
         dispatcher = Dispatcher(
             OneStudy(Desk(spec, ledger, notify)),
             engine,

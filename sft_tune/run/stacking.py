@@ -36,6 +36,7 @@ def stack_size(
     slots: Sequence[Slot],
     inbox: Inbox,
     idle: list[Worker],
+    most: int | None = None,
 ) -> int:
     """Return how many trials are to train as one on each of ``slots``; 1: each trains alone.
 
@@ -45,6 +46,7 @@ def stack_size(
         slots: of the study.
         inbox: where the worker answers.
         idle: the workers there are; one that was made is added.
+        most: trials there are, all known from the start; None: those that the search proposes.
     """
     asked = record.spec.resources.stack
     if asked == "off" or not stacks(record.spec):
@@ -52,7 +54,8 @@ def stack_size(
     if asked != "auto":
         return asked
     fit = int(psutil.virtual_memory().available // TRIAL_BYTES)
-    count = min(max(2, _at_once(record.spec) // len(slots)), fit // len(slots))
+    at_once = _at_once(record.spec) if most is None else min(most, AT_ONCE_UNTOLD)
+    count = min(max(2, at_once // len(slots)), fit // len(slots))
     if count < 2:
         return 1
     if not idle:

@@ -12,11 +12,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sft_tune.run.events import Event, RungReached, TrialStarted
+from sft_tune.run.confirm import confirm_study
+from sft_tune.run.events import Event, RungReached, TrialEnded, TrialStarted
 from sft_tune.run.study import start_study
 from sft_tune.spec.load import load_study
+from sft_tune.spec.study import ConfirmSpec
 from sft_tune.store import reads
 from sft_tune.store.database import Database
+from sft_tune.store.finalists import FinalistRow, finalist_rows
+from sft_tune.store.records import find_study
 from sft_tune.trial.convnet import ConvNet
 from tests.run.test_kill import result, start_until
 
@@ -110,6 +114,34 @@ def test_a_stacked_study_whose_runner_is_killed_ends_as_one_that_was_not(
     assert {trial.lease_owner for trial in trials} == {None}
     # Trials that stood in the stack when it died: at least the first ones, and those of the next.
     assert sum(trial.attempts > 1 for trial in trials) >= 3
+
+
+def test_finalists_train_as_a_stack_and_are_tested_as_alone(
+    heads: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFT_TUNE_CACHE", str(tmp_path / "cache"))
+
+    def confirmed(stack: int | str) -> tuple[list[FinalistRow], list[Event]]:
+        url, events = f"sqlite:///{tmp_path}/{stack}.db", list[Event]()
+        run(heads(stack, budget={"trials": 3}, storage={"artifacts": f"runs-{stack}"}), url)
+        db = Database.open(url, create=False)
+        try:
+            record, wanted = find_study(db, "tiny"), ConfirmSpec(top=2, seeds=3)
+            assert confirm_study(record, db, wanted, notify=events.append) == "trials"
+            rows = finalist_rows(db, "tiny")
+        finally:
+            db.dispose()
+        return sorted(rows, key=lambda row: (row.number, row.seed)), events
+
+    (expected, _), (found, events) = confirmed("off"), confirmed(6)
+    ends = [i for i, event in enumerate(events) if isinstance(event, TrialEnded)]
+    assert sum(isinstance(event, TrialStarted) for event in events[: ends[0]]) == 6
+    assert len(found) == len(expected) == len(ends)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.number, one.seed, one.reason) == (other.number, other.seed, "completed")
+        assert one.metrics["loss"] == pytest.approx(other.metrics["loss"], rel=1e-3)
+        assert one.test_metrics["loss"] == pytest.approx(other.test_metrics["loss"], rel=1e-2)
+    assert not list(tmp_path.rglob("seed-*/best.safetensors"))
 
 
 def test_pruned_trials_leave_a_stack(
