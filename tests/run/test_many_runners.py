@@ -55,7 +55,7 @@ class Worker:
             self._inbox.put((self, {
                 "event": "evaluation", "progress": 50, "epoch": 1.0, "step": 1, "horizon": 2,
                 "train_loss": 1.0, "metrics": {"accuracy": self._value, "loss": 1.0},
-                "learning_rate": 1e-3, "gradient_norm": 1.0, "seconds": 0.1,
+                "learning_rate": 1e-3, "gradient_norm": 1.0, "seconds": 0.1, "unsaved": "",
             }))
         elif message["do"] == "verdict":
             self._inbox.put((self, {
