@@ -34,10 +34,16 @@ def shared() -> Path:
 def _own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give each test an empty working directory, and no settings of the person who runs it."""
     monkeypatch.chdir(tmp_path)
-    for name in [n for n in os.environ if n.startswith("SFT_TUNE_") and "TEST" not in n]:
+    for name in _settings():
         monkeypatch.delenv(name)
     monkeypatch.setenv("SFT_TUNE_CACHE", str(tmp_path / "cache"))
     yield
+    for name in _settings():  # also what the code under test has set for its own process
+        os.environ.pop(name, None)
+
+
+def _settings() -> list[str]:
+    return [name for name in os.environ if name.startswith("SFT_TUNE_") and "TEST" not in name]
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport:

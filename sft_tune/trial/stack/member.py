@@ -70,6 +70,7 @@ class Member:
         pending: the rung whose verdict is not there yet.
         verdict: of that rung, when it is there.
         held: whether it is at its next rung already, and waits for that verdict.
+        stands: whether it waits at the pending rung, to be saved there.
         stopping: whether it is to be saved and left.
         watched: steps for which the monitors are asked for an explosion of the loss.
     """
@@ -90,6 +91,7 @@ class Member:
     pending: Evaluation | None = None
     verdict: bool | None = None
     held: bool = False
+    stands: bool = False
     stopping: bool = False
     watched: int = 0
 

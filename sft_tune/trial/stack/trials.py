@@ -178,10 +178,8 @@ class Stack(Generic[Name]):
         back: list[Member] = []
         for name, member in list(self._members.items()):
             if member.verdict is not None and member.pending is not None:
-                if self._judge(name, member) and member.held:
-                    member.held = False
-                    if self._rung(name, member):
-                        back.append(member)
+                if self._judge(name, member) and self._passes(name, member):
+                    back.append(member)
             if member.stopping and member.pending is None and name in self._members:
                 self._save(member, None)  # copied once, at the end
                 step, horizon = member.state.step, member.state.horizon
@@ -203,10 +201,25 @@ class Stack(Generic[Name]):
             self._end(name, ending)
             return False
         state.step = trained
-        due = time.monotonic() - member.saved_at >= self._checkpoint_seconds
-        if due and not member.stopping:
+        # Not at a rung that it has reached and not told of: going on from there would pass it over.
+        if self._is_due(member) and not member.held and not member.stopping:
             self._save(member, member.mirror)
         return True
+
+    def _passes(self, name: Name, member: Member) -> bool:
+        """Evaluate ``member`` at the rung it was held at; tell whether it is to train again."""
+        if not member.held:
+            stood, member.stands = member.stands, False
+            return stood
+        member.held = False
+        if not self._rung(name, member):
+            return False
+        # One that is held at every rung would never be saved.
+        member.stands = self._is_due(member)
+        return not member.stands
+
+    def _is_due(self, member: Member) -> bool:
+        return time.monotonic() - member.saved_at >= self._checkpoint_seconds
 
     def _step(self) -> None:
         """Do one step of all that train; see to those that reached a rung or diverged by it."""
