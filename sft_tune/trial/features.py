@@ -55,8 +55,14 @@ class Entrance:
     first_only: bool
 
 
-def use_features(trainee: Trainee, cache: Path, batch_size: int) -> str:
+def use_features(trainee: Trainee, cache: Path, batch_size: int, *, test: bool = False) -> str:
     """Let ``trainee`` train and be evaluated on cached features, where it can be.
+
+    Args:
+        trainee: gets `features`, and the chain of its head.
+        cache: folder of prepared data.
+        batch_size: examples at once where features are made.
+        test: for the test split instead, which a search neither reads nor computes anything of.
 
     Returns:
         A note where the features could not be kept; else nothing.
@@ -68,7 +74,9 @@ def use_features(trainee: Trainee, cache: Path, batch_size: int) -> str:
     if entrance is None:
         return ""
     splits = {"train": trainee.data.train, "validation": trainee.data.validation}
-    shape = _features(trainee, entrance, splits["train"], torch.arange(1)).shape[1:]
+    if test:
+        splits = {} if trainee.data.test is None else {"test": trainee.data.test}
+    shape = _features(trainee, entrance, trainee.data.train, torch.arange(1)).shape[1:]
     size = 4 * int(np.prod(shape)) * sum(map(len, splits.values()))
     if size > MOST_BYTES:
         return f"the backbone's features were not kept: {size / 2**30:.1f} GiB are too many"
@@ -81,7 +89,9 @@ def use_features(trainee: Trainee, cache: Path, batch_size: int) -> str:
     config = trainee.config
     about = f"{config.data.source}: features of {config.model.name}"
     try:
-        entry = open_or_build(prepared_root(cache), _key(trainee, entrance), build, about=about)
+        data = [trainee.data.test_identity] if test else []
+        key = _key(trainee, entrance, [trainee.data.identity, *data])
+        entry = open_or_build(prepared_root(cache), key, build, about=about)
     except SftTuneError as error:
         return f"the backbone's features were not kept: {error}"
     trainee.model.chain = entrance.chain
@@ -207,7 +217,7 @@ def _write(
     save(array_path(folder, name, "features"), rows)
 
 
-def _key(trainee: Trainee, entrance: Entrance) -> str:
+def _key(trainee: Trainee, entrance: Entrance, data: list[str]) -> str:
     model = trainee.model
     settings = {
         key: value
@@ -217,7 +227,7 @@ def _key(trainee: Trainee, entrance: Entrance) -> str:
     return key_of(
         {
             "features": FORMAT,
-            "data": trainee.data.identity,
+            "data": data,
             "model": trainee.config.model.name,
             "settings": settings,
             "weights": _digest(model),

@@ -8,7 +8,8 @@ from sft_tune.spec.config import TrialConfig
 from sft_tune.trial import checkpoint
 from sft_tune.trial.data import prepare
 from sft_tune.trial.device import memory_of_its_own, open_device
-from sft_tune.trial.evaluate import evaluate
+from sft_tune.trial.evaluate import predict
+from sft_tune.trial.features import use_features
 from sft_tune.trial.portions import Portion
 from sft_tune.trial.step import set_up
 from sft_tune.trial.tasks import task_of
@@ -34,6 +35,7 @@ def test_metrics(
     if data.test is None:
         return None
     where = open_device(device)
+    own_backbone = config.model.lora_rank is not None
     if config.model.lora_merge:
         # Its weights are those of a model without LoRA.
         model = config.model.model_copy(update={"lora_rank": None})
@@ -42,14 +44,16 @@ def test_metrics(
         trainee = set_up(config, data, where)
         tensors, _ = checkpoint.read(best)
         trainee.model.module.load_state_dict(tensors)
-        return evaluate(
-            task_of(config.task, config.data),
+        if not own_backbone:
+            use_features(trainee, cache, batch_size, test=True)
+        task = task_of(config.task, config.data)
+        kept = predict(
+            task,
             trainee.model,
-            data.test,
-            [config.objective.metric],
-            data,
+            trainee.features.get("test", data.test),
             device=where,
             dtype=trainee.dtype,
             batch_size=batch_size,
             portion=Portion(),
         )
+        return task.metrics([config.objective.metric], kept, data.test, data)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sft_tune.spec.config import TrialConfig
-from sft_tune.trial import checkpoint, features
+from sft_tune.trial import checkpoint, features, held_out
 from sft_tune.trial.loop import run_trial
 from sft_tune.trial.outcome import Evaluation, Outcome
 from sft_tune.trial.paths import TrialPaths
@@ -120,6 +120,34 @@ def test_a_second_trial_runs_no_backbone_and_a_resume_is_exact(
     tensors, _ = checkpoint.read(TrialPaths(tmp_path / "first").best)
     others, _ = checkpoint.read(TrialPaths(tmp_path / "second").best)
     assert all(t.numpy().tobytes() == others[name].numpy().tobytes() for name, t in tensors.items())
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_the_test_split_is_sent_through_the_backbone_once(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    config = real(shared, kind)
+    run(config, tmp_path / "trial", cached=True)
+    (built,) = (tmp_path / "cache" / "prepared").glob("*/train_features.npy")
+
+    def tested() -> dict[str, float] | None:
+        return held_out.test_metrics(
+            config,
+            TrialPaths(tmp_path / "trial").best,
+            device="cpu",
+            cache=tmp_path / "cache",
+            batch_size=32,
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(held_out, "use_features", lambda *_, **__: "")
+        long = tested()
+    kept, count = tested(), len(list(built.parent.parent.glob("*/test_features.npy")))
+    assert count == 1 and not (built.parent / "test_features.npy").exists()
+    assert long is not None and kept == pytest.approx(long, rel=1e-3, abs=1e-4)
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "_write", lambda *_: pytest.fail("the features are there"))
+        assert tested() == kept
 
 
 @pytest.mark.parametrize(

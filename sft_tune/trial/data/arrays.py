@@ -191,6 +191,7 @@ class Prepared:
         stats: of the training targets, what turns a model's outputs into the user's units
             (JSON-able); empty where the outputs need nothing.
         identity: the key of the entry of train and validation; empty where there is none.
+        test_identity: the key of the entry of test; empty where it was not asked for.
         tokenizer: the folder of the tokenizer that the texts went through; None for others.
     """
 
@@ -201,6 +202,7 @@ class Prepared:
     facts: dict[str, Any]
     stats: dict[str, Any] = field(default_factory=dict)
     identity: str = ""
+    test_identity: str = ""
     tokenizer: Path | None = None
 
 

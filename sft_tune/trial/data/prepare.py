@@ -83,6 +83,7 @@ def prepare(
         stats=entry.meta["stats"],
         facts=_facts(request, entry.meta, test.meta if test else None),
         identity=entry.folder.name,
+        test_identity=test.folder.name if test else "",
         tokenizer=getattr(encoder, "folder", None),
     )
 
