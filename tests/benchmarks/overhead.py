@@ -15,7 +15,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 from sqlalchemy import event
 
 from sft_tune.run.dispatcher import Dispatcher
+from sft_tune.run.engine import Worker
 from sft_tune.run.events import Event, TrialEnded, TrialStarted
 from sft_tune.run.study import start_study
 from sft_tune.spec.load import load_study
@@ -201,20 +202,23 @@ def _start(path: Path, db: Database, record: Record) -> None:
 @contextmanager
 def _timed_rungs(record: Record) -> Iterator[None]:
     """Note how long the dispatcher takes over each rung."""
-    plain = Dispatcher._rung
+    plain = Dispatcher._rungs
 
-    def timed(self: Dispatcher, worker: Any, running: Any, message: Any) -> None:
+    def timed(self: Dispatcher, said: Sequence[tuple[Worker | None, Any]]) -> None:
+        reached = [
+            self._busy[w].placement.number for w, _ in said if w is not None and w in self._busy
+        ]
         begun = time.monotonic()
-        plain(self, worker, running, message)
-        number = running.placement.number
+        plain(self, said)
         spent = time.monotonic() - begun
-        record.waited[number] = record.waited.get(number, 0.0) + spent
+        for number in reached:  # each waits for all that are recorded together
+            record.waited[number] = record.waited.get(number, 0.0) + spent
 
-    Dispatcher._rung = timed  # type: ignore[method-assign]
+    Dispatcher._rungs = timed  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Dispatcher._rung = plain  # type: ignore[method-assign]
+        Dispatcher._rungs = plain  # type: ignore[method-assign]
 
 
 def _content(epochs: int, trials: int) -> dict[str, Any]:
