@@ -50,7 +50,9 @@ def state_of_study(row: StudyRow, now: float) -> str:
         return "running"
     if row.wanted == "paused":
         return "paused"
-    return f"finished: {row.ended}" if row.ended else "stopped"
+    if row.ended:
+        return f"finished: {row.ended}"
+    return "waiting" if not row.trials and row.wanted is None else "stopped"
 
 
 def state_of_trial(row: TrialRow, now: float) -> str:

@@ -50,6 +50,8 @@ def test_studies_stand_on_a_line_each(draw_text: Draw) -> None:
     ("changes", "state"),
     [
         ({}, "stopped"),
+        ({"states": {}}, "waiting"),
+        ({"states": {}, "wanted": "stopped"}, "stopped"),
         ({"ended": "hours"}, "finished: hours"),
         ({"lease_until": NOW + 1}, "running"),
         ({"lease_until": NOW - 1}, "stopped"),
