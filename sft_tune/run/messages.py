@@ -61,15 +61,20 @@ def measure(
 def measure_stack(
     config: TrialConfig,
     count: int,
+    trials: int | None,
     slot: Slot,
     resources: ResourcesSpec,
     prepared: str | None,
 ) -> Message:
-    """Tell how many times faster ``count`` trials like ``config`` train as a stack than alone."""
+    """Tell how many times faster ``count`` trials like ``config`` train as a stack than alone.
+
+    ``trials`` is how many there are in all, where that is known.
+    """
     return {
         "do": "measure_stack",
         "config": config.model_dump(mode="json"),
         "count": count,
+        "trials": trials,
         "device": slot.device,
         "threads": slot.threads,
         "prepared": prepared,

@@ -12,7 +12,7 @@ from sft_tune.run.register import configs_to_check
 from sft_tune.run.retention import prepared_place
 from sft_tune.run.slots import Slot
 from sft_tune.spec.paths import localize_config
-from sft_tune.spec.stacking import stacks
+from sft_tune.spec.stacking import stacks, trains_models
 from sft_tune.spec.study import StudySpec
 from sft_tune.store.records import StudyRecord
 
@@ -27,7 +27,8 @@ UNTOLD = ("random", "qmc", "grid")
 
 WORTH = 1.2
 TRIAL_BYTES = 2**28
-"""What a trial in a stack is allowed for; it takes far less where its backbone is shared."""
+"""What a trial in a stack is allowed for; it takes far less where its backbone is shared. Models
+are measured, too."""
 
 
 def stack_size(
@@ -56,15 +57,18 @@ def stack_size(
     fit = int(psutil.virtual_memory().available // TRIAL_BYTES)
     at_once = _at_once(record.spec) if most is None else min(most, AT_ONCE_UNTOLD)
     count = min(max(2, at_once // len(slots)), fit // len(slots))
-    if count < 2:
+    config = localize_config(configs_to_check(record.spec)[0], record.root or "")
+    left = _left(record) if most is None else most
+    if count < 2 or (trains_models(config) and left is not None and left < 2):
         return 1
     if not idle:
         idle.append(engine.spawn(slots[0], inbox))
-    config = localize_config(configs_to_check(record.spec)[0], record.root or "")
     worker = idle[0]
     resources, prepared = record.spec.resources, prepared_place(record.artifacts)
     # A larger stack gains no less.
-    worker.send(messages.measure_stack(config, min(count, AT_ONCE), slots[0], resources, prepared))
+    tried = min(count, AT_ONCE)
+    worker.send(messages.measure_stack(config, tried, left, slots[0], resources, prepared))
+    beside = sum(slot.device == slots[0].device for slot in slots)
     while True:
         sender, message = inbox.get()
         if sender is None or message["event"] == "error":
@@ -73,7 +77,14 @@ def stack_size(
             idle.remove(worker)
             return 1
         if message["event"] == "measured":
-            return count if message["gain"] >= WORTH else 1
+            if message["most"] is not None:
+                count = min(count, message["most"] // beside)
+            return count if message["gain"] >= WORTH and count > 1 else 1
+
+
+def _left(record: StudyRecord) -> int | None:
+    """Return how many trials the budget has left to begin; None: it does not count them."""
+    return None if record.max_trials is None else record.max_trials - record.issued
 
 
 def _at_once(spec: StudySpec) -> int:

@@ -119,11 +119,12 @@ def _measure_stack(channel: Channel, command: Message) -> None:
     gain = measure(
         TrialConfig.model_validate(command["config"]),
         command["count"],
+        trials=command["trials"],
         device=command["device"],
         cache=Path(command["cache"]),
         batch_size=command["evaluation_batch_size"],
     )
-    channel.send("measured", gain=gain)
+    channel.send("measured", gain=gain.ratio, most=gain.most)
 
 
 def _train(channel: Channel, command: Message) -> None:

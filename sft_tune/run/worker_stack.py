@@ -9,7 +9,7 @@ from sft_tune.run.assignment import Assignment, describe
 from sft_tune.run.channel import Channel, Message
 from sft_tune.trial.device import confine, is_out_of_memory
 from sft_tune.trial.outcome import Outcome
-from sft_tune.trial.stack.common import NotStackableError
+from sft_tune.trial.stack.shared import NotStackableError
 from sft_tune.trial.stack.trials import Stack
 
 

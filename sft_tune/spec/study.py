@@ -487,12 +487,13 @@ class ResourcesSpec(Section):
     )
     stack: Literal["auto", "off"] | Annotated[int, Field(ge=2, le=64)] = Field(
         "auto",
-        description="Trials that train as one on each slot, where `feature_cache` applies and the "
-        "space has only settings that each may have for itself: learning rate and schedule, "
-        "epochs, optimizer (adamw, adam, sgd) and what belongs to it, clipping, label smoothing, "
-        "dropout (no effect on the numbers but rounding). auto: up to 8 in all, or 32 where "
-        "neither sampler nor pruner learns from trials, where a short measurement finds that "
-        "faster; off; or how many. `start` and `confirm` do it, not `worker`.",
+        description="Trials that train as one on each slot: heads where `feature_cache` applies, "
+        "and whole models without dropout, augmentation and `compile`. The space has only "
+        "settings that each may have for itself: learning rate and schedule, epochs, optimizer "
+        "(adamw, adam, sgd) and what belongs to it, clipping, label smoothing, of heads dropout "
+        "(no effect on the numbers but rounding). auto: up to 8 in all, or 32 where neither "
+        "sampler nor pruner learns from trials, where a short measurement finds that faster; off; "
+        "or how many. `start` and `confirm` do it, not `worker`.",
     )
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (),

@@ -38,8 +38,7 @@ class UpdateRatio:
         if not self.is_due(step):
             return None
         parameters = [p for p in trained_parameters(optimizer) if p.requires_grad and p.numel()]
-        cap = max(1, MOST_NUMBERS // max(1, len(parameters)))
-        return [(p, _some(p, cap).float().clone()) for p in parameters]
+        return [(p, _some(p, len(parameters)).float().clone()) for p in parameters]
 
     def after(self, before: Sample | None) -> Tensor | None:
         """Return the ratio as a tensor of one number, on the device; None without `before`.
@@ -48,12 +47,17 @@ class UpdateRatio:
         """
         if before is None:
             return None
-        cap = max(1, MOST_NUMBERS // max(1, len(before)))
-        change = get_total_norm([_some(p, cap).float() - then for p, then in before])
+        change = get_total_norm([_some(p, len(before)).float() - then for p, then in before])
         weights = get_total_norm([then for _, then in before])
         return change / weights.clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def _some(parameter: nn.Parameter, cap: int) -> Tensor:
-    """Return at most ``cap`` numbers of ``parameter``, the same ones each time."""
-    return parameter.detach().reshape(-1)[:: -(-parameter.numel() // cap)]
+def stride(numel: int, parameters: int) -> int:
+    """Return between which of its ``numel`` numbers one of so many ``parameters`` is looked at."""
+    cap = max(1, MOST_NUMBERS // max(1, parameters))
+    return max(1, -(-numel // cap))
+
+
+def _some(parameter: nn.Parameter, parameters: int) -> Tensor:
+    """Return some numbers of ``parameter``, one of so many, the same ones each time."""
+    return parameter.detach().reshape(-1)[:: stride(parameter.numel(), parameters)]

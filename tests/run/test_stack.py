@@ -153,3 +153,29 @@ def test_pruned_trials_leave_a_stack(
     assert len(rows) == 12
     assert {row.reason for row in rows} == {"completed", "pruned"}
     assert all(row.steps < row.horizon for row in rows if row.reason == "pruned")
+
+
+def test_a_study_of_models_that_train_as_one_is_what_it_is_without(
+    study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFT_TUNE_CACHE", str(tmp_path / "cache"))
+    events: list[Event] = []
+    changes: dict[str, Any] = {"budget": {"trials": 5}, "training": {"optimizer": "sgd"}}
+    path = study_file(**changes, resources={"stack": "off"})
+    expected = run(path, f"sqlite:///{tmp_path}/alone.db")
+    path = study_file(**changes, resources={"stack": 3}, storage={"artifacts": "runs-stacked"})
+    found = run(path, f"sqlite:///{tmp_path}/stacked.db", events.append)
+    assert len(found) == len(expected) == 5
+    for one, other in zip(found, expected, strict=True):
+        assert (one.number, one.params, one.reason) == (other.number, other.params, "completed")
+        assert one.metrics["loss"] == pytest.approx(other.metrics["loss"], rel=1e-3)
+        assert (one.seed, one.steps, one.attempts) == (other.seed, other.steps, 1)
+    ends = [i for i, event in enumerate(events) if isinstance(event, TrialEnded)]
+    assert sum(isinstance(event, TrialStarted) for event in events[: ends[0]]) == 3  # at once
+    # What takes a second in all is not worth a measurement.
+    events.clear()
+    path = study_file(**changes, storage={"artifacts": "runs-auto"})
+    run(path, f"sqlite:///{tmp_path}/auto.db", events.append)
+    ends = [i for i, event in enumerate(events) if isinstance(event, TrialEnded)]
+    assert sum(isinstance(event, TrialStarted) for event in events[: ends[0]]) == 1
+    assert not (tmp_path / "cache" / "stacked").exists()

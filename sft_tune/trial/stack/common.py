@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.study import ModelSpec
 from sft_tune.trial.data import prepare
@@ -19,15 +18,13 @@ from sft_tune.trial.device import autocast
 from sft_tune.trial.features import use_features
 from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.stack.head import Layer, dropouts, forward, layers_of
+from sft_tune.trial.stack.member import Member
 from sft_tune.trial.stack.rows import Row
+from sft_tune.trial.stack.shared import NotStackableError, Passes
 from sft_tune.trial.step import Trainee, set_up
 from sft_tune.trial.tasks import Outputs
 
 TRIED = 4
-
-
-class NotStackableError(ModelError):
-    """A trial that cannot be trained in the stack, but alone."""
 
 
 class Common:
@@ -70,6 +67,35 @@ class Common:
         self._fresh: dict[ModelSpec, tuple[BuiltModel, Callable[[nn.Module], None] | None]] = {
             config.model: (fresh, _redrawing(fresh, config.seed))
         }
+
+    def join(self, trainee: Trainee) -> None:
+        """Do nothing: `trainee` gives no other."""
+
+    def passes(self, members: Sequence[Member]) -> Passes:
+        """See `Shared`."""
+        masks = masks_of(
+            [member.trainee.model for member in members],
+            self.layers,
+            [member.draw for member in members],
+        )
+
+        def passed(
+            parameters: Mapping[str, Tensor], places: Sequence[Tensor]
+        ) -> tuple[Tensor, Tensor]:
+            sizes = [len(place) for place in places]
+            if min(sizes) == max(sizes):
+                indices = torch.stack(list(places))
+            else:
+                indices = torch.nn.utils.rnn.pad_sequence(list(places), batch_first=True)
+            inputs, targets = self.examples(indices)
+            with autocast(self._device, self._dtype):
+                return forward(self.layers, parameters, inputs, masks(sizes)), targets
+
+        return passed
+
+    def outputs(self, member: Member, batch_size: int) -> Callable[[Tensor | None], Outputs]:
+        """See `Shared`."""
+        return lambda rows: self.validation_outputs(member.row, rows, batch_size)
 
     def examples(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return features [k, b, ...] and targets [k, b] of the training examples [k, b]."""

@@ -127,7 +127,7 @@ def make_member(
     create(paths)
     device = trainee.device
     state = TrialState(clock=clock)
-    state.training, state.cached_features = trainee.portion, True
+    state.training, state.cached_features = trainee.portion, bool(trainee.features)
     state.horizon = trainee.plan.horizon
     monitors = Monitors(device, norms_may_overflow=False)
     if mirror is not None:

@@ -1,4 +1,4 @@
-"""The weights of K heads as one matrix, a row each, and optimizer steps with settings of each row.
+"""The weights of K trials as one matrix, a row each, and optimizer steps with settings of each row.
 
 The rules are those of torch's optimizers (`torch.optim.SGD`, `Adam`, `AdamW`), written over rows
 and in place: the matrices are larger than the processor's nearest memory, and each pass counts.
@@ -6,7 +6,7 @@ and in place: the matrices are larger than the processor's nearest memory, and e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sft_tune.spec.training import TrainingSpec
+from sft_tune.trial.updates import stride
 
 MOMENTS = {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
 
@@ -126,6 +127,15 @@ class Rows:
         ]
 
     @torch.no_grad()
+    def sample(self) -> Tensor:
+        """Return a copy of the weights that `UpdateRatio` looks at, [k, m]."""
+        strides = [stride(grad[0].numel(), len(self._parts)) for grad in self._parts]
+        if max(strides) == 1:
+            return self.weights.clone()
+        parts = zip(self.parameters.values(), strides, strict=True)
+        return torch.cat([part.flatten(1)[:, ::every] for part, every in parts], dim=1)
+
+    @torch.no_grad()
     def step(self, loss: Tensor, rates: Tensor) -> Tensor:
         """Do one optimizer step of every row.
 
@@ -151,19 +161,30 @@ class Rows:
             clipped = grads.norm(dim=1)
         if at.clip_norm is not None:
             grads *= (at.clip_norm / (clipped + 1e-6)).clamp(max=1.0)[:, None]
-        rates = (rates * at.multiplier)[:, None]
+        rates = rates[:, None] * at.multiplier
         for grad, weights, decay in zip(
             self._parts, self.parameters.values(), at.pull, strict=False
         ):
             grad.addcmul_(weights, decay)
-        for weights, decay in zip(self.parameters.values(), at.shrink, strict=False):
-            weights.mul_(1 - rates.view_as(decay) * decay)
+        for weights, decay, rate in zip(
+            self.parameters.values(), at.shrink, self._by_part(rates), strict=False
+        ):
+            weights.mul_(1 - rate * decay)
         for rows, update in self._families:
             if rows.start < rows.stop:
                 update(rows, rates[rows])
         for row in self._rows:
             row.steps += 1
         return norms
+
+    def _by_part(self, rates: Tensor) -> Iterator[Tensor]:
+        """Yield ``rates``, [k, 1] or [k, n], for each parameter, to be multiplied with it."""
+        if rates.shape[1] == 1:
+            yield from (rates.view(-1, *[1] * (grad.ndim - 1)) for grad in self._parts)
+            return
+        sizes = [grad[0].numel() for grad in self._parts]
+        for rate, grad in zip(torch.split(rates, sizes, dim=1), self._parts, strict=True):
+            yield rate.view_as(grad)
 
     def _sgd(self, rows: slice, rates: Tensor) -> None:
         at, weights, grads, kept = (
@@ -206,7 +227,7 @@ class _Settings:
         shrink: weight decay that does not.
         clip_value: largest number of a gradient.
         clip_norm: largest norm, [k].
-        multiplier: of the learning rate, [k].
+        multiplier: of the learning rate; where a row's parameters have several, [k, n].
         fresh1: what the first moment takes of a gradient, 1 - beta1.
         fresh2: what the second takes of its square.
         steps: that were done.
@@ -262,7 +283,7 @@ class _Settings:
             shrink=by_part([v if s.optimizer == "adamw" else 0.0 for v, s in pairs(decays)]),
             clip_value=limit([s.clip_value for s in settings]),
             clip_norm=None if clip_norm is None else clip_norm[:, 0],
-            multiplier=column([s.head_multiplier for s in settings])[:, 0],
+            multiplier=_multipliers(rows, device),
             momentum=column([s.momentum for s in settings]),
             nesterov=column([bool(s.nesterov) and s.momentum > 0 for s in settings], torch.bool),
             beta1=column(beta1, torch.float64),
@@ -272,3 +293,16 @@ class _Settings:
             epsilon=column([1e-8 if s.epsilon is None else s.epsilon for s in settings]),
             steps=column([row.steps for row in rows], torch.float64),
         )
+
+
+def _multipliers(rows: Sequence[Row], device: torch.device) -> Tensor:
+    """Return what the learning rates of ``rows`` are multiplied by, [k, 1] or [k, n]."""
+    found = []
+    for row in rows:
+        groups = row.optimizer.param_groups
+        known = {id(part): group["multiplier"] for group in groups for part in group["params"]}
+        found.append([float(known[id(part)]) for part in row.parameters.values()])
+    if all(len(set(values)) == 1 for values in found):
+        return torch.tensor([values[:1] for values in found], device=device)
+    sizes = torch.tensor([part.numel() for part in rows[0].parameters.values()])
+    return torch.tensor(found).repeat_interleave(sizes, dim=1).to(device)

@@ -13,21 +13,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.stacking import stack_key
-from sft_tune.trial.device import autocast, open_device, peak_memory
+from sft_tune.spec.stacking import stack_key, trains_models
+from sft_tune.trial.device import open_device, peak_memory
 from sft_tune.trial.loop import save
 from sft_tune.trial.mirror import Mirror
 from sft_tune.trial.outcome import Outcome
 from sft_tune.trial.paths import TrialPaths
 from sft_tune.trial.rungs import Ending, after_rung, at_rung
-from sft_tune.trial.stack.common import Common, NotStackableError, masks_of
+from sft_tune.trial.stack.common import Common
 from sft_tune.trial.stack.endings import Endings
-from sft_tune.trial.stack.head import forward
 from sft_tune.trial.stack.member import Member, Report, Share, make_member
 from sft_tune.trial.stack.rows import Rows, family
+from sft_tune.trial.stack.shared import NotStackableError, Passes, Shared
+from sft_tune.trial.stack.whole import Whole
 
 Name = TypeVar("Name", bound=Hashable)
-Masks = Callable[[list[int]], Callable[[int, Tensor], Tensor]]
 
 
 @dataclass
@@ -36,7 +36,7 @@ class _Active:
 
     members: list[Member] = field(default_factory=list)
     rows: Rows | None = None
-    masks: Masks | None = None
+    passes: Passes | None = None
     smoothing: Tensor | None = None
 
 
@@ -69,7 +69,7 @@ class Stack(Generic[Name]):
         self._checkpoint_seconds = checkpoint_seconds
         self._batch_size = evaluation_batch_size
         self._key: str | None = None
-        self._common: Common | None = None
+        self._shared: Shared | None = None
         self._members: dict[Name, Member] = {}
         self._active = _Active()
         self._endings: Endings[Name] = Endings(wake, keep)
@@ -107,14 +107,20 @@ class Stack(Generic[Name]):
             raise NotStackableError("its settings are not those of the stack")
         clock = Share()
         with clock.aside(self._device):
-            if self._common is None or key != self._key:
-                self._common, self._key = None, None
-                self._common = Common(config, self._device, self._cache, self._batch_size)
+            if self._shared is None or key != self._key:
+                self._shared, self._key = None, None
+                self._shared = self._share(config)
                 self._key = key
-            trainee = self._common.trainee(config)
+            trainee = self._shared.trainee(config)
             member = make_member(trainee, paths, report, mirror, clock, kept_from)
+            self._shared.join(trainee)
         self._members[name] = member
         self._arrange([*self._active.members, member])
+
+    def _share(self, config: TrialConfig) -> Shared:
+        if trains_models(config):
+            return Whole(config, self._device, self._cache)
+        return Common(config, self._device, self._cache, self._batch_size)
 
     def answer(self, name: Name, go_on: bool) -> None:
         """Bring the verdict on the rung that ``name`` has reported."""
@@ -161,15 +167,11 @@ class Stack(Generic[Name]):
         """Let ``members`` train, and no others."""
         members = sorted(members, key=lambda m: family(m.trainee.config.training), reverse=True)
         self._active = _Active(members)
-        if not members or self._common is None:
+        if not members or self._shared is None:
             return
         smoothing = [member.trainee.config.training.label_smoothing for member in members]
         self._active.rows = Rows([member.row for member in members])
-        self._active.masks = masks_of(
-            [member.trainee.model for member in members],
-            self._common.layers,
-            [member.draw for member in members],
-        )
+        self._active.passes = self._shared.passes(members)
         if any(smoothing):
             self._active.smoothing = torch.tensor(smoothing, device=self._device)[:, None]
 
@@ -264,31 +266,23 @@ class Stack(Generic[Name]):
         self, active: _Active
     ) -> tuple[list[float], list[float], list[float] | None, list[int]]:
         """Do one optimizer step; return losses, gradient norms, update ratios, batch sizes."""
-        common, rows, masks = self._common, active.rows, active.masks
-        if common is None or rows is None or masks is None:
+        rows, passes = active.rows, active.passes
+        if rows is None or passes is None:
             raise RuntimeError("the stack is empty")
         members = active.members
         measured = any(member.updates.is_due(member.state.step) for member in members)
-        before = rows.weights.clone() if measured else None
+        before = rows.sample() if measured else None
         places = [m.trainee.plan.indices(m.state.step) for m in members]
         sizes = [len(place) for place in places]
-        same = min(sizes) == max(sizes)
-        indices = (
-            torch.stack(places)
-            if same
-            else torch.nn.utils.rnn.pad_sequence(places, batch_first=True)
-        )
-        inputs, targets = common.examples(indices)
-        with autocast(self._device, members[0].trainee.dtype):
-            logits = forward(common.layers, rows.parameters, inputs, masks(sizes))
+        logits, targets = passes(rows.parameters, places)
         likely = functional.log_softmax(logits.float(), dim=2)
         each = -likely.gather(2, targets[:, :, None])[:, :, 0]
         if active.smoothing is not None:
             smoothing = active.smoothing
             each = (1 - smoothing) * each - smoothing * likely.mean(dim=2)
         counts = torch.tensor(sizes, device=self._device)[:, None]
-        if not same:
-            each = each * (torch.arange(indices.shape[1], device=self._device) < counts)
+        if min(sizes) < max(sizes):
+            each = each * (torch.arange(each.shape[1], device=self._device) < counts)
         losses = (each / counts).sum(dim=1)
         rates = [member.rates[member.state.step] for member in members]
         norms = rows.step(losses.sum(), torch.tensor(rates, device=self._device))
@@ -296,13 +290,14 @@ class Stack(Generic[Name]):
         if before is None:
             return found, lengths, None, sizes
         tiny = torch.finfo(torch.float32).tiny
-        ratios = (rows.weights - before).norm(dim=1) / before.norm(dim=1).clamp_min(tiny)
+        change = rows.sample().sub_(before).norm(dim=1)
+        ratios = change / before.norm(dim=1).clamp_min(tiny)
         return found, lengths, ratios.tolist(), sizes
 
     def _rung(self, name: Name, member: Member) -> bool:
         """Evaluate and report; tell whether the trial is still there."""
-        common = self._common
-        if common is None:
+        shared = self._shared
+        if shared is None:
             raise RuntimeError("the stack is empty")
         with member.clock.aside(self._device):
             member.row.store_weights()
@@ -311,7 +306,7 @@ class Stack(Generic[Name]):
             member.state,
             member.monitors,
             self._batch_size,
-            outputs=lambda rows: common.validation_outputs(member.row, rows, self._batch_size),
+            outputs=shared.outputs(member, self._batch_size),
         )
         if isinstance(reached, Ending):
             self._end(name, reached)

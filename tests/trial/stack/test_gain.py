@@ -1,0 +1,62 @@
+"""What a stack of models gives: measured where it can repay that, remembered, within memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft_tune.spec.config import TrialConfig
+from sft_tune.trial.stack import gain
+from sft_tune.trial.stack.gain import Gain
+
+
+@pytest.fixture
+def measure(digits: Callable[..., TrialConfig], tmp_path: Path) -> Callable[..., Gain]:
+    """Measure a stack of up to four networks."""
+
+    def measured(trials: int | None = None, count: int = 4, **model: Any) -> Gain:
+        config = digits(model={"dropout": None, **model}, training={"augment": "none"})
+        return gain.measure(
+            config, count, trials=trials, device="cpu", cache=tmp_path, batch_size=16
+        )
+
+    return measured
+
+
+def test_what_was_measured_is_remembered(measure: Callable[..., Gain], tmp_path: Path) -> None:
+    found = measure()
+    assert 0.1 < found.ratio < 3
+    assert found.most is not None and found.most > 4
+    (path,) = (tmp_path / gain.FOLDER).iterdir()
+    record = json.loads(path.read_text())
+    assert record["ratio"] == found.ratio
+    assert record["bytes"] > 4 * 50_000 * gain.COPIES  # the network has 56,000 weights
+    path.write_text(json.dumps({**record, "ratio": 7.0}))
+    assert measure().ratio == 7.0
+    path.write_text("torn")
+    assert 0.1 < measure().ratio < 3
+
+
+def test_a_study_of_few_steps_is_not_worth_a_measurement(
+    measure: Callable[..., Gain], tmp_path: Path
+) -> None:
+    assert measure(trials=10).ratio == 0
+    assert not (tmp_path / gain.FOLDER).exists()
+
+
+def test_a_model_that_cannot_be_stacked_gains_nothing(
+    measure: Callable[..., Gain], tmp_path: Path
+) -> None:
+    assert measure(dropout=0.5).ratio == 0
+    assert len(list((tmp_path / gain.FOLDER).iterdir())) == 1
+
+
+def test_a_stack_is_no_larger_than_memory(
+    measure: Callable[..., Gain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gain, "SHARE", 1e-9)
+    assert measure().most == 0
