@@ -481,9 +481,9 @@ class ResourcesSpec(Section):
     compile: bool | Literal["auto"] = Field(
         False,
         description="Train through `torch.compile` (needs a C++ compiler on the CPU): true, or "
-        "auto, where the steps of a trial save more time than the compilation takes, as measured "
-        "once on this machine. Where it fails the trial goes on without, and says so (no effect "
-        "on the numbers but rounding).",
+        "auto, where a trial takes ten minutes or more and its steps save more time than the "
+        "compilation takes, as measured once on this machine. Where it fails the trial "
+        "goes on without, and says so (no effect on the numbers but rounding).",
     )
     stack: Literal["auto", "off"] | Annotated[int, Field(ge=2, le=64)] = Field(
         "auto",
