@@ -492,7 +492,7 @@ class ResourcesSpec(Section):
         "epochs, optimizer (adamw, adam, sgd) and what belongs to it, clipping, label smoothing, "
         "dropout (no effect on the numbers but rounding). auto: up to 8 in all, or 32 where "
         "neither sampler nor pruner learns from trials, where a short measurement finds that "
-        "faster; off; or how many. `start` and `confirm` do it, not `worker`.",
+        "faster; off; or how many. A `worker` does it only with `--study`.",
     )
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (),
