@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from sft_tune.errors import SftTuneError, StorageError, StudyNotFoundError
 from sft_tune.run.desk import Desk
 from sft_tune.run.dispatcher import Dispatcher
-from sft_tune.run.engine import Engine, Inbox
+from sft_tune.run.engine import Engine, Inbox, Worker
 from sft_tune.run.events import Event, Notice, Notify
+from sft_tune.run.lanes import Lanes, lanes_of
 from sft_tune.run.ledger import announce
 from sft_tune.run.messages import cache_folder
 from sft_tune.run.owner import owner_name
 from sft_tune.run.retention import working_folder
 from sft_tune.run.slots import Slot
+from sft_tune.run.stacking import STACKED, stack_size
 from sft_tune.run.study import make_ledger
 from sft_tune.store import control, runners
 from sft_tune.store.database import Database
@@ -159,12 +161,25 @@ def serve(
     grace_seconds: float = 25.0,
     on_dispatcher: Callable[[Dispatcher], None] = lambda dispatcher: None,
 ) -> str:
-    """Serve open studies until told to stop, or idle for ``idle_seconds``; return the reason."""
+    """Serve open studies until told to stop, or idle for ``idle_seconds``; return the reason.
+
+    Trials of the study ``only`` train as stacks where `start` would train them so. Those of many
+    studies do not: a place in a stack that others are in is none for a trial of another study.
+    """
     roster = OpenStudies(db, notify, engine=engine.name, only=only, idle_seconds=idle_seconds)
     roster.refresh()
-    dispatcher = Dispatcher(roster, engine, slots, inbox, grace_seconds=grace_seconds)
-    on_dispatcher(dispatcher)
+    idle: list[Worker] = []
     try:
+        count = 1
+        if only is not None:
+            count = stack_size(find_study(db, only), engine, slots, inbox, idle)
+        if only is not None and count > 1:
+            notify(only, Notice(STACKED.format(count=count)))
+            engine = inbox = Lanes(engine, inbox, idle)
+            slots, idle = lanes_of(slots, count), []
+        dispatcher = Dispatcher(roster, engine, slots, inbox, idle, grace_seconds)
+        on_dispatcher(dispatcher)
         return dispatcher.run()
     finally:
+        engine.close()
         runners.leave(db, owner_name())

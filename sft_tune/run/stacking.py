@@ -25,6 +25,9 @@ AT_ONCE_UNTOLD = 32
 UNTOLD = ("random", "qmc", "grid")
 """Samplers that propose the same whatever is known."""
 
+STACKED = "{count} trials at a time train as one stack on each slot"
+"""What is told where they do."""
+
 WORTH = 1.2
 TRIAL_BYTES = 2**28
 """What a trial in a stack is allowed for; it takes far less where its backbone is shared. Models

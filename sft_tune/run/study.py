@@ -28,7 +28,7 @@ from sft_tune.run.register import (
 from sft_tune.run.retention import working_folder
 from sft_tune.run.searcher import Searcher
 from sft_tune.run.slots import Slot, find_slots
-from sft_tune.run.stacking import stack_size
+from sft_tune.run.stacking import STACKED, stack_size
 from sft_tune.spec.advice import idle_batch_sizes
 from sft_tune.spec.function_task import is_function
 from sft_tune.spec.load import LoadedStudy
@@ -108,7 +108,7 @@ def start_study(
         engine.close()
         raise
     if count > 1:
-        notify(Notice(f"{count} trials at a time train as one stack on {len(slots)} slots"))
+        notify(Notice(STACKED.format(count=count)))
         engine = inbox = Lanes(engine, inbox, idle)
         slots, idle = lanes_of(slots, count), []
     dispatcher = Dispatcher(

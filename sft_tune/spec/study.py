@@ -481,9 +481,9 @@ class ResourcesSpec(Section):
     compile: bool | Literal["auto"] = Field(
         False,
         description="Train through `torch.compile` (needs a C++ compiler on the CPU): true, or "
-        "auto, where the steps of a trial save more time than the compilation takes, as measured "
-        "once on this machine. Where it fails the trial goes on without, and says so (no effect "
-        "on the numbers but rounding).",
+        "auto, where a trial takes ten minutes or more and its steps save more time than the "
+        "compilation takes, as measured once on this machine. Where it fails the trial "
+        "goes on without, and says so (no effect on the numbers but rounding).",
     )
     stack: Literal["auto", "off"] | Annotated[int, Field(ge=2, le=64)] = Field(
         "auto",
@@ -493,7 +493,7 @@ class ResourcesSpec(Section):
         "(adamw, adam, sgd) and what belongs to it, clipping, label smoothing, of heads dropout "
         "(no effect on the numbers but rounding). auto: up to 8 in all, or 32 where neither "
         "sampler nor pruner learns from trials, where a short measurement finds that faster; off; "
-        "or how many. `start` and `confirm` do it, not `worker`.",
+        "or how many. A `worker` does it only with `--study`.",
     )
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (),

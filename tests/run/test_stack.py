@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,11 @@ import torch
 from safetensors.torch import save_file
 
 from sft_tune.run.confirm import confirm_study
+from sft_tune.run.engine import LocalEngine
 from sft_tune.run.events import Event, RungReached, TrialEnded, TrialStarted
-from sft_tune.run.study import start_study
+from sft_tune.run.serve import serve
+from sft_tune.run.slots import find_slots
+from sft_tune.run.study import start_study, submit_study
 from sft_tune.spec.load import load_study
 from sft_tune.spec.study import ConfirmSpec
 from sft_tune.store import reads
@@ -114,6 +118,31 @@ def test_a_stacked_study_whose_runner_is_killed_ends_as_one_that_was_not(
     assert {trial.lease_owner for trial in trials} == {None}
     # Trials that stood in the stack when it died: at least the first ones, and those of the next.
     assert sum(trial.attempts > 1 for trial in trials) >= 3
+
+
+def test_a_worker_of_one_study_stacks_its_trials_too(
+    heads: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFT_TUNE_CACHE", str(tmp_path / "cache"))
+    expected = run(heads("off"), f"sqlite:///{tmp_path}/alone.db")
+    loaded = load_study(heads(3))
+    db = Database.open(f"sqlite:///{tmp_path}/served.db", create=True)
+    events: list[Event] = []
+    try:
+        submit_study(loaded, db, check=False)
+        engine = LocalEngine(tmp_path / "workers")
+        slots, inbox = find_slots(loaded.spec.resources), queue.SimpleQueue[Any]()
+        notify = lambda _, event: events.append(event)  # noqa: E731
+        assert serve(db, engine, slots, inbox, notify, only="tiny", idle_seconds=0) == "idle"
+        found = list(reads.trial_rows(db, "tiny"))
+    finally:
+        db.dispose()
+    for one, other in zip(found, expected, strict=True):
+        assert (one.number, one.params, one.reason) == (other.number, other.params, "completed")
+        assert one.metrics["loss"] == pytest.approx(other.metrics["loss"], rel=1e-3)
+    ends = [i for i, event in enumerate(events) if isinstance(event, TrialEnded)]
+    started = [event for event in events[: ends[0]] if isinstance(event, TrialStarted)]
+    assert len({event.number for event in started}) >= 3  # at once
 
 
 def test_finalists_train_as_a_stack_and_are_tested_as_alone(
