@@ -43,11 +43,14 @@ WARM_UP = 5
 STEPS = 25
 
 FEW = 3
-"""Steps of models that are measured at least, after one to warm up; up to `STEPS` within..."""
+"""Steps of models that are measured at a time, after one to warm up; up to `STEPS` within..."""
 SECONDS = 0.5
 
 LEAST_SECONDS = 60.0
 """Of training that the trials of a study take one after another, where models are measured."""
+
+LARGE = 0.25
+"""Seconds of a step whose kernels fill any device, and that a measurement should not wait for."""
 
 COPIES = 10
 """What a trial takes at least, in copies of its weights: gradients, moments, the best ones, ..."""
@@ -156,7 +159,7 @@ def _of_models(tried: _Tried, data: Prepared, count: int, steps: float) -> Gain:
     if known is None:
         try:
             (alone,) = _fastest([lambda step: train_step(trainee, step)], tried.device)
-            if alone * steps < LEAST_SECONDS:
+            if alone * steps < LEAST_SECONDS or alone > LARGE:
                 return Gain(0.0)
             known = _found(tried, trainee, count)
         except NotStackableError:
@@ -234,20 +237,21 @@ def _keep(path: Path, record: dict[str, Any]) -> None:
 
 
 def _fastest(works: Sequence[Callable[[int], object]], device: torch.device) -> list[float]:
-    """Return the least seconds of a step of each of ``works``, which take turns.
+    """Return the least seconds of a step of each of ``works``, which take turns at a few.
 
     A machine that is busy with other things makes any of them slower, and none faster.
     """
     for work in works:
         work(0)
     times: list[list[float]] = [[] for _ in works]
-    while len(times[0]) < FEW or (len(times[0]) < STEPS and sum(map(sum, times)) < SECONDS):
+    while not times[0] or (len(times[0]) < STEPS and sum(map(sum, times)) < SECONDS):
         for work, taken in zip(works, times, strict=True):
-            wait_for(device)
-            begin = time.perf_counter()
-            work(len(taken) + 1)
-            wait_for(device)
-            taken.append(time.perf_counter() - begin)
+            for _ in range(FEW):  # the first one finds the other's numbers in the caches
+                wait_for(device)
+                begin = time.perf_counter()
+                work(len(taken) + 1)
+                wait_for(device)
+                taken.append(time.perf_counter() - begin)
     return [min(taken) for taken in times]
 
 

@@ -5,26 +5,24 @@ What is frozen is there once, for all of them.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from torch.nn import functional
 
 from sft_tune.spec.config import TrialConfig
-from sft_tune.trial.data import gather, prepare
+from sft_tune.trial.data import TextSplit, gather, prepare
 from sft_tune.trial.device import autocast, is_out_of_memory
 from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.seeding import random_states
 from sft_tune.trial.stack.likeness import apart, compare, gradients_of, same_states
 from sft_tune.trial.stack.member import Member
+from sft_tune.trial.stack.modules import Replaced, same_tensors, stacked, take_fixed, trained_of
 from sft_tune.trial.stack.shared import NotStackableError, Passes
 from sft_tune.trial.step import Trainee, set_up
 
@@ -49,6 +47,8 @@ class Whole:
         self._template: BuiltModel | None = None
         self._dtype = torch.float32
         self._changing: tuple[str, ...] = ()
+        self._square: bool | None = None
+        """Whether attention masks are given as such (see `_squared`); None before it is known."""
 
     def trainee(self, config: TrialConfig) -> Trainee:
         """See `Shared`; raises ModelError, too."""
@@ -59,12 +59,12 @@ class Whole:
         try:
             changing = self._changed(trainee)
             if self._template is None:
-                self._template = _template(trainee.model)
+                self._template = same_tensors(trainee.model)
                 self._changing, self._dtype = changing, trainee.dtype
             if changing != self._changing:
                 raise NotStackableError("its batch norm is not trained as that of the stack")
-            _take_fixed(trainee.model.module, self._template.module, changing)
-            self._try(trainee)
+            take_fixed(trainee.model.module, self._template.module, changing)
+            self._try_in_some_way(trainee)
         except REFUSED as error:
             if is_out_of_memory(error):
                 raise
@@ -73,7 +73,7 @@ class Whole:
     def passes(self, members: Sequence[Member]) -> Passes:
         """See `Shared`. The buffers of ``members`` become rows of the stack's."""
         modules = [member.trainee.model.module for member in members]
-        buffers = {name: _stacked(modules, name) for name in self._changing}
+        buffers = {name: stacked(modules, name) for name in self._changing}
 
         def passed(
             parameters: Mapping[str, Tensor], places: Sequence[Tensor]
@@ -119,7 +119,7 @@ class Whole:
         places: Sequence[Tensor],
     ) -> tuple[Tensor, Tensor]:
         inputs, targets = self._examples(places)
-        return self._logits(parameters, buffers, inputs), targets
+        return self._logits(parameters, buffers, inputs, self._dtype), targets
 
     def _examples(self, places: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return inputs [k, b, ...] and targets [k, b] of the training examples ``places``."""
@@ -128,23 +128,30 @@ class Whole:
         inputs = {
             name: part.view(len(places), -1, *part.shape[1:]) for name, part in batch.inputs.items()
         }
+        if self._square:
+            inputs = _squared(inputs)
         return inputs, batch.targets.view(len(places), -1)
+
+    def _inputs(self, place: Tensor, model: BuiltModel) -> dict[str, Tensor]:
+        """Return the inputs of ``model`` alone."""
+        return gather(self._data.train, place, self._device, normalize=model.normalize).inputs
 
     def _logits(
         self,
         parameters: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         inputs: dict[str, Tensor],
+        dtype: torch.dtype,
     ) -> Tensor:
         """Return the logits [k, b, classes] of k models, whose ``buffers`` are changed in place."""
-        model = _Module(self._model)
+        model = Replaced(self._model)
 
         def alone(
             own: Mapping[str, Tensor], kept: Mapping[str, Tensor], given: dict[str, Tensor]
         ) -> Any:
             return model.called({**own, **kept}, given)
 
-        with autocast(self._device, self._dtype), _quiet():
+        with autocast(self._device, dtype), _quiet():
             found: Tensor = torch.vmap(alone, randomness="error")(parameters, buffers, inputs)
         return found
 
@@ -169,11 +176,9 @@ class Whole:
         model = trainee.model
         before = random_states(self._device)
         buffers = {name: part.clone() for name, part in model.module.named_buffers()}
-        batch = gather(
-            self._data.train, self._two_batches()[0], self._device, normalize=model.normalize
-        )
+        given = self._inputs(self._two_batches()[0], model)
         with autocast(self._device, trainee.dtype):
-            _Module(model).called(buffers, batch.inputs)
+            Replaced(model).called(buffers, given)
         if not same_states(before, random_states(self._device)):
             raise NotStackableError("its model draws random numbers, as dropout does")
         owners = {
@@ -184,17 +189,32 @@ class Whole:
         # Batch norm over maps that are all zero changes its count alone.
         return tuple(name for name in buffers if name.rpartition(".")[0] in owners)
 
-    def _try(self, trainee: Trainee) -> None:
+    def _try_in_some_way(self, trainee: Trainee) -> None:
+        """See `_try`; the first model finds out which masks it takes."""
+        if self._square is None and isinstance(self._data.train, TextSplit):
+            self._square = False
+            try:
+                self._try(trainee)
+            except (*REFUSED, NotStackableError) as error:
+                if is_out_of_memory(error):
+                    raise
+                self._square = True
+        self._try(trainee)
+        if self._dtype is not torch.float32:
+            self._try(trainee, self._dtype)
+
+    def _try(self, trainee: Trainee, dtype: torch.dtype = torch.float32) -> None:
         """Compare logits, gradients and buffers of the stack with those of the module alone.
 
-        The stack is of its weights, and of others.
+        The stack is of its weights, and of others. Gradients in a lower precision are not
+        compared: those through batch norm were seen to be 40 % rounding.
 
         Raises:
             NotStackableError: when they differ by more than rounding.
         """
         model = trainee.model
-        trained = dict(_trained(model.module))
-        known = {name: part.shape for name, part in _trained(self._model.module)}
+        trained = dict(trained_of(model.module))
+        known = {name: part.shape for name, part in trained_of(self._model.module)}
         if {name: part.shape for name, part in trained.items()} != known:
             raise NotStackableError("other weights of it are trained than in the stack")
         kept = dict(model.module.named_buffers())
@@ -203,88 +223,34 @@ class Whole:
             for name, part in trained.items()
         }
         buffers = {name: torch.stack([kept[name]] * 2) for name in self._changing}
-        inputs, _ = self._examples(self._two_batches())
-        found = self._logits(rows, buffers, inputs)
+        batches = self._two_batches()
+        inputs, _ = self._examples(batches)
+        found = self._logits(rows, buffers, inputs, dtype)
         gradients = gradients_of(found, rows)
         for k in range(2):
             own = {name: part.detach()[k].requires_grad_() for name, part in rows.items()}
             changed = {name: kept[name].clone() for name in self._changing}
-            with autocast(self._device, self._dtype):
-                given = {name: part[k] for name, part in inputs.items()}
-                expected = _Module(model).called({**own, **changed}, given)
-            compare([found[k]], [expected], self._dtype)
-            their = gradients_of(expected, own)
-            compare([gradients[n][k] for n in own], [their[n] for n in own], self._dtype)
+            given = self._inputs(batches[k], model)
+            with autocast(self._device, dtype):
+                expected = Replaced(model).called({**own, **changed}, given)
+            compare([found[k]], [expected], dtype)
+            if dtype is torch.float32:
+                their = gradients_of(expected, own)
+                compare([gradients[n][k] for n in own], [their[n] for n in own], dtype)
             # Of what is counted, not measured, the numbers may be large.
             names = [name for name, part in changed.items() if part.is_floating_point()]
-            compare([buffers[n][k] for n in names], [changed[n] for n in names], self._dtype)
+            compare([buffers[n][k] for n in names], [changed[n] for n in names], dtype)
 
 
-class _Module(nn.Module):
-    """A model as a module whose tensors can be others."""
+def _squared(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``inputs`` with an attention mask [k, b, 1, length, length] of booleans.
 
-    def __init__(self, model: BuiltModel) -> None:
-        super().__init__()
-        self._model = model
-        self.module = model.module
-
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        return self._model.logits(inputs)
-
-    def called(self, tensors: Mapping[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
-        """Return the logits of ``inputs`` with ``tensors`` in place of those of their names."""
-        named = {f"module.{name}": tensor for name, tensor in tensors.items()}
-        found: Tensor = functional_call(self, named, (inputs,))
-        return found
-
-
-def _template(model: BuiltModel) -> BuiltModel:
-    """Return ``model`` with modules of its own, and the same tensors."""
-    tensors = [*model.module.parameters(), *model.module.buffers()]
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
-    return replace(model, module=copy.deepcopy(model.module, memo))
-
-
-def _trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, part) for name, part in module.named_parameters() if part.requires_grad)
-
-
-def _take_fixed(module: nn.Module, template: nn.Module, changing: Sequence[str]) -> None:
-    """Let ``module`` have the tensors of ``template`` that no trial changes.
-
-    Raises:
-        NotStackableError: when its own are others.
+    Models of transformers take it as it is. Of one that is [b, length] they ask whether anything
+    is masked at all, which is no question to K trials at once.
     """
-    fixed, ours = (
-        {
-            **{name: part for name, part in one.named_parameters() if not part.requires_grad},
-            **{name: part for name, part in one.named_buffers() if name not in changing},
-        }
-        for one in (module, template)
-    )
-    if fixed.keys() != ours.keys():
-        raise NotStackableError("other weights of it are frozen than in the stack")
-    for name, part in fixed.items():
-        if part is ours[name]:
-            continue
-        if part.shape != ours[name].shape or not torch.equal(part, ours[name]):
-            raise NotStackableError("its frozen weights are others than those of the stack")
-        _put(module, name, ours[name])
-
-
-def _stacked(modules: Sequence[nn.Module], name: str) -> Tensor:
-    """Return the buffers ``name`` of ``modules`` as one tensor, of which they become rows."""
-    found = torch.stack([module.get_buffer(name) for module in modules])
-    for k, module in enumerate(modules):
-        _put(module, name, found[k])
-    return found
-
-
-def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    owner, _, key = name.rpartition(".")
-    part = module.get_submodule(owner)
-    place: dict[str, Any] = part._parameters if key in part._parameters else part._buffers
-    place[key] = tensor
+    mask = inputs["attention_mask"].bool()[:, :, None, None, :]
+    square = mask.expand(-1, -1, 1, mask.shape[-1], -1)
+    return {**inputs, "attention_mask": square}
 
 
 @contextmanager
