@@ -72,6 +72,36 @@ def test_lion_is_the_papers_algorithm() -> None:
     assert torch.allclose(weight.detach(), expected, rtol=0, atol=1e-12)
 
 
+def test_adafactor_is_the_papers_algorithm(model: BuiltModel) -> None:
+    """Shazeer and Stern 2018, algorithms 4 and 5: of a matrix only rows and columns are kept."""
+    optimizer = build_optimizer(model, TrainingSpec(optimizer="adafactor", weight_decay=0.1))
+    module: Any = model.module
+    weight, bias = module.hidden.weight, module.hidden.bias
+    expected = {p: p.detach().double() for p in (weight, bias)}
+    rows, columns, squares = torch.zeros(4, 1).double(), torch.zeros(1, 3).double(), 0.0
+    torch.manual_seed(2)
+    for step in range(1, 5):
+        gradients = {p: torch.randn_like(p) for p in (weight, bias)}
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient.clone()
+        set_learning_rate(optimizer, 0.02)
+        optimizer.step()
+        keep = 1 - step**-0.8
+        square = gradients[weight].double().square()
+        rows = keep * rows + (1 - keep) * square.mean(1, keepdim=True)
+        columns = keep * columns + (1 - keep) * square.mean(0, keepdim=True)
+        squares = keep * squares + (1 - keep) * gradients[bias].double().square()
+        variances = {weight: rows * columns / rows.mean(), bias: squares}
+        for parameter, decay in ((weight, 0.1), (bias, 0.0)):
+            value = expected[parameter]
+            size = max(1e-3, float(value.square().mean().sqrt())) * min(0.02, step**-0.5)
+            update = gradients[parameter].double() / variances[parameter].sqrt()
+            update /= max(1.0, float(update.square().mean().sqrt()))
+            expected[parameter] = (1 - 0.02 * decay) * value - size * update
+    for parameter, value in expected.items():
+        assert torch.allclose(parameter.detach().double(), value, atol=1e-6)
+
+
 def test_muon_takes_the_hidden_matrices_and_adamw_the_rest(model: BuiltModel) -> None:
     training = TrainingSpec(optimizer="muon", weight_decay=0.1)
     start = {name: p.detach().clone() for name, p in model.module.named_parameters()}

@@ -48,12 +48,10 @@ CASES = [
     Case("translations_gpt2", {}, {"learning_rate": 0.01, "epochs": 2}, 0.55, 0.8),
     # chrF of the best sentence that is the same for all.
     Case("translations_t5", {}, {"epochs": 2}, 31.0, 55.0),
-    # The deviation of the targets is 30 levels.
-    Case("images_regression", {}, {}, 30.0, 15.0),
-]
-SLOW = [
     # Boxes that are put anywhere find hardly any; measured: 0.24 on 60 images, in 40 s.
     Case("scenes_fcos", {}, {}, 0.01, 0.12),
+    # The deviation of the targets is 30 levels.
+    Case("images_regression", {}, {}, 30.0, 15.0),
 ]
 
 
@@ -75,11 +73,7 @@ def trained(case: Case, folder: Path) -> Outcome:
     )
 
 
-@pytest.mark.parametrize(
-    "case",
-    [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)],
-    ids=lambda case: case.study,
-)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.study)
 def test_a_task_learns_from_real_data(case: Case, shared: Path, tmp_path: Path) -> None:
     outcome = trained(case, tmp_path)
     assert outcome.reason == "completed" and outcome.value is not None
