@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sft_tune.run.events import Event, Notify
-    from sft_tune.run.export import Exported, How
+    from sft_tune.run.exported import Exported, How
     from sft_tune.spec.load import LoadedStudy
     from sft_tune.spec.study import StudySpec
     from sft_tune.store.database import Database
@@ -45,7 +45,7 @@ def with_budget(loaded: LoadedStudy, *, trials: int | None, hours: float | None)
     from pydantic import ValidationError
 
     from sft_tune.spec.checks import first_problem
-    from sft_tune.spec.study import BudgetSpec
+    from sft_tune.spec.search import BudgetSpec
 
     given = {name: v for name, v in (("trials", trials), ("hours", hours)) if v is not None}
     if not given:
@@ -195,11 +195,12 @@ def export_study(
         StudyNotFoundError: there is no such study or trial, or none has completed.
     """
     from sft_tune.run.export import export_trial
-    from sft_tune.spec.study import resolve_direction
-    from sft_tune.store.finalists import finalist_rows
+    from sft_tune.spec.objective import resolve_direction
+    from sft_tune.store.finalist_rows import finalist_rows
     from sft_tune.store.reads import best_row, evaluation_rows, trial_rows
     from sft_tune.store.records import find_study
-    from sft_tune.view.model_card import card_markdown, make_card
+    from sft_tune.view.model_card import make_card
+    from sft_tune.view.model_card_markdown import card_markdown
 
     record = find_study(db, name)
     rows = trial_rows(db, name)

@@ -25,7 +25,7 @@ from sqlalchemy import make_url
 
 from sft_tune.cli.app import app
 from sft_tune.run.serve import serve
-from sft_tune.spec.study import ResourcesSpec
+from sft_tune.spec.resources import ResourcesSpec
 from sft_tune.store.urls import resolve_url
 
 ROOT = Path(__file__).resolve().parents[1]

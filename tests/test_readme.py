@@ -119,7 +119,7 @@ def test_links_and_pictures_lead_somewhere() -> None:
 
 @pytest.mark.parametrize("key", ["sampler", "pruner", "optimizer", "schedule"])
 def test_the_table_of_what_is_supported_has_every_choice(key: str) -> None:
-    from sft_tune.spec.study import PrunerSpec, SamplerSpec
+    from sft_tune.spec.search import PrunerSpec, SamplerSpec
     from sft_tune.spec.training import TrainingSpec
 
     field = {

@@ -37,9 +37,7 @@ from sft_tune.cli import (
     trials,
     worker,
 )
-from sft_tune.cli import (
-    report as report_,
-)
+from sft_tune.cli import report as report_
 from sft_tune.errors import SftTuneError
 
 RULES = {

@@ -75,13 +75,13 @@ def _confirmed(confirmation: Standings | None, study: str) -> str:
     if confirmation is None:
         return f"no; `sft-tune confirm {study}` trains it again over fresh seeds"
     # Statistics import numpy, which a study without finalists need not wait for.
-    from sft_tune.view.finalists import confirmed_in_words
+    from sft_tune.view.finalists_words import confirmed_in_words
 
     return confirmed_in_words(confirmation, study)
 
 
 def _standings(db: Database, study: str) -> Standings | None:
-    from sft_tune.store.finalists import finalist_rows
+    from sft_tune.store.finalist_rows import finalist_rows
 
     runs = finalist_rows(db, study)
     if not runs:

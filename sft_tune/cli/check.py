@@ -28,7 +28,8 @@ def check(file: StudyFile, as_json: AsJson = False, storage: FileStorage = None)
     from sft_tune.run.slots import find_slots
     from sft_tune.spec.function_task import is_function
     from sft_tune.spec.load import load_study
-    from sft_tune.view.advice import advice_json, beforehand, draw_advice
+    from sft_tune.view.advice import advice_json, draw_advice
+    from sft_tune.view.advice_rules import beforehand
     from sft_tune.view.estimate import draw_check, estimate, warnings
 
     spec = load_study(file).spec

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sft_tune.cli.options import AsJson, Storage
-from sft_tune.cli.output import console, print_json
+from sft_tune.cli.output import check_folder_of, console, print_json
 from sft_tune.errors import UserError
 from sft_tune.session import compare_studies, open_database, place_of
 
@@ -53,8 +53,8 @@ def compare(
 
     Example: sft-tune compare with-tpe with-random -o compare.html
     """
-    if output is not None and not output.parent.is_dir():
-        raise UserError(f"--output: the folder {output.parent} does not exist; make it")
+    if output is not None:
+        check_folder_of(output)
     if by is not None:
         _by(studies, by, output, as_json, storage)
         return

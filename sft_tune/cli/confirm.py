@@ -16,7 +16,7 @@ from sft_tune.session import open_database, quiet_optuna
 if TYPE_CHECKING:
     from sft_tune.run.dispatcher import Dispatcher
     from sft_tune.run.events import Event
-    from sft_tune.spec.study import ConfirmSpec
+    from sft_tune.spec.search import ConfirmSpec
     from sft_tune.store.database import Database
     from sft_tune.store.records import StudyRecord
     from sft_tune.view.finalists import Standings
@@ -69,7 +69,7 @@ def confirm(
             why = run_confirm(record, db, asked(record, top, seeds), stopping, stream=stream)
         found = stand(record, db)
     if as_json:
-        from sft_tune.view.finalists import standings_json
+        from sft_tune.view.finalists_tables import standings_json
 
         print_json(standings_json(found))
     else:
@@ -80,7 +80,7 @@ def confirm(
 
 def asked(record: StudyRecord, top: int | None, seeds: int | None) -> ConfirmSpec:
     """Return what to confirm: the options, else the study file's section, else its defaults."""
-    from sft_tune.spec.study import ConfirmSpec
+    from sft_tune.spec.search import ConfirmSpec
 
     usual = record.spec.confirm or ConfirmSpec()
     return ConfirmSpec(
@@ -122,7 +122,7 @@ def run_confirm(
 def _tell(event: Event, record: StudyRecord, db: Database, stream: TextIO) -> None:
     """Write a line of what a person wants to know: ends and notices, not every rung."""
     from sft_tune.run.events import Notice, TrialEnded
-    from sft_tune.store.finalists import finalist_rows
+    from sft_tune.store.finalist_rows import finalist_rows
     from sft_tune.view import words
 
     match event:
@@ -146,7 +146,7 @@ def _tell(event: Event, record: StudyRecord, db: Database, stream: TextIO) -> No
 
 def stand(record: StudyRecord, db: Database) -> Standings | None:
     """Return how the finalists of the study stand; None before any run has ended."""
-    from sft_tune.store.finalists import finalist_rows
+    from sft_tune.store.finalist_rows import finalist_rows
     from sft_tune.store.reads import trial_rows
     from sft_tune.view.finalists import standings
 
@@ -155,7 +155,7 @@ def stand(record: StudyRecord, db: Database) -> Standings | None:
 
 def print_standings(found: Standings | None) -> None:
     """Print the finalists; of a study without any, what to do."""
-    from sft_tune.view.finalists import draw_standings
+    from sft_tune.view.finalists_tables import draw_standings
 
     if found is None:
         print("no confirmation run has ended with a value yet")

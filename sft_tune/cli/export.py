@@ -15,7 +15,7 @@ from sft_tune.session import export_study, open_database, way_of_export
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sft_tune.run.export import Exported
+    from sft_tune.run.exported import Exported
     from sft_tune.store.database import Database
 
 

@@ -5,28 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sft_tune.errors import ModelError, StudyFileError, UserError
+from sft_tune.spec.tasks import Task
 
 if TYPE_CHECKING:
     from sft_tune.spec.guess import Guess
 
-# Spelt out, because the command line must start without what the study file's models need.
-Task = Literal[
-    "image-classification",
-    "text-classification",
-    "image-regression",
-    "text-regression",
-    "token-classification",
-    "semantic-segmentation",
-    "object-detection",
-    "audio-classification",
-    "causal-lm",
-    "seq2seq",
-]
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"
 AUDIO_MODEL = "transformers:facebook/wav2vec2-base"

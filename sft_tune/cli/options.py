@@ -42,3 +42,15 @@ FileStorage = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+TotalTrials = Annotated[
+    int | None,
+    typer.Option(metavar="N", show_default=False, help="Total of trials, over restarts."),
+]
+TotalHours = Annotated[
+    float | None,
+    typer.Option(metavar="H", show_default=False, help="Total of hours, over restarts."),
+]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option("--accept-changes", help="Go on although sampler, pruner, seed or space changed."),
+]

@@ -1,4 +1,4 @@
-"""What commands write to: a console for people, JSON for programs."""
+"""What commands write to: a console for people, JSON for programs, files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sft_tune.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +30,16 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     fixed = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
     return Console(stderr=stderr, width=fixed, highlight=False, markup=False, emoji=False)
+
+
+def check_folder_of(output: Path) -> None:
+    """Check that what ``--output`` names can be written, before the work that it is for.
+
+    Raises:
+        UserError: its folder does not exist.
+    """
+    if not output.parent.is_dir():
+        raise UserError(f"--output: the folder {output.parent} does not exist; make it")
 
 
 def print_json(data: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sft_tune.cli.options import Storage, StudyName
-from sft_tune.errors import UserError
+from sft_tune.cli.output import check_folder_of
 from sft_tune.session import open_database
 
 
@@ -38,8 +38,7 @@ def report(
     from sft_tune.view.words import size
 
     path = output if output is not None else Path(f"{study}-report.html")
-    if not path.parent.is_dir():
-        raise UserError(f"--output: the folder {path.parent} does not exist; make it")
+    check_folder_of(path)
     with open_database(storage) as db:
         material = gather(db, study, time.time())
     versions = {name: version(name) for name in ("sft_tune", "optuna", "plotly")}

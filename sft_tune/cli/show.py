@@ -17,7 +17,7 @@ def show(
 
     Example: sft-tune show my-study 7
     """
-    from sft_tune.store.finalists import finalist_rows
+    from sft_tune.store.finalist_rows import finalist_rows
     from sft_tune.store.reads import evaluation_rows, study_row
 
     with open_database(storage) as db:

@@ -9,7 +9,7 @@ import typer
 
 from sft_tune.cli.advise import print_briefly
 from sft_tune.cli.lookup import options_of
-from sft_tune.cli.options import FileStorage, StudyFile
+from sft_tune.cli.options import AcceptChanges, FileStorage, StudyFile, TotalHours, TotalTrials
 from sft_tune.cli.output import console
 from sft_tune.cli.stopping import EXIT_CODE, Stopping, say_at_once
 from sft_tune.session import forward_to, open_database, quiet_optuna, watching, with_budget
@@ -26,20 +26,9 @@ if TYPE_CHECKING:
 def start(
     file: StudyFile,
     storage: FileStorage = None,
-    trials: Annotated[
-        int | None,
-        typer.Option(metavar="N", show_default=False, help="Total of trials, over restarts."),
-    ] = None,
-    hours: Annotated[
-        float | None,
-        typer.Option(metavar="H", show_default=False, help="Total of hours, over restarts."),
-    ] = None,
-    accept_changes: Annotated[
-        bool,
-        typer.Option(
-            "--accept-changes", help="Go on although sampler, pruner, seed or space changed."
-        ),
-    ] = False,
+    trials: TotalTrials = None,
+    hours: TotalHours = None,
+    accept_changes: AcceptChanges = False,
     plain: Annotated[
         bool, typer.Option("--plain", help="Lines, in place of the live screen.")
     ] = False,
@@ -59,9 +48,11 @@ def start(
 
     Example: sft-tune start studies/quickstart.yaml --trials 40
     """
+    from sft_tune.run.slots import warm_up
     from sft_tune.spec.load import load_study
 
     loaded = with_budget(load_study(file), trials=trials, hours=hours)
+    warm_up(loaded.spec)  # seconds, while the database is opened here
     with open_database(storage or loaded.spec.storage.url, create=True) as db:
         stopping = Stopping()
         ended = _run(

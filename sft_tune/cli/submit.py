@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sft_tune.cli.lookup import options_of
-from sft_tune.cli.options import FileStorage, StudyFile
+from sft_tune.cli.options import AcceptChanges, FileStorage, StudyFile, TotalHours, TotalTrials
 from sft_tune.session import open_database, quiet_optuna, with_budget
 
 
@@ -20,24 +20,13 @@ def submit(
             metavar="P", show_default=False, help="Workers prefer higher ones. Default: 0."
         ),
     ] = None,
-    trials: Annotated[
-        int | None,
-        typer.Option(metavar="N", show_default=False, help="Total of trials, over restarts."),
-    ] = None,
-    hours: Annotated[
-        float | None,
-        typer.Option(metavar="H", show_default=False, help="Total of hours, over restarts."),
-    ] = None,
+    trials: TotalTrials = None,
+    hours: TotalHours = None,
     no_check: Annotated[
         bool,
         typer.Option("--no-check", help="Do not load data and models here (they are elsewhere)."),
     ] = False,
-    accept_changes: Annotated[
-        bool,
-        typer.Option(
-            "--accept-changes", help="Go on although sampler, pruner, seed or space changed."
-        ),
-    ] = False,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Register a study, for `sft-tune worker` on any machine to run.
 

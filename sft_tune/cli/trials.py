@@ -12,7 +12,7 @@ import typer
 
 from sft_tune.cli.lookup import living
 from sft_tune.cli.options import AsJson, Storage, StudyName
-from sft_tune.cli.output import console, json_text
+from sft_tune.cli.output import check_folder_of, console, json_text
 from sft_tune.errors import UserError
 from sft_tune.session import open_database
 
@@ -86,8 +86,8 @@ def _check_output(kind: str, output: Path | None) -> None:
         raise UserError("--output is for csv, json and parquet; give --format too")
     if kind == "parquet" and output is None and sys.stdout.isatty():
         raise UserError("parquet is not for a terminal; give --output FILE, or redirect to a file")
-    if output is not None and not output.parent.is_dir():
-        raise UserError(f"--output: the folder {output.parent} does not exist; make it")
+    if output is not None:
+        check_folder_of(output)
 
 
 def _encoded(rows: Sequence[TrialRow], kind: str) -> bytes:

@@ -17,7 +17,7 @@ from sft_tune.session import open_database, quiet_optuna
 if TYPE_CHECKING:
     from sft_tune.run.dispatcher import Dispatcher
     from sft_tune.run.events import Event
-    from sft_tune.spec.study import ResourcesSpec
+    from sft_tune.spec.resources import ResourcesSpec
 
 
 def worker(
@@ -84,7 +84,7 @@ def worker(
 
 
 def _resources(devices: str, per_device: int | None, threads: int | None) -> ResourcesSpec:
-    from sft_tune.spec.study import ResourcesSpec
+    from sft_tune.spec.resources import ResourcesSpec
 
     given: dict[str, object] = {"devices": devices}
     if devices not in ("auto", "cpu"):

@@ -21,10 +21,10 @@ from sft_tune.run.engine import GONE, Engine, Inbox, Worker
 from sft_tune.run.retention import prepared_place
 from sft_tune.run.slots import Slot, available_cores, find_gpus
 from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.study import ResourcesSpec
+from sft_tune.spec.resources import ResourcesSpec
 from sft_tune.store.records import StudyRecord
 
-SECONDS = 2.0
+SECONDS = 1.5
 WORTH = 1.05
 """More trials at once must do so many times the samples; the search knows less when it asks."""
 

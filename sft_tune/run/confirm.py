@@ -16,7 +16,7 @@ from sft_tune.run.lanes import Lanes, lanes_of
 from sft_tune.run.stacking import stack_size
 from sft_tune.run.study import make_engine, measured_slots, workers_folder
 from sft_tune.spec.config import default_params, finalist_seed
-from sft_tune.spec.study import ConfirmSpec
+from sft_tune.spec.search import ConfirmSpec
 from sft_tune.store import finalists
 from sft_tune.store.database import Database
 from sft_tune.store.reads import trial_rows

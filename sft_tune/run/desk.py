@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from sft_tune.errors import SftTuneError, TrialError
 from sft_tune.run.events import Notice, Notify, TrialEnded
-from sft_tune.run.ledger import Placement
+from sft_tune.run.placement import Placement
 from sft_tune.spec.study import StudySpec
 from sft_tune.store.claims import LeaseLostError
 from sft_tune.store.control import Wishes

@@ -7,15 +7,16 @@ import queue
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from sft_tune.errors import DataError, SftTuneError, StorageError, TrialError
 from sft_tune.run import messages
+from sft_tune.run.crew import Crew, Running
 from sft_tune.run.desk import Desk, Roster
 from sft_tune.run.engine import GONE, Engine, Inbox, Worker
 from sft_tune.run.events import Notice, RungReached, TrialStarted
-from sft_tune.run.ledger import LEASE_SECONDS, Placement
 from sft_tune.run.messages import Message
+from sft_tune.run.owner import LEASE_SECONDS
+from sft_tune.run.placement import Placement
 from sft_tune.run.slots import Slot
 from sft_tune.store.claims import LeaseLostError
 
@@ -23,27 +24,8 @@ BEAT_SECONDS = LEASE_SECONDS / 4
 WISH_SECONDS = 2.0
 MOST_AT_ONCE = 64
 """Messages that are taken together; then it is time to look at clocks again."""
-# What a worker may keep of a trial without being replaced: caches grow, and stay.
-KEPT_BYTES = 2**30
 # Errors of a worker that say nothing of its trial, which is given back.
 NOT_ITS_FAULT = {kind.__name__: kind for kind in (DataError, StorageError)}
-
-
-@dataclass
-class Running:
-    """A trial on a worker.
-
-    Attributes:
-        desk: its study.
-        placement: its claim.
-        heard: when its worker last said something, by the monotonic clock.
-        leaving: whether it was told to save and leave.
-    """
-
-    desk: Desk
-    placement: Placement
-    heard: float
-    leaving: bool = False
 
 
 class Dispatcher:
@@ -60,13 +42,9 @@ class Dispatcher:
     ) -> None:
         """Take ``roster`` for the studies, ``engine`` for processes, ``idle`` workers of it."""
         self._roster = roster
-        self._engine = engine
-        self._slots = slots
+        self._crew = Crew(engine, slots, inbox, idle)
         self._inbox = inbox
         self._grace_seconds = grace_seconds
-        self._idle = list(idle)
-        self._busy: dict[Worker, Running] = {}
-        self._kept: dict[Worker, int] = {}
         self._stopping = False
         self._abort_at = float("inf")
         self._next_beat = 0.0
@@ -75,7 +53,7 @@ class Dispatcher:
     @property
     def workers(self) -> list[Worker]:
         """The worker processes at this moment."""
-        return [*self._busy, *self._idle]
+        return self._crew.workers
 
     def stop(self) -> None:
         """End in order: each trial saves a checkpoint and is given back. For signal handlers."""
@@ -101,14 +79,7 @@ class Dispatcher:
         try:
             return self._serve()
         finally:
-            for worker, running in self._busy.items():
-                worker.kill()
-                running.desk.ledger.give_back(running.placement)
-            # Told first, waited for second: they go at the same time.
-            for worker in self._idle:
-                worker.send(messages.QUIT)
-            for worker in self._idle:
-                worker.close()
+            self._crew.close()
 
     def _serve(self) -> str:
         while time.monotonic() < self._abort_at:
@@ -116,7 +87,7 @@ class Dispatcher:
             self._look_at_wishes_when_due()
             if not self._stopping:
                 self._fill_slots()
-            if not self._busy:
+            if not self._crew.busy:
                 why = "stopped" if self._stopping else self._roster.over()
                 if why is not None:
                     return why
@@ -138,20 +109,20 @@ class Dispatcher:
                 self._next_wishes = 0.0
             elif message["event"] != "evaluation":
                 try:
-                    self._handle(worker, self._busy.get(worker), message)
+                    self._handle(worker, self._crew.busy.get(worker), message)
                 except LeaseLostError:
                     self._let_go(worker)
 
     def _fill_slots(self) -> None:
-        while len(self._busy) < len(self._slots):
-            running = Counter(run.desk for run in self._busy.values())
+        while self._crew.has_room:
+            running = Counter(run.desk for run in self._crew.busy.values())
             for desk in self._roster.desks(running):
                 placement = self._next(desk)
                 if placement is not None:
                     break
             else:
                 return
-            self._start(self._idle.pop() if self._idle else self._spawn(), desk, placement)
+            self._start(self._crew.take(), desk, placement)
 
     def _next(self, desk: Desk) -> Placement | None:
         try:
@@ -162,31 +133,13 @@ class Dispatcher:
             self._roster.broken(desk, error)
             return None
 
-    def _spawn(self) -> Worker:
-        taken = {worker.slot for worker in self._busy}
-        return self._engine.spawn(next(s for s in self._slots if s not in taken), self._inbox)
-
     def _start(self, worker: Worker, desk: Desk, placement: Placement) -> None:
         try:
             placement = desk.ledger.begin(placement, worker.slot.label)
         except LeaseLostError:
-            self._idle.append(worker)
+            self._crew.rest(worker)
             return
-        self._busy[worker] = Running(desk, placement, time.monotonic())
-        worker.send(
-            messages.train(
-                placement.local_config,
-                placement.folder,
-                worker.slot,
-                desk.spec.resources,
-                url=placement.url,
-                prepared=placement.prepared,
-                with_test=placement.with_test,
-                # What died with others is tried again by itself.
-                stack=worker.slot.lane > 0 and placement.attempt == 1,
-                kept_from=placement.kept_from,
-            )
-        )
+        self._crew.start(worker, desk, placement)
         desk.notify(
             TrialStarted(
                 number=placement.number,
@@ -213,7 +166,7 @@ class Dispatcher:
         """Record the rungs that were reached meanwhile, those of a study at once."""
         by_desk: dict[Desk, list[tuple[Worker, Running, Message]]] = {}
         for worker, evaluation in said:
-            running = None if worker is None else self._busy.get(worker)
+            running = None if worker is None else self._crew.busy.get(worker)
             if worker is not None and running is not None:
                 running.heard = time.monotonic()
                 by_desk.setdefault(running.desk, []).append((worker, running, evaluation))
@@ -246,7 +199,7 @@ class Dispatcher:
         )
 
     def _finish(self, worker: Worker, running: Running, outcome: Message) -> None:
-        self._free(worker, outcome.get("kept_bytes", 0), running.desk)
+        self._crew.free(worker, outcome.get("kept_bytes", 0), running.desk.notify)
         if outcome["reason"] == "stopped":
             self._in_desk(running.desk, running.desk.left, running.placement, outcome, worker)
         else:
@@ -254,7 +207,7 @@ class Dispatcher:
 
     def _failed(self, worker: Worker, running: Running, message: Message) -> None:
         """End a trial whose training raised; what is not there is not the trial's fault."""
-        self._free(worker, 0, running.desk)
+        self._crew.free(worker, 0, running.desk.notify)
         desk, placement = running.desk, running.placement
         if message["kind"] in NOT_ITS_FAULT:
             desk.ledger.give_back(placement)
@@ -263,21 +216,6 @@ class Dispatcher:
         desk.ledger.add_error(placement, message["traceback"])
         outcome = {"reason": "crashed", "note": _one_line(message), "seconds": 0.0}
         self._in_desk(desk, desk.end, placement, outcome, worker)
-
-    def _free(self, worker: Worker, kept: int, desk: Desk) -> None:
-        """Let the worker serve the next trial, or replace it when it keeps too much memory."""
-        del self._busy[worker]
-        usual = self._kept.setdefault(worker, kept)
-        if kept <= usual + KEPT_BYTES:
-            self._idle.append(worker)
-            return
-        desk.notify(
-            Notice(
-                f"the worker on {worker.slot.label} keeps {kept / 2**30:.1f} GiB after its trial "
-                f"({usual / 2**30:.1f} after its first): it is replaced"
-            )
-        )
-        worker.kill()
 
     def _in_desk(
         self,
@@ -297,10 +235,7 @@ class Dispatcher:
 
     def _lose(self, worker: Worker, reason: str, error: str) -> None:
         """Start the trial of a worker that died again, unless it has had its attempts."""
-        self._kept.pop(worker, None)
-        if worker in self._idle:
-            self._idle.remove(worker)
-        running = self._busy.pop(worker, None)
+        running = self._crew.lose(worker)
         if running is None:
             return
         desk, placement = running.desk, running.placement
@@ -313,7 +248,7 @@ class Dispatcher:
         elif not desk.ledger.spent(placement, most):
             again = f"attempt {placement.attempt + 1} begins"
             desk.notify(Notice(f"trial {placement.number}: {note}; {again}"))
-            self._start(self._engine.spawn(worker.slot, self._inbox), desk, placement)
+            self._start(self._crew.spawn(worker.slot), desk, placement)
         else:
             outcome = {"reason": reason, "note": note, "seconds": 0.0}
             self._in_desk(desk, desk.end, placement, outcome, worker)
@@ -323,9 +258,9 @@ class Dispatcher:
         if time.monotonic() < self._next_beat:
             return
         self._next_beat = time.monotonic() + BEAT_SECONDS
-        self._roster.beat([slot.label for slot in self._slots if slot.lane < 2])
+        self._roster.beat([slot.label for slot in self._crew.slots if slot.lane < 2])
         held: dict[Desk, set[int]] = {}
-        for worker, running in list(self._busy.items()):
+        for worker, running in list(self._crew.busy.items()):
             if running.desk not in held:
                 held[running.desk] = running.desk.ledger.heartbeat()
             if running.placement.claim.id not in held[running.desk]:
@@ -337,10 +272,10 @@ class Dispatcher:
         if now < self._next_wishes:
             return
         self._next_wishes = now + WISH_SECONDS
-        self._roster.refresh(busy=bool(self._busy))
-        for desk in {running.desk for running in self._busy.values()}:
+        self._roster.refresh(busy=bool(self._crew.busy))
+        for desk in {running.desk for running in self._crew.busy.values()}:
             desk.refresh()
-        for worker, running in list(self._busy.items()):
+        for worker, running in list(self._crew.busy.items()):
             wanted = self._stopping or running.desk.wants_end(running.placement)
             if wanted and not running.leaving:
                 running.leaving = True
@@ -352,10 +287,7 @@ class Dispatcher:
 
     def _let_go(self, worker: Worker) -> None:
         """Leave a trial to the runner that took it over (this one slept, or its clock jumped)."""
-        if worker in self._idle:
-            self._idle.remove(worker)
-        running = self._busy.pop(worker, None)
-        worker.drop()
+        running = self._crew.drop(worker)
         if running is not None:
             running.desk.notify(_taken_over(running.placement))
 

@@ -6,16 +6,13 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from sft_tune.run.cleaning import Cleaner
 from sft_tune.run.events import TrialEnded
-from sft_tune.run.ledger import LEASE_SECONDS, Placement, announce
-from sft_tune.run.messages import cache_folder
-from sft_tune.run.owner import is_dead, owner_name
-from sft_tune.run.retention import prepared_place, trial_place, working_folder
-from sft_tune.spec.paths import is_url, localize_config
+from sft_tune.run.owner import LEASE_SECONDS, announce, is_dead, owner_name
+from sft_tune.run.placement import Placement, placed
+from sft_tune.run.retention import trial_place
 from sft_tune.store import claims, control, finalists, runners
 from sft_tune.store.claims import LeaseLostError
 from sft_tune.store.control import Wishes
@@ -64,20 +61,13 @@ class FinalistLedger:
             return None
         if claim.taken_from and claim.attempts:
             claims.add_error(self._db, claim, f"its runner {claim.taken_from} was lost")
-        local = localize_config(claim.config, self._study.root or "")
-        artifacts, seed = self._study.artifacts, claim.config.seed
-        folder = run_place(str(working_folder(artifacts, cache_folder())), claim.number, seed)
-        place = run_place(artifacts, claim.number, seed)
-        return Placement(
-            claim,
-            claim.number,
-            claim.params or {},
-            claim.config,
-            local,
-            Path(folder),
+        number, seed = claim.number, claim.config.seed
+        return placed(
+            *(claim, number, claim.params or {}, claim.config),
+            artifacts=self._study.artifacts,
+            root=self._study.root,
+            where=lambda base: run_place(base, number, seed),
             with_test=True,
-            url=place if is_url(place) else None,
-            prepared=prepared_place(artifacts),
         )
 
     def repeated(self, placement: Placement) -> TrialEnded | None:
@@ -99,20 +89,16 @@ class FinalistLedger:
         )
         return replace(placement, claim=claim)
 
-    def rung(self, placement: Placement, evaluation: Mapping[str, Any]) -> bool:
-        """Record how far the run is; it always goes on."""
-        value = evaluation["metrics"][self._study.metric]
-        finalists.reach(self._db, placement.claim, evaluation["progress"], value)
-        return True
-
     def rungs(
         self, reached: Sequence[tuple[Placement, Mapping[str, Any]]]
     ) -> list[bool | LeaseLostError]:
-        """Record how far each of several runs is."""
+        """Record how far each of several runs is; they always go on."""
         verdicts: list[bool | LeaseLostError] = []
         for placement, evaluation in reached:
+            value = evaluation["metrics"][self._study.metric]
             try:
-                verdicts.append(self.rung(placement, evaluation))
+                finalists.reach(self._db, placement.claim, evaluation["progress"], value)
+                verdicts.append(True)
             except LeaseLostError as error:
                 verdicts.append(error)
         return verdicts

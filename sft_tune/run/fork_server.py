@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from sft_tune.run import worker
+from sft_tune.run.nursery import SIZE
 
 IDLE_SECONDS = 300.0
 """Without children for so long, it gives its memory back; the next request starts another."""
@@ -45,7 +46,6 @@ class Server:
     def __init__(self, connection: socket.socket) -> None:
         """Serve the runner at the other end of ``connection``."""
         self._connection = connection
-        self._requests = connection.makefile("rb")
         self._home = os.getcwd()
         self._children: set[int] = set()
         # A child's end interrupts no system call, it makes this pipe readable.
@@ -73,22 +73,39 @@ class Server:
     def _bear(self) -> bool:
         """Fork the worker that is asked for; return False where the runner has gone."""
         mark, descriptors, _, _ = socket.recv_fds(self._connection, 1, 3)
-        request = self._requests.readline()
-        if not mark or not request.endswith(b"\n"):
+        if not mark or not (size := self._read(SIZE.size)):
             return False
+        request = self._read(SIZE.unpack(size)[0])
+        if not request:
+            return False
+        wanted = json.loads(request)
+        if "import" in wanted:
+            with _ending_with(self._connection):
+                _preload(wanted["import"])
+            return True
         try:
             pid = os.fork()
         except OSError as error:
             self._tell({"refused": str(error)})
         else:
             if pid == 0:
-                self._become_worker(json.loads(request), descriptors)
+                self._become_worker(wanted, descriptors)
             self._children.add(pid)
             self._tell({"born": pid})
         # Kept open here, a sibling's pipe would never end.
         for descriptor in descriptors:
             os.close(descriptor)
         return True
+
+    def _read(self, count: int) -> bytes:
+        """Return so many bytes; none: the runner has gone."""
+        found = b""
+        while len(found) < count:
+            part = self._connection.recv(count - len(found))
+            if not part:
+                return b""
+            found += part
+        return found
 
     def _become_worker(self, request: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
         try:
@@ -124,6 +141,14 @@ class Server:
     def _tell(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _preload(modules: Sequence[str]) -> None:
+    for module in modules:
+        # What is wrong with it, the worker will tell whose model needs it.
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+    gc.freeze()
 
 
 @contextlib.contextmanager

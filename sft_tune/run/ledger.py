@@ -11,28 +11,19 @@ import itertools
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from sft_tune.run.cleaning import Cleaner, sweep
 from sft_tune.run.events import TrialEnded
 from sft_tune.run.faults import FaultFinder
-from sft_tune.run.messages import cache_folder
-from sft_tune.run.owner import is_dead, owner_name
-from sft_tune.run.retention import (
-    drop_surplus,
-    prepared_place,
-    trial_place,
-    working_folder,
-    worst_kept,
-)
+from sft_tune.run.owner import LEASE_SECONDS, announce, is_dead, owner_name
+from sft_tune.run.placement import Placement, placed
+from sft_tune.run.retention import trial_place
 from sft_tune.run.searcher import Point, Searcher
-from sft_tune.spec.config import TrialConfig, assemble
+from sft_tune.run.trial_files import TrialFiles
+from sft_tune.spec.config import assemble
 from sft_tune.spec.faults import to_flags
-from sft_tune.spec.paths import is_url, localize_config
 from sft_tune.spec.plan import Plan
-from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
 from sft_tune.store import claims, control, reads, runners, studies
 from sft_tune.store.attributes import trial_attributes
@@ -41,52 +32,6 @@ from sft_tune.store.control import Wishes
 from sft_tune.store.database import Database
 from sft_tune.store.records import StudyRecord
 from sft_tune.store.retry import retrying
-from sft_tune.trial.files import RemoteFiles, clear_resume
-from sft_tune.trial.paths import TrialPaths
-
-LEASE_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Placement:
-    """A claimed trial, or confirmation run of one, on its way.
-
-    Attributes:
-        claim: proof that it is ours.
-        number: the trial's number in the study.
-        params: where it lies in the space.
-        config: its configuration, as the database keeps it.
-        local_config: the same with the paths of this machine (see `sft_tune.spec.paths`).
-        folder: of this machine, where it works.
-        with_test: whether its best weights are evaluated on the test split, too.
-        url: where its files belong in the end; None: in that folder.
-        prepared: URL where machines share prepared data; None: nowhere.
-        kept_from: its weights go at once where its value is worse than this; None: they stay.
-    """
-
-    claim: Claim
-    number: int
-    params: Mapping[str, Value]
-    config: TrialConfig
-    local_config: TrialConfig
-    folder: Path
-    with_test: bool = False
-    url: str | None = None
-    prepared: str | None = None
-    kept_from: float | None = None
-
-    @property
-    def attempt(self) -> int:
-        """How often it has begun, times that it was given back in order not counted."""
-        return self.claim.attempts
-
-
-def announce(db: Database, owner: str, *, engine: str, slots: Sequence[str], now: float) -> None:
-    """Say for `status` that the runner ``owner`` lives, and what its slots are called."""
-    host = platform.node()
-    runners.announce(
-        db, owner, host=host, engine=engine, slots=slots, now=now, seconds=LEASE_SECONDS
-    )
 
 
 class Ledger:
@@ -118,13 +63,13 @@ class Ledger:
         self._spec = spec
         self._searcher = searcher
         self._artifacts = artifacts
-        self._folder = working_folder(artifacts, cache_folder())
-        self._cleaner = Cleaner()
         self._clock = clock
         self._owner = owner_name()
         self._limit = plan.limit(spec.budget)
         self._asked_for = len(plan.enqueued)
-        self._maximize = spec.direction == "maximize"
+        self._maximize = maximize = spec.direction == "maximize"
+        keep = spec.resources.keep_checkpoints
+        self._files = TrialFiles(db, record, artifacts, keep, maximize=maximize)
         self._faults = FaultFinder(db, spec)
         best = reads.best_row(db, spec.name)
         self._best = None if best is None else best.value
@@ -139,9 +84,7 @@ class Ledger:
         self._count_time(at_most=0.0)
         for ended in claims.untold(self._db, self._study.id):
             self._tell(ended)
-        if is_url(self._artifacts):
-            name = self._spec.name
-            self._cleaner.do(lambda: sweep(self._db, name, self._artifacts, self._folder))
+        self._files.sweep()
 
     def next_placement(self) -> Placement | None:
         """Claim what is to be run next: a trial left by another runner, or a new one.
@@ -212,20 +155,7 @@ class Ledger:
             host=platform.node(),
             now=self._clock(),
         )
-        keep, maximize = self._spec.resources.keep_checkpoints, self._maximize
-        kept_from = worst_kept(self._db, self._study.id, keep, maximize=maximize)
-        return replace(placement, claim=claim, kept_from=kept_from)
-
-    def rung(self, placement: Placement, evaluation: Mapping[str, Any]) -> bool:
-        """Record ``evaluation``; return whether the trial goes on.
-
-        Raises:
-            LeaseLostError: another runner has the trial now.
-        """
-        verdict = self.rungs([(placement, evaluation)])[0]
-        if isinstance(verdict, LeaseLostError):
-            raise verdict
-        return verdict
+        return replace(placement, claim=claim, kept_from=self._files.kept_from())
 
     def rungs(
         self, reached: Sequence[tuple[Placement, Mapping[str, Any]]]
@@ -271,10 +201,10 @@ class Ledger:
         self._count_time()
         self._tell(ended)
         # Only now: until the end is on record, it is what the trial goes on from.
-        self._clear_resume(placement)
+        self._files.clear_resume(placement)
         leads = ended.state == "COMPLETE" and duplicate_of is None and self._leads(ended.value)
         if duplicate_of is None:
-            self._drop_surplus()
+            self._files.drop_surplus()
         return TrialEnded(
             number=placement.number,
             slot=None,
@@ -324,7 +254,7 @@ class Ledger:
         self._count_time()
         runners.leave(self._db, self._owner)
         studies.set_ended(self._db, self._study.id, why)
-        self._cleaner.wait()
+        self._files.wait()
 
     def _tell(self, ended: EndedTrial) -> None:
         if ended.optuna_trial_id is not None:
@@ -344,19 +274,12 @@ class Ledger:
             point = retrying(lambda: self._searcher.open(claim, fresh=fresh and next(tries) == 0))
             claim = claims.link(self._db, claim, point.optuna_id, point.number)
         config = assemble(self._spec, point.params, point.number)
-        local = localize_config(config, self._study.root or "")
         self._points[claim.id] = point
-        folder = Path(trial_place(str(self._folder), point.number))
-        place = trial_place(self._artifacts, point.number)
-        return Placement(
-            claim,
-            point.number,
-            point.params,
-            config,
-            local,
-            folder,
-            url=place if is_url(place) else None,
-            prepared=prepared_place(self._artifacts),
+        return placed(
+            *(claim, point.number, point.params, config),
+            artifacts=self._artifacts,
+            root=self._study.root,
+            where=lambda base: trial_place(base, point.number),
         )
 
     def _count_time(self, at_most: float = LEASE_SECONDS) -> float:
@@ -372,21 +295,3 @@ class Ledger:
                 return False
         self._best = value
         return True
-
-    def _clear_resume(self, placement: Placement) -> None:
-        if placement.url is None:
-            TrialPaths(placement.folder).clear_resume()
-            return
-        url = placement.url
-        self._cleaner.do(lambda: clear_resume(RemoteFiles(url)))
-
-    def _drop_surplus(self) -> None:
-        keep = self._spec.resources.keep_checkpoints
-
-        def drop() -> None:
-            drop_surplus(self._db, self._study.id, self._artifacts, keep, maximize=self._maximize)
-
-        if is_url(self._artifacts):
-            self._cleaner.do(drop)
-        else:
-            drop()

@@ -11,7 +11,7 @@ import platformdirs
 
 from sft_tune.run.slots import Slot
 from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.study import ResourcesSpec
+from sft_tune.spec.resources import ResourcesSpec
 
 Message = dict[str, Any]
 

@@ -14,11 +14,12 @@ import os
 import queue
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 CAN_FORK = sys.platform == "linux"
 """Elsewhere there is no fork, or system libraries that do not bear one without an exec."""
@@ -38,6 +39,17 @@ ONE_THREAD = {
 GOODBYE_SECONDS = 5.0
 MOST_SERVERS = 2
 """Of more, those that have no children go: each holds the memory of what it has imported."""
+
+
+SIZE = struct.Struct("!I")
+"""What stands before a request: its bytes. To read on to an end would take what comes after it, and
+lose the descriptors that come with that."""
+
+
+def framed(request: Mapping[str, Any]) -> bytes:
+    """Return ``request`` as the server reads it."""
+    content = json.dumps(request).encode()
+    return SIZE.pack(len(content)) + content
 
 
 class Process(Protocol):
@@ -110,10 +122,15 @@ class Nursery:
         with self._asking:
             try:
                 socket.send_fds(self._socket, [b"+"], descriptors)
-                self._socket.sendall(json.dumps(request).encode() + b"\n")
+                self._socket.sendall(framed(request))
             except OSError:
                 return None
             return self._answers.get()
+
+    def preload(self, modules: Iterable[str]) -> None:
+        """Let it import ``modules``, where they can be, before it forks any more."""
+        with self._asking, contextlib.suppress(OSError):
+            self._socket.sendall(b"+" + framed({"import": list(modules)}))
 
     @property
     def childless(self) -> bool:
@@ -183,6 +200,13 @@ def start_worker(environment: Mapping[str, str], descriptors: tuple[int, int, in
     )
 
 
+def prepare(environment: Mapping[str, str], modules: Iterable[str] = ()) -> None:
+    """Let a fork server begin to import, ``modules`` too, for workers that are started later."""
+    if CAN_FORK:
+        with contextlib.suppress(OSError):  # told of when a worker is needed
+            _nursery(environment).preload(modules)
+
+
 def _nursery(environment: Mapping[str, str]) -> Nursery:
     """Return the fork server for ``environment``: one that has imported under an equal one."""
     early = {k: v for k, v in environment.items() if not k.startswith(READ_LATER)} | ONE_THREAD
@@ -201,7 +225,7 @@ def _nursery(environment: Mapping[str, str]) -> Nursery:
 
 @atexit.register
 def _close_all() -> None:
-    for nursery in _nurseries.values():
+    for nursery in list(_nurseries.values()):  # a thread may be starting a worker still
         nursery.close()
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
+from collections.abc import Sequence
 
 import psutil
+
+from sft_tune.store import runners
+from sft_tune.store.database import Database
+
+LEASE_SECONDS = 60.0
 
 
 def owner_name() -> str:
@@ -33,3 +40,11 @@ def is_dead(owner: str) -> bool:
         return True
     except psutil.AccessDenied:
         return False
+
+
+def announce(db: Database, owner: str, *, engine: str, slots: Sequence[str], now: float) -> None:
+    """Say for `status` that the runner ``owner`` lives, and what its slots are called."""
+    host = platform.node()
+    runners.announce(
+        db, owner, host=host, engine=engine, slots=slots, now=now, seconds=LEASE_SECONDS
+    )

@@ -19,7 +19,7 @@ from sft_tune.errors import UserError
 from sft_tune.run.engine import GONE, Inbox, LocalEngine
 from sft_tune.run.messages import Message
 from sft_tune.run.slots import GIB, Slot
-from sft_tune.spec.study import ResourcesSpec
+from sft_tune.spec.resources import ResourcesSpec
 
 CONNECT_SECONDS = 10
 

@@ -37,9 +37,12 @@ class Point:
 class Searcher:
     """One Optuna study with the sampler, pruner and plan of a study file."""
 
-    def __init__(self, spec: StudySpec, plan: Plan, storage: RDBStorage) -> None:
-        """Load the study named ``spec.name`` from ``storage``."""
+    def __init__(
+        self, spec: StudySpec, plan: Plan, storage: RDBStorage, fixed_cost: float = 0.0
+    ) -> None:
+        """Load the study named ``spec.name`` from ``storage``; see `make_sampler`."""
         self._spec = spec
+        self._fixed_cost = fixed_cost
         self._plan = plan
         self._database = storage
         self._judged: dict[int, int] = {}
@@ -78,7 +81,7 @@ class Searcher:
 
     def adopt(self, optuna_id: int, ordinal: int) -> Point:
         """Return the running trial ``optuna_id``, its missing parameters drawn."""
-        self._study.sampler = make_sampler(self._spec, ordinal)
+        self._study.sampler = make_sampler(self._spec, ordinal, self._fixed_cost)
         trial = Trial(self._study, optuna_id)
         params = draw(trial, self._spec.space)
         return Point(trial, optuna_id, trial.number, params)

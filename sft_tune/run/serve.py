@@ -11,9 +11,8 @@ from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import Engine, Inbox, Worker
 from sft_tune.run.events import Event, Notice, Notify
 from sft_tune.run.lanes import Lanes, lanes_of
-from sft_tune.run.ledger import announce
 from sft_tune.run.messages import cache_folder
-from sft_tune.run.owner import owner_name
+from sft_tune.run.owner import announce, owner_name
 from sft_tune.run.retention import working_folder
 from sft_tune.run.slots import Slot
 from sft_tune.run.stacking import STACKED, stack_size

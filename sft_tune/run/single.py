@@ -14,7 +14,7 @@ from sft_tune.run.engine import GONE, Inbox, LocalEngine, Worker
 from sft_tune.run.messages import Message
 from sft_tune.run.slots import find_slots
 from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.study import ResourcesSpec
+from sft_tune.spec.resources import ResourcesSpec
 
 
 def probe_config(

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 import psutil
 
 from sft_tune.errors import UserError
-from sft_tune.spec.study import ResourcesSpec
+from sft_tune.run import nursery
+from sft_tune.spec.resources import ResourcesSpec
+from sft_tune.spec.study import StudySpec
 
 GIB = 2**30
+LOADED_BY = {"transformers": "transformers.modeling_utils", "timm": "timm"}
+"""What a worker imports, for a second or two, to make a model of the library."""
 
 
 @dataclass(frozen=True)
@@ -164,3 +168,14 @@ def worker_environment(slot: Slot) -> dict[str, str]:
     # Idle OpenMP threads spin by default: 5 % faster on a quiet machine, several times slower on
     # one that has anything else to do.
     return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **confined}
+
+
+def warm_up(spec: StudySpec) -> None:
+    """Begin, if workers are this machine's, what their start waits longest for: their imports."""
+    if spec.resources.engine == "local":
+        searched = spec.space.get("model.name")
+        names = [spec.model.name] if spec.model else []
+        names += [str(name) for name in (searched.values or ())] if searched else []
+        libraries = dict.fromkeys(name.partition(":")[0] for name in names)
+        modules = [LOADED_BY[library] for library in libraries if library in LOADED_BY]
+        nursery.prepare(worker_environment(Slot(0, None, 1)), modules)

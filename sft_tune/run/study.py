@@ -30,15 +30,20 @@ from sft_tune.run.searcher import Searcher
 from sft_tune.run.slots import Slot, find_slots
 from sft_tune.run.stacking import STACKED, stack_size
 from sft_tune.spec.advice import idle_batch_sizes
+from sft_tune.spec.evaluating import evaluation_epochs
 from sft_tune.spec.function_task import is_function
 from sft_tune.spec.load import LoadedStudy
 from sft_tune.spec.paths import localize_config
-from sft_tune.spec.plan import make_plan
-from sft_tune.spec.study import ResourcesSpec
+from sft_tune.spec.plan import make_plan, weighs_cost
+from sft_tune.spec.resources import ResourcesSpec
 from sft_tune.store import control
 from sft_tune.store.database import Database
 from sft_tune.store.optuna_storage import open_optuna_storage
 from sft_tune.store.records import StudyRecord
+
+WEIGHED = "from here on trials are chosen by what they promise for an epoch (sampler.cost_aware)"
+NOT_WEIGHED = "from here on what a trial costs does not matter to the search (sampler.cost_aware)"
+"""What is told where a changed budget changes that, with `auto`."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,8 @@ def start_study(
             record = _check_and_register(loaded, db, artifacts, engine, slot, inbox, idle, notify)
         else:
             record = update(db, known, loaded)
+            if weighs_cost(spec) != weighs_cost(known.spec):
+                notify(Notice(WEIGHED if weighs_cost(spec) else NOT_WEIGHED))
         if is_open(spec.resources) and not is_function(spec.task):
             slots = measured_slots(record, engine, inbox, idle)
         count = stack_size(record, engine, slots, inbox, idle)
@@ -195,7 +202,9 @@ def submit_study(
 def make_ledger(db: Database, record: StudyRecord) -> Ledger:
     """Return the database side of a runner of the study ``record``."""
     plan = make_plan(record.spec)
-    searcher = Searcher(record.spec, plan, open_optuna_storage(db))
+    examples = record.facts.get("examples")  # of a study that nobody has checked, none are known
+    fixed_cost = evaluation_epochs(record.spec, examples) if examples else 0.0
+    searcher = Searcher(record.spec, plan, open_optuna_storage(db), fixed_cost)
     return Ledger(db, record, record.spec, plan, searcher, record.artifacts)
 
 

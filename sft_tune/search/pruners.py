@@ -19,7 +19,7 @@ from optuna.pruners import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from sft_tune.spec.study import PrunerSpec
+from sft_tune.spec.search import PrunerSpec
 
 
 class _AfterStartup(BasePruner):

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
-from sft_tune.spec.config import trial_seed
+from sft_tune.search.cost import CostAwareTPE
+from sft_tune.spec.config import setting, trial_seed
+from sft_tune.spec.plan import COST, weighs_cost
 from sft_tune.spec.study import StudySpec
 
 
@@ -22,12 +25,26 @@ def _random(spec: StudySpec, seed: int) -> BaseSampler:
 
 
 def _tpe(spec: StudySpec, seed: int) -> BaseSampler:
-    # Without `group`, parameters that only some trials have are drawn independently of the rest.
-    conditional = any(p.when for p in spec.space.values())
-    startup = spec.sampler.startup_trials
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(seed=seed, n_startup_trials=startup, group=conditional)
+        return TPESampler(seed=seed, **_tpe_settings(spec))
+
+
+def _cost_aware_tpe(spec: StudySpec, seed: int, fixed_cost: float) -> BaseSampler:
+    fixed = setting(spec, COST)
+    # A function of the user's need not have a number there.
+    usual = float(fixed) if isinstance(fixed, int | float) and fixed > 0 else 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return CostAwareTPE(
+            spec.space, usual=usual, fixed_cost=fixed_cost, seed=seed, **_tpe_settings(spec)
+        )
+
+
+def _tpe_settings(spec: StudySpec) -> dict[str, Any]:
+    # Without `group`, parameters that only some trials have are drawn independently of the rest.
+    conditional = any(p.when for p in spec.space.values())
+    return {"n_startup_trials": spec.sampler.startup_trials, "group": conditional}
 
 
 def _gp(spec: StudySpec, seed: int) -> BaseSampler:
@@ -60,10 +77,15 @@ SAMPLERS: dict[str, Callable[[StudySpec, int], BaseSampler]] = {
 }
 
 
-def make_sampler(spec: StudySpec, ordinal: int) -> BaseSampler:
-    """Return the sampler that draws the trial at place ``ordinal`` (from 0) of the study."""
+def make_sampler(spec: StudySpec, ordinal: int, fixed_cost: float = 0.0) -> BaseSampler:
+    """Return the sampler that draws the trial at place ``ordinal`` (from 0) of the study.
+
+    ``fixed_cost`` is what every trial costs beside its epochs, in epochs.
+    """
     settings, seed = spec.sampler, trial_seed(spec.seed, ordinal)
     models = settings.name in ("tpe", "gp")
     if models and settings.startup == "qmc" and ordinal < settings.startup_trials:
         return _qmc(spec, seed)
+    if weighs_cost(spec):
+        return _cost_aware_tpe(spec, seed, fixed_cost)
     return SAMPLERS[settings.name](spec, seed)

@@ -14,8 +14,10 @@ from pydantic_core import ErrorDetails
 from sft_tune.spec.documents import Place, dotted
 from sft_tune.spec.findings import Findings, lookup
 from sft_tune.spec.function_task import NONE, is_function
+from sft_tune.spec.model import ModelSpec
 from sft_tune.spec.space import Parameter
-from sft_tune.spec.study import ModelSpec, StudySpec, Task
+from sft_tune.spec.study import StudySpec
+from sft_tune.spec.tasks import Task
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.spec.wording import (
     belongs_to,

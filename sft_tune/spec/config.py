@@ -9,16 +9,12 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sft_tune.spec.data import DataSpec
 from sft_tune.spec.function_task import is_function
+from sft_tune.spec.model import ModelSpec
+from sft_tune.spec.objective import ObjectiveSpec, with_metric
 from sft_tune.spec.space import Value, in_order, is_active
-from sft_tune.spec.study import (
-    AnyTask,
-    DataSpec,
-    ModelSpec,
-    ObjectiveSpec,
-    StudySpec,
-    with_metric,
-)
+from sft_tune.spec.study import AnyTask, StudySpec
 from sft_tune.spec.tasks import TASKS
 from sft_tune.spec.training import TrainingSpec
 

@@ -9,10 +9,13 @@ from sft_tune.spec.documents import Place
 from sft_tune.spec.findings import Findings
 from sft_tune.spec.function_task import NONE, is_function
 from sft_tune.spec.paths import is_weights_path
-from sft_tune.spec.space_rules import check_space, combinations
-from sft_tune.spec.study import Metric, StudySpec
+from sft_tune.spec.plan import COST, is_cost
+from sft_tune.spec.rules import Finding, Rule, combinations, known_combinations, place_of, places_of
+from sft_tune.spec.space_rules import check_space
+from sft_tune.spec.study import StudySpec
 from sft_tune.spec.task_rules import TASK_RULES
-from sft_tune.spec.techniques import TECHNIQUE_RULES, Finding, Rule, place_of, places_of
+from sft_tune.spec.tasks import Metric
+from sft_tune.spec.techniques import TECHNIQUE_RULES
 from sft_tune.spec.wording import did_you_mean, shown, words
 
 _PRUNER_KEYS = {
@@ -36,9 +39,7 @@ def check(spec: StudySpec, findings: Findings) -> StudySpec:
 
 
 def _weights_of_model(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    if not findings.ok(*places_of("model.name", "model.weights")):
-        return
-    for cell in combinations(spec, ["model.name", "model.weights"]):
+    for cell in known_combinations(spec, findings, "model.name", "model.weights"):
         name, weights = str(cell["model.name"]), str(cell["model.weights"])
         if is_weights_path(weights) or weights == "none":
             continue
@@ -52,10 +53,7 @@ def _weights_of_model(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
 
 
 def _frozen_random_weights(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    names = ["freeze", "model.weights"]
-    if not findings.ok(*places_of(*names)):
-        return
-    for cell in combinations(spec, names):
+    for cell in known_combinations(spec, findings, "freeze", "model.weights"):
         if cell["freeze"] in ("backbone", "blocks") and cell["model.weights"] == "none":
             yield (
                 place_of(spec, "freeze"),
@@ -192,6 +190,22 @@ def _pruner(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
             )
 
 
+def _cost_aware(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    if spec.sampler.cost_aware is not True:
+        return
+    if spec.sampler.name != "tpe" and findings.ok(("sampler", "name")):
+        yield (
+            ("sampler", "cost_aware"),
+            f"is read only by tpe, not {spec.sampler.name}; remove it, or set `name: tpe`",
+        )
+    elif findings.ok(("space",)) and not is_cost(spec.space.get(COST)):
+        yield (
+            ("sampler", "cost_aware"),
+            "counts cost in epochs, of which the space holds no numbers above 0; remove it, or "
+            "search epochs",
+        )
+
+
 def _devices(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     devices = spec.resources.devices
     if isinstance(devices, tuple) and len(set(devices)) < len(devices):
@@ -222,7 +236,14 @@ _RULES: tuple[Rule, ...] = (
     _splits,
     _data_details,
     _pruner,
+    _cost_aware,
     _devices,
     _queue_fits,
 )
-_RULES_OF_FUNCTIONS: tuple[Rule, ...] = (_function_task, _pruner, _devices, _queue_fits)
+_RULES_OF_FUNCTIONS: tuple[Rule, ...] = (
+    _function_task,
+    _pruner,
+    _cost_aware,
+    _devices,
+    _queue_fits,
+)

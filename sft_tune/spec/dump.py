@@ -6,7 +6,7 @@ from typing import Any
 
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.function_task import is_function
-from sft_tune.spec.study import ResourcesSpec
+from sft_tune.spec.resources import ResourcesSpec
 from sft_tune.spec.techniques import unread
 from sft_tune.spec.yaml12 import to_yaml
 

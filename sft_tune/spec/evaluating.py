@@ -6,7 +6,12 @@ trial's value (see `sft_tune.trial.rungs`). Early rungs may be on a part of it.
 
 from __future__ import annotations
 
-from sft_tune.spec.study import ObjectiveSpec
+import math
+from collections.abc import Mapping
+
+from sft_tune.spec.config import fewest_epochs
+from sft_tune.spec.objective import ObjectiveSpec
+from sft_tune.spec.study import StudySpec
 
 SHARE = 0.05
 """Of a trial's cost may be evaluation before `auto` does something about it."""
@@ -45,3 +50,32 @@ def early_examples(objective: ObjectiveSpec, *, train: int, validation: int, epo
         return validation
     left = (admitted - 2 * validation) / (objective.rungs - 1)
     return min(validation, max(LEAST, int(left)))
+
+
+def early_of(spec: StudySpec, examples: Mapping[str, int]) -> int:
+    """Return on how many examples of validation the early rungs of ``spec`` are evaluated.
+
+    ``examples`` has the sizes of ``train`` and ``validation``; so it is below.
+    """
+    return early_examples(
+        spec.objective,
+        train=examples["train"],
+        validation=examples["validation"],
+        epochs=fewest_epochs(spec),
+    )
+
+
+def evaluations(spec: StudySpec, examples: Mapping[str, int], steps: float = math.inf) -> float:
+    """Return how often a trial of ``steps`` evaluates the whole of validation, at most.
+
+    Early rungs on a part of it count by its share; then the best of them is measured once more.
+    """
+    rungs, whole = min(spec.objective.rungs, steps), examples["validation"]
+    early = early_of(spec, examples)
+    return rungs if early == whole else (rungs - 1) * early / whole + 2
+
+
+def evaluation_epochs(spec: StudySpec, examples: Mapping[str, int]) -> float:
+    """Return what the evaluations of a whole trial cost, in epochs of its training."""
+    evaluated = evaluations(spec, examples) * examples["validation"]
+    return evaluated / (PASSES * examples["train"])

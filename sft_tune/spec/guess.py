@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sft_tune.spec.study import Task
-from sft_tune.spec.tasks import TASKS, Input
+from sft_tune.spec.tasks import TASKS, Input, Task
 
 Table = Mapping[str, Sequence[Any]]
 

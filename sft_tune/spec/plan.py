@@ -11,10 +11,13 @@ import random
 from dataclasses import dataclass
 
 from sft_tune.spec.config import default_params
-from sft_tune.spec.space import Value, grid_cells
-from sft_tune.spec.study import BudgetSpec, StudySpec
+from sft_tune.spec.search import BudgetSpec
+from sft_tune.spec.space import Parameter, Value, grid_cells
+from sft_tune.spec.study import StudySpec
 
 DEFAULT_TRIALS = 30
+COST = "epochs"
+"""The hyperparameter that a trial's cost is taken to be proportional to."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,25 @@ def make_plan(spec: StudySpec) -> Plan:
     # Shuffled, so that a budget smaller than the grid still sees all of its corners.
     random.Random(spec.seed).shuffle(cells)
     return Plan(tuple(enqueued), tuple(cells))
+
+
+def weighs_cost(spec: StudySpec) -> bool:
+    """Tell whether the sampler of ``spec`` asks what a trial promises for an epoch.
+
+    With a number of trials to spend, a dear trial is as good as a cheap one: better, if anything.
+    """
+    if spec.sampler.name != "tpe" or not is_cost(spec.space.get(COST)):
+        return False
+    if spec.sampler.cost_aware == "auto":
+        budget = spec.budget
+        timed = budget.hours is not None and budget.trials is None
+        return timed or budget.target is not None
+    return spec.sampler.cost_aware
+
+
+def is_cost(parameter: Parameter | None) -> bool:
+    """Tell whether all values are numbers above 0; those of a function of the user's need not."""
+    if parameter is None:
+        return False
+    values = parameter.bounds() if parameter.values is None else parameter.values
+    return all(isinstance(v, int | float) and v > 0 for v in values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from sft_tune.spec.config import default_params, setting
 from sft_tune.spec.documents import Place
 from sft_tune.spec.findings import Findings
 from sft_tune.spec.function_task import is_function
-from sft_tune.spec.space import Parameter, grid_cells, in_order
+from sft_tune.spec.space import Parameter, in_order
 from sft_tune.spec.study import StudySpec
 from sft_tune.spec.wording import did_you_mean, kind, near, options, settings, shown
 
@@ -260,29 +260,6 @@ def _check_something_to_search(spec: StudySpec, findings: Findings) -> None:
     if spec.budget.trials != 1:
         rule = "names nothing to search; add settings, or set `budget.trials: 1` for one run"
         findings.add(("space",), rule, None)
-
-
-def combinations(spec: StudySpec, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Yield every combination of values that ``names`` can have together in a trial.
-
-    Ranges are stood for by their ends. Conditions on other settings may or may not hold.
-    """
-    names = list(names)
-    part: dict[str, Parameter] = {}
-    for name in names:
-        if name not in spec.space:
-            continue
-        parameter = spec.space[name]
-        values = dict.fromkeys(parameter.values or parameter.bounds())
-        if parameter.values is None:  # inner points matter only where a condition names them
-            whens = [(spec.space[n].when or {}).get(name, ()) for n in names if n in spec.space]
-            values |= dict.fromkeys(value for when in whens for value in when)
-        when = {k: v for k, v in (parameter.when or {}).items() if k in names}
-        if len(when) < len(parameter.when or {}):
-            values[setting(spec, name)] = None
-        part[name] = Parameter(values=tuple(values), when=when or None)
-    for cell in grid_cells(part):
-        yield {name: cell.get(name, setting(spec, name)) for name in names}
 
 
 def point_asked_for(spec: StudySpec, given: Mapping[str, Any]) -> dict[str, Any]:

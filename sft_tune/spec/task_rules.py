@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from sft_tune.spec.data import DataSpec
 from sft_tune.spec.findings import Findings
-from sft_tune.spec.space_rules import combinations
-from sft_tune.spec.study import DataSpec, ModelSpec, ObjectiveSpec, StudySpec
+from sft_tune.spec.model import ModelSpec
+from sft_tune.spec.objective import ObjectiveSpec
+from sft_tune.spec.rules import Finding, Rule, combinations, known_combinations, place_of, places_of
+from sft_tune.spec.study import StudySpec
 from sft_tune.spec.tasks import (
     CLASS_TECHNIQUES,
     DATA_OF_SOME,
@@ -18,7 +21,6 @@ from sft_tune.spec.tasks import (
     WRITTEN,
     resolve_metric,
 )
-from sft_tune.spec.techniques import Finding, Rule, place_of, places_of
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.spec.wording import near, shown
 
@@ -158,11 +160,10 @@ def _writing(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
         for key in ("prompt_column", "completion_column"):
             if getattr(spec.data, key) != _default(DataSpec, key):
                 yield ("data", key), "has no meaning beside messages_column; remove one of them"
-    if findings.ok(*places_of("freeze")):
-        for cell in combinations(spec, ["freeze"]):
-            if cell["freeze"] not in ("none", "blocks"):
-                rule = f"{cell['freeze']} is about a new head, and {spec.task} has none"
-                yield place_of(spec, "freeze"), f"{rule}; use none, blocks, or model.lora_rank"
+    for cell in known_combinations(spec, findings, "freeze"):
+        if cell["freeze"] not in ("none", "blocks"):
+            rule = f"{cell['freeze']} is about a new head, and {spec.task} has none"
+            yield place_of(spec, "freeze"), f"{rule}; use none, blocks, or model.lora_rank"
     for name in ("head_multiplier", "model.head_init"):
         section, _, key = name.rpartition(".")
         default = _default(ModelSpec if section else TrainingSpec, key)

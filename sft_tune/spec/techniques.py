@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from sft_tune.spec.config import setting
-from sft_tune.spec.documents import Place
 from sft_tune.spec.findings import Findings
-from sft_tune.spec.space_rules import combinations
-from sft_tune.spec.study import ModelSpec, StudySpec
+from sft_tune.spec.model import ModelSpec
+from sft_tune.spec.rules import Finding, Rule, combinations, known_combinations, place_of, places_of
+from sft_tune.spec.study import StudySpec
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.spec.wording import settings, shown
-
-Finding = tuple[Place, str]
-Rule = Callable[[StudySpec, Findings], Iterator[Finding]]
 
 _ADAPTIVE = ("adamw", "adam", "muon")
 _TO_A_MINIMUM = ("linear", "cosine", "polynomial", "warmup_stable_decay", "one_cycle")
@@ -56,23 +53,6 @@ def unread(model: ModelSpec, training: TrainingSpec) -> set[str]:
     return names
 
 
-def place_of(spec: StudySpec, name: str) -> Place:
-    """Return where the setting ``name`` gets its value: in the space, or in its section."""
-    if name in spec.space:
-        return ("space", name)
-    section, _, key = name.rpartition(".")
-    return (section or "training", key)
-
-
-def places_of(*names: str) -> list[Place]:
-    """Return every place that decides the values of the settings ``names``."""
-    places: list[Place] = []
-    for name in names:
-        section, _, key = name.rpartition(".")
-        places += [(section or "training", key), ("space", name)]
-    return places
-
-
 def _settings_in_vain(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
     for name, (other, values) in _NEEDS.items():
         if not _decided(spec, name) or not findings.ok(*places_of(name, other)):
@@ -108,10 +88,9 @@ def _change_without_patience(spec: StudySpec, findings: Findings) -> Iterator[Fi
 
 
 def _rates_in_order(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    names = ["schedule", "learning_rate", "min_learning_rate"]
-    if not findings.ok(*places_of(*names)):
-        return
-    for cell in combinations(spec, names):
+    for cell in known_combinations(
+        spec, findings, "schedule", "learning_rate", "min_learning_rate"
+    ):
         low, rate = cell["min_learning_rate"], cell["learning_rate"]
         if cell["schedule"] in _TO_A_MINIMUM and low > rate:
             place = place_of(spec, "min_learning_rate")
@@ -120,20 +99,14 @@ def _rates_in_order(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
 
 
 def _nesterov_without_momentum(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    names = ["optimizer", "nesterov", "momentum"]
-    if not findings.ok(*places_of(*names)):
-        return
-    for cell in combinations(spec, names):
+    for cell in known_combinations(spec, findings, "optimizer", "nesterov", "momentum"):
         if cell["optimizer"] == "sgd" and cell["nesterov"] and cell["momentum"] == 0:
             yield place_of(spec, "nesterov"), "needs momentum above 0; raise that or remove it"
             return
 
 
 def _cooldown_after_warmup(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    names = ["schedule", "warmup", "cooldown"]
-    if not findings.ok(*places_of(*names)):
-        return
-    for cell in combinations(spec, names):
+    for cell in known_combinations(spec, findings, "schedule", "warmup", "cooldown"):
         warmup, cooldown = cell["warmup"], cell["cooldown"]
         if cell["schedule"] == "warmup_stable_decay" and warmup + cooldown > 1:
             yield (
@@ -168,10 +141,8 @@ def _batch_tokens(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
 
 
 def _reinit_of_nothing(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    names = ["model.reinit_blocks", "model.weights"]
-    if not findings.ok(*places_of(*names)):
-        return
-    cells = [cell for cell in combinations(spec, names) if cell["model.reinit_blocks"]]
+    known = known_combinations(spec, findings, "model.reinit_blocks", "model.weights")
+    cells = [cell for cell in known if cell["model.reinit_blocks"]]
     if cells and all(cell["model.weights"] == "none" for cell in cells):
         yield (
             place_of(spec, "model.reinit_blocks"),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from sft_tune.spec.section import Section
 
 
-class TrainingSpec(BaseModel):
+class TrainingSpec(Section):
     """Every setting of a fine-tuning run; each may be searched by naming it in `space`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(3, ge=1, le=10_000, description="Passes over the training split.")
     batch_size: int = Field(32, ge=1, description="Examples per optimizer step.")

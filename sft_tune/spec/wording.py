@@ -16,8 +16,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from sft_tune.spec.documents import Place
+from sft_tune.spec.model import ModelSpec
 from sft_tune.spec.space import Parameter, Value
-from sft_tune.spec.study import ModelSpec, StudySpec
+from sft_tune.spec.study import StudySpec
 from sft_tune.spec.training import TrainingSpec
 
 _PLAIN: dict[Any, tuple[str, str]] = {

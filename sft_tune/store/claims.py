@@ -2,7 +2,8 @@
 
 A ticket is a row of `sft_trials`; it is issued by counting `sft_studies.issued` up, so the
 budget is exact with any number of runners. A ticket becomes a trial with `link` and `begin`.
-What may be done with a claim is all here: its lease is in `leases`, its end in `outcomes`.
+What may be done with a claim is all here: its lease is in `leases`, how a lost one is taken over in
+`takeover`, its end in `outcomes`.
 
 No clock in here: ``now`` is in seconds since 1970, the caller's.
 """
@@ -14,7 +15,7 @@ from dataclasses import replace
 from typing import NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, Connection, case, func, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, case, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sft_tune.errors import StudyNotFoundError
@@ -26,12 +27,9 @@ from sft_tune.store.leases import (
     Claim,
     LeaseLostError,
     claim_with,
-    is_free,
     live_owners,
     release,
     renew,
-    take_over,
-    unheld,
     write_if_ours,
 )
 from sft_tune.store.outcomes import (
@@ -44,7 +42,8 @@ from sft_tune.store.outcomes import (
     record_evaluations,
     untold,
 )
-from sft_tune.store.tables import CLAIMED, ENDED, RUNNING, queue, studies, trials
+from sft_tune.store.tables import CLAIMED, RUNNING, queue, studies, trials
+from sft_tune.store.takeover import take_first
 from sft_tune.store.values import dumps, utc
 
 __all__ = [
@@ -143,41 +142,13 @@ def claim_abandoned(
     That is one that was given back, whose lease has expired, or whose owner ``is_dead`` knows to
     be gone (a process of this machine that no longer is).
     """
-    with db.reading() as connection:
-        rows = connection.execute(
-            select(trials.c.id, trials.c.lease_owner, trials.c.lease_expires, trials.c.lease_token)
-            .where(trials.c.study_id == study_id, trials.c.state != ENDED)
-            .order_by(trials.c.ordinal)
-        ).all()
-    for row_id, holder, expires, holding in rows:
-        free, over = is_free(holder, expires, now, is_dead)
-        if not free:
-            continue
-        # A lease that had expired may have been renewed since we looked; a dead owner's not.
-        condition = unheld(trials, now) if over else true()
-        claim = _take_over(db, row_id, holding, condition, owner, now + lease_seconds)
-        if claim is not None:
-            return replace(claim, taken_from=holder)
-    return None
-
-
-def _take_over(
-    db: Database,
-    row_id: int,
-    holding: str,
-    condition: ColumnElement[bool],
-    owner: str,
-    expires: float,
-) -> Claim | None:
-    """Take the row if it is still under the token ``holding`` and ``condition`` holds."""
-    token = uuid4().hex
-    values = {"lease_owner": owner, "lease_expires": expires, "lease_token": token}
-
-    def take(connection: Connection) -> Claim | None:
-        take_over(connection, trials, row_id, holding, condition, values)
-        return claim_with(connection, token)
-
-    return db.write(take)
+    return take_first(
+        *(db, trials, trials.c.study_id == study_id, trials.c.ordinal, claim_with),
+        owner=owner,
+        now=now,
+        lease_seconds=lease_seconds,
+        is_dead=is_dead,
+    )
 
 
 def link(db: Database, claim: Claim, optuna_trial_id: int, number: int) -> Claim:

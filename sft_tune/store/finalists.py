@@ -10,113 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, true, update
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sft_tune.store.control import Wishes
 from sft_tune.store.database import Database
-from sft_tune.store.leases import Claim, is_free, take_over, unheld, write_if_ours
-from sft_tune.store.places import place_of
+from sft_tune.store.leases import Claim, write_end, write_if_ours
 from sft_tune.store.tables import ENDED, RUNNING, WAITING, finalists, studies, trials
-from sft_tune.store.values import (
-    aware,
-    dumps,
-    join_float,
-    load_numbers,
-    loads,
-    plain_text,
-    split_floats,
-    utc,
-)
+from sft_tune.store.takeover import take_first
+from sft_tune.store.values import dumps, loads, plain_text, split_floats, utc
 
 AGAIN = ("crashed", "stalled", "stopped")
 """Reasons after which a run that is asked for once more is tried again."""
-
-
-class FinalistRow(NamedTuple):
-    """A confirmation run.
-
-    Attributes:
-        number: of the trial whose configuration it trains.
-        seed: that it trains with.
-        phase: waiting, running, interrupted, ended.
-        reason: why it ended, or None.
-        value: the objective on validation, at the best rung.
-        metrics: validation metrics there.
-        test_metrics: metrics on the test split with the weights of that rung; empty where there
-            is no test split.
-        seconds: time on the device.
-        attempts: how often it was begun.
-        last_progress: the last rung reached, percent.
-        last_value: the objective there.
-        started: aware, UTC.
-        ended: aware, UTC.
-        host: machine of the last attempt.
-        device: device of the last attempt.
-        lease_owner: who runs it.
-        lease_expires: until when, in seconds since 1970.
-        note: evidence for ``reason``, in words.
-        error: the errors of all attempts.
-    """
-
-    number: int
-    seed: int
-    phase: str
-    reason: str | None
-    value: float | None
-    metrics: dict[str, float]
-    test_metrics: dict[str, float]
-    seconds: float | None
-    attempts: int
-    last_progress: int | None
-    last_value: float | None
-    started: datetime | None
-    ended: datetime | None
-    host: str | None
-    device: str | None
-    lease_owner: str | None
-    lease_expires: float | None
-    note: str | None
-    error: str | None
-
-
-def finalist_rows(db: Database, name: str) -> list[FinalistRow]:
-    """Return the confirmation runs of the study ``name``, in the order they were asked for.
-
-    Raises:
-        StudyNotFoundError: neither we nor Optuna have the study.
-    """
-    with db.reading() as connection:
-        place = place_of(connection, name)
-        rows = connection.execute(
-            select(finalists, trials.c.number)
-            .join(trials, trials.c.id == finalists.c.trial_id)
-            .where(trials.c.study_id == place.our_id, trials.c.number.is_not(None))
-            .order_by(finalists.c.id)
-        ).mappings()
-        return [_row(row) for row in rows]
-
-
-def _row(row: RowMapping) -> FinalistRow:
-    same = (
-        *("number", "seed", "reason", "attempts", "last_progress", "last_value", "host"),
-        *("device", "lease_owner", "lease_expires", "note", "error"),
-    )
-    plain: dict[str, Any] = {name: row[name] for name in same}
-    return FinalistRow(
-        **plain,
-        phase=row["state"],
-        value=join_float(row["value"], row["non_finite"], "value"),
-        metrics=load_numbers(row["validation_metrics_json"]),
-        test_metrics=load_numbers(row["test_metrics_json"]),
-        seconds=row["seconds"],
-        started=aware(row["started_at"]),
-        ended=aware(row["ended_at"]),
-    )
 
 
 def ask(
@@ -174,39 +82,14 @@ def claim_run(
     is_dead: Callable[[str], bool],
 ) -> Claim | None:
     """Take the first of the runs ``ids`` that waits, or that nobody runs any more; None: none."""
-    with db.reading() as connection:
-        rows = connection.execute(
-            select(
-                finalists.c.id,
-                finalists.c.lease_owner,
-                finalists.c.lease_expires,
-                finalists.c.lease_token,
-            )
-            .where(finalists.c.id.in_(ids), finalists.c.state != ENDED)
-            .order_by(finalists.c.id)
-        ).all()
-    for row_id, holder, expires, holding in rows:
-        free, over = is_free(holder, expires, now, is_dead)
-        if not free:
-            continue
-        condition = unheld(finalists, now) if over else true()
-        token = uuid4().hex
-        values = {"lease_owner": owner, "lease_expires": now + lease_seconds, "lease_token": token}
-
-        def take(
-            connection: Connection,
-            row_id: int = row_id,
-            holding: str = holding,
-            condition: Any = condition,
-            values: dict[str, Any] = values,
-        ) -> Claim | None:
-            take_over(connection, finalists, row_id, holding, condition, values)
-            return _claim_with(connection, study_id, values["lease_token"])
-
-        claim = db.write(take)
-        if claim is not None:
-            return replace(claim, taken_from=holder)
-    return None
+    return take_first(
+        *(db, finalists, finalists.c.id.in_(ids), finalists.c.id),
+        lambda connection, token: _claim_with(connection, study_id, token),
+        owner=owner,
+        now=now,
+        lease_seconds=lease_seconds,
+        is_dead=is_dead,
+    )
 
 
 def _claim_with(connection: Connection, study_id: int, token: str) -> Claim | None:
@@ -298,9 +181,6 @@ def end(db: Database, claim: Claim, outcome: Mapping[str, Any], *, now: float) -
     """
     metrics, held_out = outcome.get("metrics"), outcome.get("test_metrics")
     values = {
-        "state": ENDED,
-        "lease_owner": None,
-        "lease_expires": None,
         "reason": outcome["reason"],
         "note": plain_text(str(outcome.get("note") or "")),
         **split_floats({"value": outcome.get("value"), "seconds": outcome.get("seconds")}),
@@ -308,16 +188,7 @@ def end(db: Database, claim: Claim, outcome: Mapping[str, Any], *, now: float) -
         "test_metrics_json": None if held_out is None else dumps(held_out),
         "ended_at": utc(now),
     }
-
-    def write(connection: Connection) -> None:
-        row = connection.execute(
-            select(finalists.c.state, finalists.c.lease_token).where(finalists.c.id == claim.id)
-        ).one_or_none()
-        if row is not None and tuple(row) == (ENDED, claim.token):
-            return  # An earlier try's commit succeeded.
-        write_if_ours(connection, claim, values)
-
-    db.write(write)
+    write_end(db, claim, values)
 
 
 def wishes(db: Database, study_id: int, ids: Sequence[int], owner: str, now: float) -> Wishes:

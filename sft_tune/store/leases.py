@@ -8,12 +8,12 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, Connection, Table, func, or_, select, update
+from sqlalchemy import Connection, Table, func, select, update
 
 from sft_tune.errors import SftTuneError
 from sft_tune.store.database import Database
@@ -169,45 +169,24 @@ def write_if_ours(connection: Connection, claim: Claim, values: Mapping[str, Any
         )
 
 
-def unheld(table: Table[Any], now: float) -> ColumnElement[bool]:
-    """Return the condition that nobody holds a row of ``table`` at ``now``."""
-    return or_(table.c.lease_owner.is_(None), table.c.lease_expires <= now)
+def write_end(db: Database, claim: Claim, values: Mapping[str, Any]) -> None:
+    """Write down that what ``claim`` holds has ended, with ``values``, and free its lease.
 
-
-def is_free(
-    holder: str | None, expires: float | None, now: float, is_dead: Callable[[str], bool]
-) -> tuple[bool, bool]:
-    """Tell whether a row may be taken, and whether that is because its lease is over.
-
-    If not, its owner is known to be gone before the lease is over.
+    Raises:
+        LeaseLostError: another runner has it now, or ended it.
     """
-    over = holder is None or expires is None or expires <= now
-    return over or bool(holder and is_dead(holder)), over
+    table = claim.table
+    ended = {**values, "state": ENDED, "lease_owner": None, "lease_expires": None}
 
+    def write(connection: Connection) -> None:
+        row = connection.execute(
+            select(table.c.state, table.c.lease_token).where(table.c.id == claim.id)
+        ).one_or_none()
+        if row is not None and tuple(row) == (ENDED, claim.token):
+            return  # An earlier try's commit succeeded.
+        write_if_ours(connection, claim, ended)
 
-def take_over(
-    connection: Connection,
-    table: Table[Any],
-    row_id: int,
-    holding: str,
-    condition: ColumnElement[bool],
-    values: Mapping[str, Any],
-) -> None:
-    """Write ``values``, a new token among them, if the row is still under the token ``holding``.
-
-    The row is the taker's if its token is the new one afterwards: it changed now, or at an
-    earlier try whose commit's answer was lost.
-    """
-    connection.execute(
-        update(table)
-        .where(
-            table.c.id == row_id,
-            table.c.state != ENDED,
-            table.c.lease_token == holding,
-            condition,
-        )
-        .values(values)
-    )
+    db.write(write)
 
 
 def renew(

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, insert, select, up
 
 from sft_tune.spec.space import Value
 from sft_tune.store.database import Database
-from sft_tune.store.leases import Claim, LeaseLostError, write_if_ours
+from sft_tune.store.leases import Claim, LeaseLostError, write_end, write_if_ours
 from sft_tune.store.rows import RUNG_FLOATS
 from sft_tune.store.tables import ENDED, evaluations, trials
 from sft_tune.store.values import (
@@ -193,9 +193,6 @@ def end(
     if state == "COMPLETE" and (value is None or math.isnan(value)):
         raise ValueError(f"a trial that ended as {reason!r} needs a value (got {value})")
     values: dict[str, Any] = {
-        "state": ENDED,
-        "lease_owner": None,
-        "lease_expires": None,
         "reason": reason,
         "final_state": state,
         "duplicate_of": duplicate_of,
@@ -211,16 +208,7 @@ def end(
             for name in ("note", "checkpoint")
         },
     }
-
-    def write(connection: Connection) -> None:
-        row = connection.execute(
-            select(trials.c.state, trials.c.lease_token).where(trials.c.id == claim.id)
-        ).one_or_none()
-        if row is not None and tuple(row) == (ENDED, claim.token):
-            return  # An earlier try's commit succeeded.
-        write_if_ours(connection, claim, values)
-
-    db.write(write)
+    write_end(db, claim, values)
     return _ended(db, trials.c.id == claim.id)[0]
 
 

@@ -18,11 +18,7 @@ from sft_tune.store import optuna_tables as optuna
 from sft_tune.store.attributes import study_attributes
 from sft_tune.store.database import Database
 from sft_tune.store.names import not_found
-from sft_tune.store.optuna_storage import (
-    ensure_optuna_study,
-    open_optuna_storage,
-    same_name_error,
-)
+from sft_tune.store.optuna_storage import ensure_optuna_study, open_optuna_storage, same_name_error
 from sft_tune.store.records import StudyRecord, find_study, optuna_study_of, study_of
 from sft_tune.store.tables import evaluations, finalists, queue, studies, trials
 from sft_tune.store.values import dumps, plain_text, utc

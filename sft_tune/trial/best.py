@@ -12,7 +12,7 @@ from sft_tune.trial import checkpoint
 from sft_tune.trial.data import ImageSplit
 from sft_tune.trial.lora import exported
 from sft_tune.trial.outcome import Evaluation
-from sft_tune.trial.step import Trainee
+from sft_tune.trial.trainee import Trainee
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_tune.trial.outcome import Evaluation
-from sft_tune.trial.step import Trainee
+from sft_tune.trial.trainee import Trainee
 
 
 @dataclass(frozen=True)

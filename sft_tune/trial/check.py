@@ -26,8 +26,9 @@ from sft_tune.trial.device import (
 from sft_tune.trial.evaluate import predict
 from sft_tune.trial.models import parameter_count
 from sft_tune.trial.remembered import Remembered
-from sft_tune.trial.step import Trainee, make_plan, set_up, train_step
+from sft_tune.trial.step import train_step
 from sft_tune.trial.tasks import task_of
+from sft_tune.trial.trainee import Trainee, make_plan, set_up
 
 # The first step allocates and is not counted; after so many seconds one step must do.
 TIMED_STEPS = 4

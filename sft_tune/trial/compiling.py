@@ -20,8 +20,9 @@ import torch
 from sft_tune.trial.data.cache import key_of
 from sft_tune.trial.device import is_out_of_memory, wait_for
 from sft_tune.trial.models import BuiltModel
-from sft_tune.trial.remembered import facts_of, replace_json
-from sft_tune.trial.step import Trainee, rehearse
+from sft_tune.trial.remembered import STEP, facts_of, replace_json
+from sft_tune.trial.step import rehearse
+from sft_tune.trial.trainee import Trainee
 
 FOLDER = "compiled"
 TIMED = 3
@@ -140,7 +141,8 @@ def _seconds(trainee: Trainee, step: int) -> float:
 
 def _facts(trainee: Trainee) -> dict[str, Any]:
     threads = torch.get_num_threads() if trainee.device.type == "cpu" else None
-    return {**facts_of(trainee), "threads": threads, "torch": torch.__version__}
+    facts = facts_of(trainee.config, trainee.data, trainee.device, trainee.dtype)
+    return {**facts, "threads": threads, "torch": torch.__version__, "step": STEP}
 
 
 def _read(path: Path) -> dict[str, Any] | None:

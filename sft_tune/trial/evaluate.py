@@ -11,15 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sft_tune.trial.data import (
-    FeatureSplit,
-    Prepared,
-    Split,
-    TextSplit,
-    evaluation_batches,
-    gather,
-)
+from sft_tune.trial.data import FeatureSplit, Prepared, Split, TextSplit, evaluation_batches, gather
 from sft_tune.trial.device import autocast
+from sft_tune.trial.lengths import in_like_lengths
 from sft_tune.trial.losses import IGNORED
 from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.models_language import written
@@ -136,8 +130,11 @@ def _kept(
     dtype: torch.dtype,
     sizes: list[int],
 ) -> list[Outputs]:
-    """Return what is kept of the outputs for ``indices``, in parts of ``sizes``."""
+    """Return what is kept of the outputs for ``indices``, in parts of at most ``sizes``."""
     found = []
+    # Writing takes a pass for each token that is written, whatever the texts' lengths.
+    if model.writing is None:
+        sizes = in_like_lengths(split, indices, sizes, device)
     for rows in indices.split_with_sizes(sizes):
         batch = gather(split, rows, device, normalize=model.normalize)
         with autocast(device, dtype):

@@ -23,9 +23,10 @@ from sft_tune.trial.data import FeatureSplit, Split, evaluation_batches, gather
 from sft_tune.trial.data.arrays import array_path
 from sft_tune.trial.data.cache import key_of, open_or_build, prepared_root, save
 from sft_tune.trial.device import autocast
+from sft_tune.trial.lengths import in_like_lengths
 from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.portions import Portion, within_memory
-from sft_tune.trial.step import Trainee
+from sft_tune.trial.trainee import Trainee
 
 # Part of every key: raise it when the same model and data make other features.
 FORMAT = 1
@@ -206,7 +207,7 @@ def _write(
     portion = Portion()
 
     def made(indices: Tensor, sizes: list[int]) -> list[Tensor]:
-        parts = indices.split_with_sizes(sizes)
+        parts = indices.split_with_sizes(in_like_lengths(split, indices, sizes, trainee.device))
         return [_features(trainee, entrance, split, part).float().cpu() for part in parts]
 
     for indices in evaluation_batches(split, batch_size):

@@ -17,7 +17,7 @@ from typing import Any
 
 from sft_tune.errors import StorageError, TrialError
 from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.study import resolve_direction
+from sft_tune.spec.objective import resolve_direction
 from sft_tune.trial.mirror import Mirror
 from sft_tune.trial.outcome import Evaluation, Outcome
 from sft_tune.trial.paths import FoldPaths, TrialPaths

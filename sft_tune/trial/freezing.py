@@ -60,6 +60,11 @@ class Freezing:
         self.lowest = 0
         self._open(lowest_trained(training, 1.0, blocks))
 
+    @property
+    def only_head(self) -> bool:
+        """Whether nothing but the head is trained now."""
+        return self.lowest == self._blocks.top
+
     def enter(self, progress: float) -> bool:
         """Open what is trained at ``progress``, close the rest; tell whether that is news."""
         lowest = lowest_trained(self._training, progress, self._blocks)
@@ -71,9 +76,8 @@ class Freezing:
 
     def set_training_mode(self) -> None:
         """Set the module to training, what is frozen of it to evaluation."""
-        only_head = self.lowest == self._blocks.top
-        self._module.train(not only_head)
-        if only_head:
+        self._module.train(not self.only_head)
+        if self.only_head:
             for name in self._blocks.head:
                 self._module.get_submodule(name).train()
         elif self.lowest > 0:

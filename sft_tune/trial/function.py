@@ -16,7 +16,7 @@ from typing import Any
 from sft_tune.errors import TrialError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.function_task import IN_WORKER, PASSED, SCHEME
-from sft_tune.spec.study import resolve_direction
+from sft_tune.spec.objective import resolve_direction
 from sft_tune.trial.data.functions import import_module
 from sft_tune.trial.device import is_out_of_memory, memory_report, open_device, peak_memory
 from sft_tune.trial.function_files import FunctionFiles

@@ -11,8 +11,8 @@ from sft_tune.trial.device import memory_of_its_own, open_device
 from sft_tune.trial.evaluate import predict
 from sft_tune.trial.features import use_features
 from sft_tune.trial.portions import Portion
-from sft_tune.trial.step import set_up
 from sft_tune.trial.tasks import task_of
+from sft_tune.trial.trainee import set_up
 
 
 def test_metrics(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sft_tune.errors import ModelError
-from sft_tune.spec.study import ModelSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.heads import OutputLayer
 from sft_tune.trial.models import BuiltModel
 

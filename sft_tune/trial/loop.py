@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
-from sft_tune.errors import StorageError, TrialError
+from sft_tune.errors import TrialError
 from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.study import resolve_direction
 from sft_tune.trial import resume
-from sft_tune.trial.best import write_best
 from sft_tune.trial.compiling import Asked, use_compiled
+from sft_tune.trial.conclude import outcome_of
 from sft_tune.trial.data import prepare
 from sft_tune.trial.data.joined import with_validation
 from sft_tune.trial.device import (
@@ -33,11 +32,9 @@ from sft_tune.trial.paths import TrialPaths
 from sft_tune.trial.remembered import Remembered
 from sft_tune.trial.resume import TrialState
 from sft_tune.trial.rungs import Ending, after_rung, at_rung
-from sft_tune.trial.step import Trainee, set_up, train_step
+from sft_tune.trial.step import train_step
+from sft_tune.trial.trainee import Trainee, set_up
 from sft_tune.trial.updates import UpdateRatio
-
-# The best weights of trials that end so are not worth their way to another place.
-NOT_KEPT = ("pruned", "diverged", "out_of_memory", "stopped")
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,8 @@ def run_trial(
     create(paths)
     with memory_of_its_own(where):
         try:
-            ending = _attempt(config, paths, state, where, cache, hooks)
+            # Not named here, so that the model is gone when this is left.
+            ending = _train(_begin(config, paths, state, where, cache, hooks), paths, state, hooks)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -124,15 +122,23 @@ def run_trial(
     return outcome_of(paths, config, state, ending, peak, mirror, kept_from)
 
 
-def _attempt(
+class Begun(NamedTuple):
+    """A trial at its first step, or at the one that it goes on from."""
+
+    trainee: Trainee
+    monitors: Monitors
+    working: Remembered
+
+
+def _begin(
     config: TrialConfig,
     paths: TrialPaths,
     state: TrialState,
     where: torch.device,
     cache: Path,
     hooks: Hooks,
-) -> Ending:
-    """Train to the horizon, or to where the trial is stopped, pruned or diverges."""
+) -> Begun:
+    """Make data, model and what watches them, and restore what a checkpoint holds."""
     data = prepare(config.task, config.data, config.model, cache=cache)
     if hooks.refit_to is not None:
         data = with_validation(data)
@@ -150,12 +156,8 @@ def _attempt(
             note = use_features(trainee, cache, hooks.evaluation_batch_size)
             state.notes += [note] if note else []
             state.cached_features = bool(trainee.features)
-    plan = trainee.plan
-    state.horizon = plan.horizon
-    saved_at = time.monotonic()
-    trainee.set_training_mode()
-    updates = UpdateRatio(plan.horizon, plan.rungs)
-    with state.clock.aside(where):
+        state.horizon = trainee.plan.horizon
+        trainee.set_training_mode()
         use_compiled(
             trainee,
             hooks.compiled,
@@ -165,7 +167,14 @@ def _attempt(
             tell=state.notes.append,
         )
         state.compiled = trainee.model.compiled is not None
+    return Begun(trainee, monitors, working)
 
+
+def _train(begun: Begun, paths: TrialPaths, state: TrialState, hooks: Hooks) -> Ending:
+    """Train to the horizon, or to where the trial is stopped, pruned or diverges."""
+    trainee, monitors, working = begun
+    plan, saved_at = trainee.plan, time.monotonic()
+    updates = UpdateRatio(plan.horizon, plan.rungs)
     while state.step < plan.horizon:
         if hooks.should_stop():
             save(paths, trainee, state, monitors, None)  # copied once, at the end
@@ -226,110 +235,3 @@ def create(paths: TrialPaths) -> None:
         paths.create()
     except OSError as error:
         raise TrialError(f"the trial's folder cannot be created: {error}; give another") from error
-
-
-def outcome_of(
-    paths: TrialPaths,
-    config: TrialConfig,
-    state: TrialState,
-    ending: Ending,
-    peak: int,
-    mirror: Mirror | None,
-    kept_from: float | None = None,
-) -> Outcome:
-    """Write the best weights, and return how the trial ended.
-
-    Weights of a value worse than ``kept_from`` are not written: nobody would keep them.
-
-    Raises:
-        TrialError: when they cannot be written.
-        StorageError: when they cannot be copied to where they belong.
-    """
-    best, seconds, training = state.best, state.clock.total(), state.clock.training()
-    worth = best is not None and not _is_worse(config, best.value, kept_from)
-    if not worth:
-        paths.best.unlink(missing_ok=True)  # of a time that it was stopped
-    elif best is not None:
-        try:
-            write_best(paths.best, best)
-        except OSError as error:
-            raise TrialError(
-                f"the best weights cannot be written: {error}; free space, then start again"
-            ) from error
-    kept_at = str(paths.best) if worth else None
-    if mirror is not None:
-        kept_at = _copied(mirror, state, ending, worth=worth)
-    flags = _flags(state)
-    notes = [ending.note, *state.notes, *state.unsaved, *_memory_notes(config, flags)]
-    return Outcome(
-        reason=ending.reason,
-        note="; ".join(note for note in notes if note),
-        value=best.value if best else None,
-        metrics=dict(best.metrics) if best else {},
-        best_progress=best.progress if best else None,
-        steps=state.step,
-        horizon=state.horizon,
-        seconds=seconds,
-        peak_memory=peak,
-        samples_per_second=state.samples / training if training > 0 else 0.0,
-        checkpoint=kept_at,
-        resumed_from=state.resumed_from,
-        flags=flags,
-    )
-
-
-def _is_worse(config: TrialConfig, value: float, than: float | None) -> bool:
-    if than is None:
-        return False
-    return value < than if resolve_direction(config.objective) == "maximize" else value > than
-
-
-def _copied(mirror: Mirror, state: TrialState, ending: Ending, *, worth: bool) -> str | None:
-    """Copy what is needed of the trial to where it belongs; return where its best weights are.
-
-    Raises:
-        StorageError: when the best weights cannot be copied.
-    """
-    kept = worth and ending.reason not in NOT_KEPT
-    if ending.reason == "stopped":
-        mirror.leave(state.step)
-    try:
-        if kept:
-            mirror.put_best()
-    except OSError as error:
-        raise StorageError(
-            f"storage.artifacts: {error}; when it can be written, start again: the trial goes on "
-            "from its last checkpoint"
-        ) from error
-    mirror.wait()
-    state.notes += mirror.complaints()
-    return mirror.best if kept else None
-
-
-def _flags(state: TrialState) -> dict[str, Any]:
-    """Return how the trial was run otherwise than its configuration says."""
-    flags: dict[str, Any] = {}
-    if state.cached_features:
-        flags["cached_features"] = True
-    if state.training.found is not None:
-        flags["micro_batch"] = state.training.found
-        if state.training.in_pairs:
-            flags["batch_norm_per_micro_batch"] = True
-    if state.evaluation.limit is not None:
-        flags["evaluation_batch"] = state.evaluation.limit
-    return flags
-
-
-def _memory_notes(config: TrialConfig, flags: Mapping[str, Any]) -> list[str]:
-    """Return ``flags`` in words."""
-    notes = []
-    if "micro_batch" in flags:
-        size, tokens = config.training.batch_size, config.training.batch_tokens
-        what = f"batch {size} does" if tokens is None else f"batches of {tokens} tokens do"
-        batch = f"{what} not fit into memory"
-        notes.append(f"in micro-batches of {flags['micro_batch']}: {batch}")
-    if "batch_norm_per_micro_batch" in flags:
-        notes.append("batch norm normalized each micro-batch by itself")
-    if "evaluation_batch" in flags:
-        notes.append(f"evaluated in batches of {flags['evaluation_batch']}: more do not fit")
-    return notes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_tune.errors import ModelError
-from sft_tune.spec.study import ModelSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.blocks import with_depths_of
 from sft_tune.trial.heads import in_head
 from sft_tune.trial.models import BuiltModel

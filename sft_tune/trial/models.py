@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sft_tune.errors import ModelError
-from sft_tune.spec.study import ModelSpec, NormalizeSpec, Task
-from sft_tune.spec.tasks import TASKS
+from sft_tune.spec.data import NormalizeSpec
+from sft_tune.spec.model import ModelSpec
+from sft_tune.spec.tasks import TASKS, Task
 from sft_tune.trial.blocks import Blocks, find_blocks
 from sft_tune.trial.heads import in_head
 

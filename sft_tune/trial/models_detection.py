@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sft_tune.errors import ModelError
-from sft_tune.spec.study import ModelSpec
-from sft_tune.trial.data.boxes import FIXED_SIDES, sides
+from sft_tune.spec.model import ModelSpec
+from sft_tune.trial.data.box_encoder import FIXED_SIDES, sides
 from sft_tune.trial.detectors import build_detector, freeze_statistics, own_detector
 from sft_tune.trial.models import HALF, BuiltModel, Normalize, three
 from sft_tune.trial.weights import is_path, load_backbone, read_state

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_tune.errors import ModelError
-from sft_tune.spec.study import ModelSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.heads import like
 from sft_tune.trial.models import HALF, BuiltModel, Normalize, three
 from sft_tune.trial.weights import is_path, load_backbone, read_state

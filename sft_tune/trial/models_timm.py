@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_tune.errors import ModelError
-from sft_tune.spec.study import ModelSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.heads import dropouts_before, find_output_layers
 from sft_tune.trial.models import BuiltModel, Normalize, did_you_mean, three
 from sft_tune.trial.weights import Stamp, file_stamp, is_path, load_backbone, read_state

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_tune.errors import ModelError
-from sft_tune.spec.study import ModelSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.convnet import ConvNet
 from sft_tune.trial.heads import find_output_layer, replace_head
 from sft_tune.trial.models import HALF, BuiltModel, Normalize, did_you_mean, three

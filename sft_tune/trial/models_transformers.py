@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from sft_tune.errors import ModelError
-from sft_tune.spec.study import ModelSpec, Task
-from sft_tune.spec.tasks import TASKS
+from sft_tune.spec.model import ModelSpec
+from sft_tune.spec.tasks import TASKS, Task
 from sft_tune.trial.heads import find_output_layer, in_head
 from sft_tune.trial.models import HALF, BuiltModel, Normalize, three
 from sft_tune.trial.models_language import check_causal, generation_settings

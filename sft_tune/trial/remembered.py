@@ -14,13 +14,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sft_tune.trial.data import BoxSplit, ImageSplit
+import torch
+
+from sft_tune.spec.config import TrialConfig
+from sft_tune.trial.data import BoxSplit, ImageSplit, Prepared
 from sft_tune.trial.data.cache import key_of
 from sft_tune.trial.device import describe_device
-from sft_tune.trial.step import Trainee
+from sft_tune.trial.trainee import Trainee
 
 FOLDER = "micro_batches"
 LIMIT = "micro_batch"
+STEP = 2
+"""Of which step remembered seconds are: since 2, texts on a CPU go in parts of like length."""
 
 
 class Remembered:
@@ -31,7 +36,7 @@ class Remembered:
 
     def __init__(self, cache: Path, trainee: Trainee) -> None:
         """Name the file under the cache folder ``cache``; nothing is read or created."""
-        self._facts = facts_of(trainee)
+        self._facts = facts_of(trainee.config, trainee.data, trainee.device, trainee.dtype)
         training = trainee.config.training
         self._most = training.batch_size if training.batch_tokens is None else training.batch_tokens
         self.path = cache / FOLDER / f"{key_of(self._facts)}.json"
@@ -59,9 +64,14 @@ class Remembered:
             replace_json(self.path, {LIMIT: limit, **self._facts})
 
 
-def facts_of(trainee: Trainee) -> dict[str, Any]:
-    """Return what decides how much memory an example takes, and how much there is."""
-    config, train = trainee.config, trainee.data.train
+def facts_of(
+    config: TrialConfig, data: Prepared, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Return what decides how much memory an example takes, and how much there is.
+
+    ``dtype`` is that of the training's passes.
+    """
+    train = data.train
     if isinstance(train, BoxSplit):
         example: Any = [*train.sizes.max(axis=0).tolist(), config.data.image_size]
     elif isinstance(train, ImageSplit):
@@ -71,15 +81,15 @@ def facts_of(trainee: Trainee) -> dict[str, Any]:
     return {
         "model": config.model.name,
         "weights": config.model.weights,
-        "labels": len(trainee.data.labels),
+        "labels": len(data.labels),
         "freeze": config.training.freeze,
         "lora_rank": config.model.lora_rank,
         "optimizer": config.training.optimizer,
         "example": example,
         "batch_size": config.training.batch_size,
         **({"batch_tokens": tokens} if (tokens := config.training.batch_tokens) else {}),
-        "precision": str(trainee.dtype),
-        "device": describe_device(trainee.device),
+        "precision": str(dtype),
+        "device": describe_device(device),
         "checkpointing": config.training.gradient_checkpointing,
     }
 

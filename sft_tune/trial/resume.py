@@ -17,7 +17,7 @@ from sft_tune.trial.paths import TrialPaths
 from sft_tune.trial.patience import Patience
 from sft_tune.trial.portions import Portion
 from sft_tune.trial.seeding import random_states, restore_random_states
-from sft_tune.trial.step import Trainee
+from sft_tune.trial.trainee import Trainee
 
 FORMAT = 2
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from sft_tune.spec.study import ObjectiveSpec, resolve_direction
+from sft_tune.spec.objective import ObjectiveSpec, resolve_direction
 from sft_tune.trial.best import Best
 from sft_tune.trial.candidate import Candidate
 from sft_tune.trial.data.subset import Subset
@@ -25,8 +25,8 @@ from sft_tune.trial.evaluate import predict
 from sft_tune.trial.monitors import Monitors
 from sft_tune.trial.outcome import Evaluation, Reason
 from sft_tune.trial.resume import TrialState
-from sft_tune.trial.step import Trainee
 from sft_tune.trial.tasks import Outputs, task_of
+from sft_tune.trial.trainee import Trainee
 
 Metrics = dict[str, float]
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sft_tune.errors import UserError
+from sft_tune.spec.plan import weighs_cost
 from sft_tune.view.contest_cost import AXES, Chance, Step, best_within, chances, steps_of
 from sft_tune.view.finalists import Finalist, Standings
 from sft_tune.view.material import Material
@@ -160,7 +161,7 @@ def _searcher(material: Material) -> str | None:
         return None
     spec = material.record.spec
     cut = "no pruner" if spec.pruner.name == "none" else spec.pruner.name
-    return f"{spec.sampler.name}, {cut}"
+    return f"{spec.sampler.name}{' (cost-aware)' if weighs_cost(spec) else ''}, {cut}"
 
 
 def _guided(material: Material) -> bool:

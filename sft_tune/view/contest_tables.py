@@ -11,7 +11,7 @@ from rich.text import Text
 from sft_tune.view import words
 from sft_tune.view.contest import Contest, Entrant
 from sft_tune.view.contest_cost import AXES
-from sft_tune.view.finalists import finalist_record, plus_minus, signed
+from sft_tune.view.finalists_tables import finalist_record
 from sft_tune.view.tables import plain_table
 
 OF = {"trials": "trials", "seconds": "time on the device", "wall": "time in which trials ran"}
@@ -199,9 +199,9 @@ def _finalists(found: Contest) -> Cells:
             rows.append(
                 (
                     f"{entrant.label} {one.number}",
-                    plus_minus(one.validation),
-                    plus_minus(one.test),
-                    signed(difference),
+                    words.plus_minus(one.validation),
+                    words.plus_minus(one.test),
+                    words.signed(difference),
                     words.score(one.search),
                     str(one.validation.n),
                 )

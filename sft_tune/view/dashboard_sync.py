@@ -22,7 +22,8 @@ from sft_tune.store.rows import StudyRow, TrialRow
 from sft_tune.view import words
 from sft_tune.view.dashboard_files import FILES, file_id, file_kinds
 from sft_tune.view.material import Material, gather
-from sft_tune.view.plots.draw import draw_cost, draw_curves
+from sft_tune.view.plots.draw_course import draw_curves
+from sft_tune.view.plots.draw_time import draw_cost
 from sft_tune.view.plots.style import titled
 from sft_tune.view.tables import FINISHED, state_of_trial
 

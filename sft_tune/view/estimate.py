@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sft_tune.spec.advice import idle_batch_sizes
-from sft_tune.spec.config import fewest_epochs, setting
-from sft_tune.spec.evaluating import early_examples
+from sft_tune.spec.config import setting
+from sft_tune.spec.evaluating import early_of, evaluations
 from sft_tune.spec.plan import make_plan
 from sft_tune.spec.space import Parameter, Value
 from sft_tune.spec.study import StudySpec
@@ -82,27 +82,6 @@ def _default_first(spec: StudySpec) -> list[tuple[int | None, int | None]]:
     return sizes + budgets if _to_probe(spec, "batch_tokens")[0] is None else budgets + sizes
 
 
-def early_of(spec: StudySpec, facts: Mapping[str, Any]) -> int:
-    """Return on how many examples of validation the early rungs of ``spec`` are evaluated."""
-    examples = facts["examples"]
-    return early_examples(
-        spec.objective,
-        train=examples["train"],
-        validation=examples["validation"],
-        epochs=fewest_epochs(spec),
-    )
-
-
-def evaluations(spec: StudySpec, facts: Mapping[str, Any], steps: int) -> float:
-    """Return how often a trial of ``steps`` evaluates the whole of validation, at most.
-
-    Early rungs on a part of it count by its share; then the best of them is measured once more.
-    """
-    rungs, whole = min(spec.objective.rungs, steps), facts["examples"]["validation"]
-    early = early_of(spec, facts)
-    return rungs if early == whole else (rungs - 1) * early / whole + 2
-
-
 def trial_seconds(
     spec: StudySpec,
     facts: Mapping[str, Any],
@@ -116,7 +95,9 @@ def trial_seconds(
         if batch["ok"] and same and (batch_tokens or batch["batch_size"] == batch_size):
             steps = epochs * batch["steps_per_epoch"]
             training: float = steps * batch["seconds_per_step"]
-            evaluation: float = evaluations(spec, facts, steps) * facts["evaluation_seconds"]
+            evaluation: float = (
+                evaluations(spec, facts["examples"], steps) * facts["evaluation_seconds"]
+            )
             return facts["setup_seconds"] + training + evaluation  # type: ignore[no-any-return]
     return math.nan
 
@@ -222,7 +203,7 @@ def _data(spec: StudySpec, facts: Mapping[str, Any]) -> Table:
     if data.get("validation_from") == "train":
         told += " (validation was taken from train)"
     table.add_row("examples", told)
-    if (early := early_of(spec, facts)) < facts["examples"]["validation"]:
+    if (early := early_of(spec, facts["examples"])) < facts["examples"]["validation"]:
         table.add_row("early rungs", f"on {early} examples of validation, the last on all")
     shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
     if labels:

@@ -1,32 +1,19 @@
 """Is the winner real? What fresh seeds say of the leading configurations.
 
-Computed by `standings`, drawn by `draw_standings`. Every number is of validation unless it says
-test.
+Computed by `standings`. Every number is of validation unless it says test.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
-
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from typing import NamedTuple
 
 from sft_tune.spec.config import default_params
 from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
-from sft_tune.store.finalists import FinalistRow
+from sft_tune.store.finalist_rows import FinalistRow
 from sft_tune.store.rows import TrialRow
-from sft_tune.view import words
-from sft_tune.view.statistics import (
-    Interval,
-    chance_of_lead,
-    chances_of_best,
-    paired_difference,
-    t_interval,
-)
-from sft_tune.view.tables import plain_table
+from sft_tune.view.statistics import Interval, chances_of_best, paired_difference, t_interval
 
 SURE = 0.9
 """The chance of being the best from which a leader counts as confirmed."""
@@ -145,7 +132,7 @@ def standings(
         validation = t_interval(list(scores[number].values()))
         luck = None if row.value is None else validation.shifted_from(row.value)
         if luck is not None and not maximize:
-            luck = _negative(luck)
+            luck = negative(luck)
         found.append(
             Finalist(
                 number=number,
@@ -210,7 +197,8 @@ def _against(
     return paired_difference([first[s] for s in shared], [second[s] for s in shared])
 
 
-def _negative(interval: Interval) -> Interval:
+def negative(interval: Interval) -> Interval:
+    """Return the interval of minus the mean."""
     low = None if interval.high is None else -interval.high
     high = None if interval.low is None else -interval.low
     return interval._replace(mean=-interval.mean, low=low, high=high)
@@ -232,217 +220,3 @@ def _winner(rows: Sequence[TrialRow], sign: int) -> int | None:
         if row.state == "COMPLETE" and row.duplicate_of is None and row.value is not None
     ]
     return -max(done)[1] if done else None
-
-
-def draw_standings(found: Standings) -> RenderableType:
-    """Return the finalists as two tables, and below them what they say in words."""
-    title = f"{found.study}: {found.metric} over fresh seeds, mean and 95 % interval"
-    parts: list[RenderableType] = [
-        Text(title, "bold"),
-        _scores_table(found),
-        "",
-        Text("differences on validation, seed by seed", "bold"),
-        _differences_table(found),
-        "",
-    ]
-    parts += [Text(line) for line in in_words(found)]
-    return Group(*parts)
-
-
-def _scores_table(found: Standings) -> Table:
-    table = _numbers(*score_titles(found))
-    for one, cells in zip(found.finalists, score_cells(found), strict=True):
-        table.add_row(*cells, style="bold" if one is found.leader else "")
-    return table
-
-
-def score_titles(found: Standings) -> tuple[str, ...]:
-    """Return the columns of `score_cells`."""
-    return ("trial", "seeds", "validation", *(["test"] if found.has_test else []), "best")
-
-
-def score_cells(found: Standings) -> list[list[str]]:
-    """Return a row of text a finalist: seeds, means with intervals, chance of being the best."""
-    return [
-        [
-            _named(one),
-            str(one.validation.n),
-            plus_minus(one.validation),
-            *([plus_minus(one.test)] if found.has_test else []),
-            words.chance(one.chance),
-        ]
-        for one in found.finalists
-    ]
-
-
-DIFFERENCES = ("trial", "to the leader", "to the default", "search", "luck")
-"""The columns of `difference_cells`."""
-
-
-def difference_cells(found: Standings) -> list[list[str]]:
-    """Return a row of text a finalist: paired differences on validation, search score, luck."""
-    return [
-        [
-            _named(one),
-            signed(one.to_leader),
-            signed(one.to_default),
-            words.score(one.search),
-            words.NOTHING if one.luck is None else words.gain(one.luck.mean),
-        ]
-        for one in found.finalists
-    ]
-
-
-def _differences_table(found: Standings) -> Table:
-    table = _numbers(*DIFFERENCES)
-    for one, cells in zip(found.finalists, difference_cells(found), strict=True):
-        table.add_row(*cells, style="bold" if one is found.leader else "")
-    return table
-
-
-def _numbers(*names: str) -> Table:
-    """Return an empty table whose cells are never cut: 80 columns hold half of what there is."""
-    table = plain_table()
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def _named(one: Finalist) -> str:
-    return f"{one.number} (default)" if one.is_default else str(one.number)
-
-
-def in_words(found: Standings) -> list[str]:
-    """Return what the standings say, a sentence or two a line."""
-    lines = [_verdict(found)]
-    leader = found.leader
-    if leader.to_default is not None:
-        lines.append(_to_default(leader, found))
-    if (won := found.searched) is not None and won.luck is not None:
-        lines.append(_luck(won))
-    if not found.has_test:
-        lines.append(
-            "The data has no test split: all of this is on the validation split that the search "
-            "chose by; data.test or data.test_fraction sets one aside."
-        )
-    for one in found.finalists:
-        if one.failed:
-            lines.append(
-                f"Trial {one.number}: {words.reasons(one.failed)}; its mean is of the other runs."
-            )
-    if found.open:
-        lines.append(
-            f"{words.plural(found.open, 'run')} still to end; the same command goes on with them."
-        )
-    return lines
-
-
-def confirmed_in_words(found: Standings, study: str) -> str:
-    """Return whether the winner of the search is confirmed, and by what; else how to find out."""
-    won = found.searched
-    if won is None:
-        return f"no: the best trial is not among the finalists; `sft-tune confirm {study}` adds it"
-    chance = "" if won.chance is None else f", the best of them with {words.chance(won.chance)}"
-    test = "" if won.test is None else f", {plus_minus(won.test)} on test"
-    told = f"{plus_minus(won.validation)} over {words.plural(won.validation.n, 'fresh seed')}{test}"
-    return f"{'yes' if found.confirmed else 'no'}: {told}{chance}"
-
-
-def _verdict(found: Standings) -> str:
-    leader = found.leader
-    if len(found.finalists) < 2:
-        return f"Trial {leader.number} is the only finalist."
-    if leader.chance is None:
-        return "Of one seed each nothing is known about chance; give --seeds 2 or more."
-    told = (
-        f"Trial {leader.number} is the best of the {len(found.finalists)} with a probability of "
-        f"{words.chance(leader.chance)}"
-    )
-    if found.confirmed:
-        return f"Confirmed: {told[0].lower()}{told[1:]}."
-    if leader.number != found.winner:
-        return f"{told}; the search had chosen trial {found.winner}."
-    return f"{told}: not enough to call it confirmed ({SURE:.0%}); more seeds may."
-
-
-def _to_default(leader: Finalist, found: Standings) -> str:
-    parts = [f"{signed(leader.to_default)} on validation"]
-    if leader.test_to_default is not None:
-        parts.append(f"{signed(leader.test_to_default)} on test")
-    difference = leader.to_default
-    if difference is not None and not found.maximize:
-        difference = _negative(difference)
-    chance = None if difference is None else chance_of_lead(difference)
-    sure = "" if chance is None else f"; better with a probability of {words.chance(chance)}"
-    return f"Trial {leader.number} against the default, seed by seed: {', '.join(parts)}{sure}."
-
-
-def _luck(won: Finalist) -> str:
-    if won.luck is None:
-        return ""
-    told = (
-        f"The search scored trial {won.number} {words.score(won.search)}, fresh seeds "
-        f"{words.score(won.validation.mean)} on average: "
-    )
-    if won.luck.low is not None and won.luck.low > 0:
-        return told + (
-            f"{signed(won.luck)} of it was luck (the best of many noisy scores is too good: "
-            "selection bias)."
-        )
-    return told + f"its luck of {signed(won.luck)} is within chance."
-
-
-def plus_minus(interval: Interval | None) -> str:
-    """Return ``0.9312 ± 0.0041``; the mean alone where there is no interval."""
-    if interval is None:
-        return words.NOTHING
-    half = "" if interval.half is None else f" ± {words.score(interval.half)}"
-    return f"{words.score(interval.mean)}{half}"
-
-
-def signed(interval: Interval | None) -> str:
-    """Return a difference as ``+0.0123 ± 0.0040``."""
-    if interval is None:
-        return words.NOTHING
-    half = "" if interval.half is None else f" ± {words.score(interval.half)}"
-    return f"{words.gain(interval.mean)}{half}"
-
-
-def standings_json(found: Standings | None) -> dict[str, Any] | None:
-    """Return the standings as plain values; intervals as mappings."""
-    if found is None:
-        return None
-    return {
-        "study": found.study,
-        "metric": found.metric,
-        "confirmed": found.confirmed,
-        "leader": found.leader.number,
-        "search_winner": found.winner,
-        "runs_ended": found.ended,
-        "runs_open": found.open,
-        "has_test": found.has_test,
-        "finalists": [finalist_record(one) for one in found.finalists],
-    }
-
-
-def finalist_record(one: Finalist) -> dict[str, Any]:
-    """Return a finalist as plain values."""
-    return {
-        name: value._asdict() if isinstance(value, Interval) else value
-        for name, value in one._asdict().items()
-    }
-
-
-def run_records(found: Sequence[FinalistRow]) -> list[dict[str, Any]]:
-    """Return a flat record a confirmation run; metrics with the split that they are of."""
-    validation = list(dict.fromkeys(name for run in found for name in run.metrics))
-    held_out = list(dict.fromkeys(name for run in found for name in run.test_metrics))
-    plain = [f for f in FinalistRow._fields if f not in ("metrics", "test_metrics", "error")]
-    return [
-        {
-            **{name: getattr(run, name) for name in plain},
-            **{f"validation_{name}": run.metrics.get(name) for name in validation},
-            **{f"test_{name}": run.test_metrics.get(name) for name in held_out},
-        }
-        for run in found
-    ]

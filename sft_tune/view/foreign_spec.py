@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sft_tune.spec.data import DataSpec
 from sft_tune.spec.function_task import NONE
+from sft_tune.spec.model import ModelSpec
+from sft_tune.spec.objective import ObjectiveSpec
 from sft_tune.spec.space import Parameter
-from sft_tune.spec.study import DataSpec, ModelSpec, ObjectiveSpec, StudySpec
+from sft_tune.spec.study import StudySpec
 from sft_tune.spec.tasks import Direction
 from sft_tune.store.rows import StudyRow
 

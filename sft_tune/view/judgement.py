@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sft_tune.view.advice import Advice, advise
+from sft_tune.view.advice import Advice
+from sft_tune.view.advice_rules import advise
 from sft_tune.view.evidence import Evidence, gather
 from sft_tune.view.finalists import Standings, standings
 from sft_tune.view.material import Material

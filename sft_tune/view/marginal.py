@@ -23,7 +23,6 @@ from sft_tune.view.evidence import (
     place_in_range,
     scores_at,
 )
-from sft_tune.view.finalists import plus_minus
 from sft_tune.view.statistics import Influence, Interval, t_interval
 
 _ABSENT = object()
@@ -225,12 +224,12 @@ def marginal_cells(found: Marginal) -> Cells:
         (
             group.label,
             str(group.mean.n),
-            plus_minus(group.mean),
+            words.plus_minus(group.mean),
             words.score(group.median),
             words.score(group.best),
             _adjusted_words(group),
             str(group.completed),
-            plus_minus(group.final),
+            words.plus_minus(group.final),
             words.score(group.final_best),
         )
         for group in found.groups

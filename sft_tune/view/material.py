@@ -11,7 +11,7 @@ from sft_tune.spec.config import default_params
 from sft_tune.spec.space import Parameter, Value
 from sft_tune.spec.study import StudySpec
 from sft_tune.store.database import Database
-from sft_tune.store.finalists import FinalistRow, finalist_rows
+from sft_tune.store.finalist_rows import FinalistRow, finalist_rows
 from sft_tune.store.foreign_space import foreign_space
 from sft_tune.store.importances import Importances, param_importances
 from sft_tune.store.reads import evaluation_rows, study_row, trial_rows

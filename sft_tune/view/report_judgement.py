@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from sft_tune.view.advice import Advice
-from sft_tune.view.finalists import (
-    DIFFERENCES,
-    Standings,
-    difference_cells,
-    in_words,
-    score_cells,
-    score_titles,
-)
+from sft_tune.view.finalists import Standings
+from sft_tune.view.finalists_tables import DIFFERENCES, difference_cells, score_cells, score_titles
+from sft_tune.view.finalists_words import in_words
 from sft_tune.view.judgement import advice_of, standings_of
 from sft_tune.view.material import Material
 from sft_tune.view.report_page import table_html, text

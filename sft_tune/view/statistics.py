@@ -6,7 +6,7 @@ Pure functions of numbers; each names its source. Nothing here knows what a stud
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 CONFIDENCE = 0.95
 DRAWS = 20_000
 """Draws from a posterior: the third decimal of a chance is then still noise, the second not."""
-RESAMPLES = 2_000
 PERMUTATIONS = 999
 MANY = 1_000
 """Scores from which the permutation null is its limit, chi-squared."""
@@ -131,34 +130,6 @@ def chances_of_best(
     return [float(share) for share in (best / best.sum(axis=0)).mean(axis=1)]
 
 
-def bootstrap_interval(
-    values: Sequence[float],
-    statistic: Callable[[Floats], Floats],
-    *,
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> tuple[float, float] | None:
-    """Return the percentile bootstrap's interval of ``statistic``; None of fewer than five values.
-
-    Efron, Annals of Statistics 7 (1), 1979. Of few values it is too narrow.
-
-    Args:
-        values: the sample.
-        statistic: maps resamples [r, n] to one number each [r].
-        confidence: how much of the resamples lies inside.
-        resamples: how many.
-        seed: of the resampling.
-    """
-    if len(values) < 5:
-        return None
-    random = np.random.default_rng(seed)
-    sample = np.asarray(values, dtype=np.float64)
-    found = statistic(sample[random.integers(0, len(sample), (resamples, len(sample)))])
-    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
-
-
 def expected_best(values: Sequence[float], count: int, *, maximize: bool) -> float:
     """Return the mean best of ``count`` of ``values``, drawn without putting back.
 
@@ -170,10 +141,7 @@ def expected_best(values: Sequence[float], count: int, *, maximize: bool) -> flo
     Raises:
         ValueError: when ``count`` is not from 1 to the number of values.
     """
-    n = len(values)
-    if not 1 <= count <= n:
-        raise ValueError(f"the best of {count} of {n} values is not defined")
-    ranked = sorted(values, reverse=not maximize)
+    n, ranked = len(values), _ranked(values, count, maximize=maximize)
     # The value at rank i (from 0, the worst) is the best in C(i, count - 1) of C(n, count) draws;
     # downwards each share is the one before by (i - count + 1) / i, without huge numbers.
     share, parts = count / n, []
@@ -183,6 +151,13 @@ def expected_best(values: Sequence[float], count: int, *, maximize: bool) -> flo
         if not share:
             break
     return math.fsum(parts)
+
+
+def _ranked(values: Sequence[float], count: int, *, maximize: bool) -> list[float]:
+    """Return ``values``, the worst first; raise where ``count`` of them cannot be drawn."""
+    if not 1 <= count <= len(values):
+        raise ValueError(f"the best of {count} of {len(values)} values is not defined")
+    return sorted(values, reverse=not maximize)
 
 
 def best_of_orders(
@@ -197,10 +172,7 @@ def best_of_orders(
     Raises:
         ValueError: when ``count`` is not from 1 to the number of values.
     """
-    n = len(values)
-    if not 1 <= count <= n:
-        raise ValueError(f"the best of {count} of {n} values is not defined")
-    ranked = sorted(values, reverse=not maximize)
+    n, ranked = len(values), _ranked(values, count, maximize=maximize)
 
     def quantile(probability: float) -> float:
         """Return the least value that the best does not exceed with this probability."""

@@ -3,103 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sft_tune.spec.tasks import TASKS
 
-TEXT = """\
-```python
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained(".")
-model = AutoModelForSequenceClassification.from_pretrained(".").eval()
-inputs = tokenizer(["a text"], truncation=True, padding=True, return_tensors="pt")
-with torch.inference_mode():
-    logits = model(**inputs{call}).logits
-{result}
-```"""
+class Use(NamedTuple):
+    """The lines in which the use of one of transformers' models differs from that of another.
 
-WORDS = """\
-```python
-import torch
-from transformers import AutoModelForTokenClassification, AutoTokenizer
+    Attributes:
+        model: its class.
+        reader: the class that prepares its inputs.
+        name: what the reader is called.
+        inputs: lines that make ``inputs``.
+        imports: lines that import what is used beside transformers.
+        run: the line that makes the outputs.
+        result: what is done with them; ``{result}`` stands for the line of `RESULTS`.
+    """
 
-tokenizer = AutoTokenizer.from_pretrained(".")
-model = AutoModelForTokenClassification.from_pretrained(".").eval()
+    model: str
+    reader: str
+    name: str
+    inputs: str
+    imports: str = "import torch"
+    run: str = "logits = model(**inputs{call}).logits"
+    result: str = "{result}"
+
+
+TEXT = Use(
+    "AutoModelForSequenceClassification",
+    "AutoTokenizer",
+    "tokenizer",
+    'inputs = tokenizer(["a text"], truncation=True, padding=True, return_tensors="pt")',
+)
+WORDS = Use(
+    "AutoModelForTokenClassification",
+    "AutoTokenizer",
+    "tokenizer",
+    """\
 words = ["a", "list", "of", "words"]
-inputs = tokenizer([words], is_split_into_words=True, truncation=True, return_tensors="pt")
-with torch.inference_mode():
-    logits = model(**inputs{call}).logits
-{result}
-```"""
-
-SOUNDS = """\
-```python
-import soundfile
-import torch
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
-
-extractor = AutoFeatureExtractor.from_pretrained(".")
-model = AutoModelForAudioClassification.from_pretrained(".").eval()
+inputs = tokenizer([words], is_split_into_words=True, truncation=True, return_tensors="pt")""",
+)
+SOUNDS = Use(
+    "AutoModelForAudioClassification",
+    "AutoFeatureExtractor",
+    "extractor",
+    """\
 sound, rate = soundfile.read("sound.wav")  # [samples] or [samples, channels]
 sound = sound if sound.ndim == 1 else sound.mean(axis=1)
 # Another rate is refused: resample to extractor.sampling_rate first.
-inputs = extractor(sound, sampling_rate=rate, return_tensors="pt")
-with torch.inference_mode():
-    logits = model(**inputs{call}).logits
-{result}
-```"""
-
-WRITER = """\
-```python
-import torch
-from transformers import {kind}, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(".")
-model = {kind}.from_pretrained(".").eval()
-{inputs}
-with torch.inference_mode():
-    written = model.generate(**inputs, max_new_tokens=100)
-{result}
-```"""
-
-PROMPT = 'inputs = tokenizer("a prompt", return_tensors="pt")'
-CHAT = """\
+inputs = extractor(sound, sampling_rate=rate, return_tensors="pt")""",
+    imports="import soundfile\nimport torch",
+)
+IMAGES = Use(
+    "AutoModelForImageClassification",
+    "AutoImageProcessor",
+    "processor",
+    'inputs = processor(Image.open("photo.jpg"), return_tensors="pt")',
+    imports="import torch\nfrom PIL import Image",
+)
+MASKS = IMAGES._replace(
+    model="AutoModelForSemanticSegmentation",
+    result="""\
+# They may be smaller than the image that was given.
+logits = torch.nn.functional.interpolate(logits, inputs["pixel_values"].shape[2:], mode="bilinear")
+{result}""",
+)
+PROMPTED = Use(
+    "AutoModelForCausalLM",
+    "AutoTokenizer",
+    "tokenizer",
+    'inputs = tokenizer("a prompt", return_tensors="pt")',
+    run="written = model.generate(**inputs, max_new_tokens=100)",
+)
+CHAT = PROMPTED._replace(
+    inputs="""\
 chat = [{"role": "user", "content": "a question"}]
 inputs = tokenizer.apply_chat_template(
     chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
 )"""
-
-IMAGES = """\
-```python
-import torch
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-processor = AutoImageProcessor.from_pretrained(".")
-model = AutoModelForImageClassification.from_pretrained(".").eval()
-inputs = processor(Image.open("photo.jpg"), return_tensors="pt")
-with torch.inference_mode():
-    logits = model(**inputs{call}).logits
-{result}
-```"""
-
-MASKS = """\
-```python
-import torch
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
-
-processor = AutoImageProcessor.from_pretrained(".")
-model = AutoModelForSemanticSegmentation.from_pretrained(".").eval()
-inputs = processor(Image.open("photo.jpg"), return_tensors="pt")
-with torch.inference_mode():
-    logits = model(**inputs{call}).logits
-# They may be smaller than the image that was given.
-logits = torch.nn.functional.interpolate(logits, inputs["pixel_values"].shape[2:], mode="bilinear")
-{result}
-```"""
+)
+REWRITTEN = PROMPTED._replace(
+    model="AutoModelForSeq2SeqLM",
+    result="print(tokenizer.decode(written[0], skip_special_tokens=True))",
+)
 
 SCRIPT = """\
 ```sh
@@ -156,29 +143,10 @@ RESULTS = {
 """What is done with the outputs, by what they are."""
 
 
-def _writer(data: Mapping[str, Any], task: str) -> str:
-    """Return the lines that let a model write."""
-    if task == "seq2seq":
-        given = repr(data["source_prefix"] + "a text")
-        text = WRITER.replace("{inputs}", f'inputs = tokenizer({given}, return_tensors="pt")')
-        text = text.replace(
-            "{result}", "print(tokenizer.decode(written[0], skip_special_tokens=True))"
-        )
-        return text.replace("{kind}", "AutoModelForSeq2SeqLM")
-    text = WRITER.replace("{inputs}", PROMPT if data["messages_column"] is None else CHAT)
-    return text.replace("{kind}", "AutoModelForCausalLM")
-
-
 def snippets(exported: Mapping[str, Any], task: str) -> list[str]:
     """Return blocks of Markdown that load the files in the working directory, and use them."""
     if exported["library"] == "transformers":
-        call = "".join(f", {name}={value}" for name, value in exported["call"].items())
-        kind = next(facts.input for name, facts in TASKS.items() if name == task)
-        texts = {"text": TEXT, "words": WORDS, "image": IMAGES, "audio": SOUNDS}
-        text = (MASKS if exported["outputs"] == "masks" else texts[kind]).replace("{call}", call)
-        if exported["outputs"] == "text":
-            text = _writer(exported["config"]["data"], task)
-        found, labels = [text], "model.config.id2label"
+        found, labels = [_code(_use(exported, task), exported["call"])], "model.config.id2label"
     elif exported["outputs"] == "boxes":
         return [SCRIPT, BOXES.replace("{labels}", "model.labels")]
     else:
@@ -187,3 +155,39 @@ def snippets(exported: Mapping[str, Any], task: str) -> list[str]:
     out = '["out"]' if exported["outputs"] == "masks" else ""
     found = [text.replace("{result}", result).replace("{out}", out) for text in found]
     return [*found, ONNX] if exported["onnx"] else found
+
+
+def _use(exported: Mapping[str, Any], task: str) -> Use:
+    if exported["outputs"] == "masks":
+        return MASKS
+    if exported["outputs"] == "text":
+        return _writer(exported["config"]["data"], task)
+    kind = next(facts.input for name, facts in TASKS.items() if name == task)
+    return {"text": TEXT, "words": WORDS, "image": IMAGES, "audio": SOUNDS}[kind]
+
+
+def _writer(data: Mapping[str, Any], task: str) -> Use:
+    """Return the use of a model that writes."""
+    if task == "seq2seq":
+        given = repr(data["source_prefix"] + "a text")
+        return REWRITTEN._replace(inputs=f'inputs = tokenizer({given}, return_tensors="pt")')
+    return PROMPTED if data["messages_column"] is None else CHAT
+
+
+def _code(use: Use, call: Mapping[str, Any]) -> str:
+    """Return the block of ``use`` that passes the arguments ``call`` to the model."""
+    classes = ", ".join(sorted((use.model, use.reader)))
+    given = "".join(f", {name}={value}" for name, value in call.items())
+    run = use.run.replace("{call}", given)
+    return f"""\
+```python
+{use.imports}
+from transformers import {classes}
+
+{use.name} = {use.reader}.from_pretrained(".")
+model = {use.model}.from_pretrained(".").eval()
+{use.inputs}
+with torch.inference_mode():
+    {run}
+{use.result}
+```"""

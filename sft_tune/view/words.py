@@ -13,6 +13,7 @@ from sft_tune.spec.urls import is_url
 
 if TYPE_CHECKING:
     from sft_tune.spec.space import Value
+    from sft_tune.view.statistics import Interval
 
 NOTHING = "–"
 """What stands in a table's empty cell."""
@@ -76,6 +77,20 @@ def gain(value: float | None) -> str:
     if value is None:
         return NOTHING
     return f"{value:+.4f}" if not value or 5e-5 <= abs(value) < 1e4 else f"{value:+.4g}"
+
+
+def plus_minus(interval: Interval | None) -> str:
+    """Return ``0.9312 ± 0.0041``; the mean alone where there is no interval."""
+    return NOTHING if interval is None else f"{score(interval.mean)}{_half(interval)}"
+
+
+def signed(interval: Interval | None) -> str:
+    """Return a difference as ``+0.0123 ± 0.0040``."""
+    return NOTHING if interval is None else f"{gain(interval.mean)}{_half(interval)}"
+
+
+def _half(interval: Interval) -> str:
+    return "" if interval.half is None else f" ± {score(interval.half)}"
 
 
 def chance(probability: float | None) -> str:

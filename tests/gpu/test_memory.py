@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sft_tune.spec.config import TrialConfig
-from sft_tune.trial import step
+from sft_tune.trial import trainee as trainees
 from sft_tune.trial.check import probe
 from sft_tune.trial.loop import run_trial
 from sft_tune.trial.models import BuiltModel
@@ -40,14 +40,14 @@ def _exact_and_unlimited(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch norm differs between splits, as it must; a norm of each example does not."""
-    build = step.build_model
+    build = trainees.build_model
 
     def built(*args: Any, **kwargs: Any) -> BuiltModel:
         model = build(*args, **kwargs)
         _replace_batch_norm(model.module)
         return model
 
-    monkeypatch.setattr(step, "build_model", built)
+    monkeypatch.setattr(trainees, "build_model", built)
 
 
 def _replace_batch_norm(module: nn.Module) -> None:

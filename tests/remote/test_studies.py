@@ -19,7 +19,7 @@ from sft_tune.run.study import start_study
 from sft_tune.spec.load import load_study
 from sft_tune.store import reads
 from sft_tune.store.database import Database
-from sft_tune.store.finalists import finalist_rows
+from sft_tune.store.finalist_rows import finalist_rows
 from sft_tune.trial.files import RemoteFiles
 
 URL = "sqlite:///t.db"
@@ -123,7 +123,7 @@ from sft_tune.run.events import RungReached
 from sft_tune.run.study import start_study
 from sft_tune.spec.load import load_study
 from sft_tune.store.database import Database
-from sft_tune.store.finalists import finalist_rows
+from sft_tune.store.finalist_rows import finalist_rows
 from sft_tune.trial.files import RemoteFiles
 path, url, place = sys.argv[1:]
 
@@ -177,7 +177,7 @@ CONFIRM = """
 import os, signal, sys
 from sft_tune.run.confirm import confirm_study
 from sft_tune.run.events import RungReached
-from sft_tune.spec.study import ConfirmSpec
+from sft_tune.spec.search import ConfirmSpec
 from sft_tune.store.database import Database
 from sft_tune.store.records import find_study
 from sft_tune.trial.files import RemoteFiles

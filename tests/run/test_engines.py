@@ -20,7 +20,7 @@ from sft_tune.run.slots import Slot
 from sft_tune.run.study import start_study
 from sft_tune.spec.config import TrialConfig, assemble, default_params
 from sft_tune.spec.load import load_study
-from sft_tune.spec.study import ResourcesSpec
+from sft_tune.spec.resources import ResourcesSpec
 from sft_tune.store import reads
 from sft_tune.store.database import Database
 

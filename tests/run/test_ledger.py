@@ -11,7 +11,9 @@ import optuna
 import pytest
 from sqlalchemy import event
 
-from sft_tune.run.ledger import LEASE_SECONDS, Ledger, Placement
+from sft_tune.run.ledger import Ledger
+from sft_tune.run.owner import LEASE_SECONDS
+from sft_tune.run.placement import Placement
 from sft_tune.run.searcher import Searcher
 from sft_tune.spec.load import load_study
 from sft_tune.spec.plan import make_plan
@@ -54,11 +56,16 @@ class Runner:
         assert placement is not None
         return placement
 
+    def reach(self, placement: Placement, evaluation: dict[str, Any]) -> None:
+        (verdict,) = self.ledger.rungs([(placement, evaluation)])
+        if isinstance(verdict, LeaseLostError):
+            raise verdict
+
     def run(self, placement: Placement, value: float) -> None:
         """Let the trial reach two rungs and its end."""
         begun = self.ledger.begin(placement, "CPU")
         for progress in (50, 100):
-            self.ledger.rung(begun, rung(progress, value))
+            self.reach(begun, rung(progress, value))
         self.ledger.end(begun, outcome(value))
 
 
@@ -193,7 +200,7 @@ def test_a_trial_that_is_running_goes_on_with_the_parameters_it_has(
     first = runner(budget={"trials": 2})
     first.run(first.place(), 0.5)
     lost = first.ledger.begin(first.place(), "CPU")
-    first.ledger.rung(lost, rung(50, 0.4))
+    first.reach(lost, rung(50, 0.4))
     clock.now += 61
     second = runner(budget={"trials": 2})
     again = second.place()
@@ -222,7 +229,7 @@ def test_a_pruned_configuration_is_not_trained_again_either(runner: Open) -> Non
     study = runner(space={"schedule": ["linear", "cosine"]}, budget={"trials": 4})
     for _ in range(2):
         begun = study.ledger.begin(study.place(), "CPU")
-        study.ledger.rung(begun, rung(50, 0.3))
+        study.reach(begun, rung(50, 0.3))
         study.ledger.end(begun, outcome(0.3, "pruned"))
     for _ in range(2):
         repeated = study.ledger.repeated(study.place())
@@ -262,7 +269,7 @@ def test_a_clock_that_jumps_doubles_no_trial_and_loses_none(
         other = second.ledger.begin(other, "CPU")
         assert first.ledger.heartbeat() == set()
         for late in (
-            lambda: first.ledger.rung(held, rung(50, 0.1)),
+            lambda: first.reach(held, rung(50, 0.1)),
             lambda: first.ledger.end(held, outcome(0.1)),
         ):
             with pytest.raises(LeaseLostError):

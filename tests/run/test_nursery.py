@@ -15,9 +15,10 @@ import pytest
 
 from sft_tune.run import messages, nursery
 from sft_tune.run.engine import GONE, Inbox, LocalEngine, LocalWorker
-from sft_tune.run.slots import Slot
+from sft_tune.run.slots import Slot, warm_up, worker_environment
 from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.study import ResourcesSpec
+from sft_tune.spec.resources import ResourcesSpec
+from sft_tune.spec.study import StudySpec
 
 pytestmark = pytest.mark.skipif(not nursery.CAN_FORK, reason="workers are forked on Linux only")
 
@@ -32,7 +33,7 @@ def train(folder, report):
         "threads": torch.get_num_threads(), "session": os.getsid(0) == os.getpid(),
         "open": sorted(os.readlink(f"/proc/self/fd/{d}") for d in os.listdir("/proc/self/fd")
                        if os.path.exists(f"/proc/self/fd/{d}")),
-        "random": float(np.random.rand()),
+        "loaded": sorted(sys.modules), "random": float(np.random.rand()),
         "sum": float((torch.ones(400, 400) @ torch.ones(400, 400)).sum()),
     }))
     report(1.0, {"score": SCORE})
@@ -68,6 +69,19 @@ def train(worker: LocalWorker, inbox: Inbox, folder: Path, score: float) -> dict
             break
     seen: dict[str, object] = json.loads(next((folder / "trial").rglob("seen.json")).read_text())
     return seen
+
+
+def study_of(model: str, **resources: str) -> StudySpec:
+    return StudySpec.model_validate(
+        {
+            "name": "s",
+            "task": "text-classification",
+            "data": {"source": "texts.csv"},
+            "model": {"name": model},
+            "space": {"model.name": [model, "torchvision:resnet18"]},
+            "resources": resources,
+        }
+    )
 
 
 def server_of(worker: LocalWorker) -> psutil.Process:
@@ -126,6 +140,43 @@ def test_a_server_that_dies_takes_no_worker_along_and_is_replaced(tmp_path: Path
     assert "the process that it was forked from" in message["how"]
     other.close()
     assert "exited with status 0" in also_heard.get(timeout=PATIENCE)[1]["how"]
+
+
+def test_a_server_that_was_warmed_up_for_the_machine_serves_the_first_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_FLEET", "warm")
+    before = set(psutil.Process().children())
+    warm_up(study_of("builtin:convnet", engine="ray"))
+    assert set(psutil.Process().children()) == before  # its workers come from elsewhere
+    warm_up(study_of("builtin:convnet"))
+    (early,) = set(psutil.Process().children()) - before
+    worker, heard = spawned(tmp_path / "logs", threads=2)
+    assert server_of(worker) == early
+    assert train(worker, heard, tmp_path, 0.5)["threads"] == 2
+    worker.close()
+
+
+def test_the_library_of_the_models_is_imported_once_for_all_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_FLEET", "models")
+    before = set(psutil.Process().children())
+    warm_up(study_of("transformers:some/model"))
+    (early,) = set(psutil.Process().children()) - before
+    for score in (0.5, 0.75):
+        worker, heard = spawned(tmp_path / "logs")
+        seen = train(worker, heard, tmp_path, score)
+        assert "transformers.modeling_utils" in seen["loaded"]  # type: ignore[operator]
+        assert server_of(worker) == early
+        worker.close()
+    assert early.num_threads() == 1
+    # One that cannot be imported is for the worker to tell of.
+    nursery.prepare(worker_environment(Slot(0, None, 1)), ["no_such_module"])
+    worker, heard = spawned(tmp_path / "logs")
+    train(worker, heard, tmp_path, 1.0)
+    assert server_of(worker) == early
+    worker.close()
 
 
 def test_of_servers_for_other_surroundings_only_two_stay(

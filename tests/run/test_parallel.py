@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sft_tune.run import calibrate, dispatcher
+from sft_tune.run import calibrate, crew, dispatcher
 from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import LocalWorker
 from sft_tune.run.events import Event, Notice, RungReached, TrialEnded, TrialStarted
@@ -290,7 +290,6 @@ def test_the_number_of_workers_on_a_cpu_is_measured_once(
     study_file: StudyFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SFT_TUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(calibrate, "SECONDS", 0.2)
     path = study_file(resources={"trials_per_device": None, "threads_per_trial": None})
     _, events = start(path)
     (note,) = (tmp_path / "cache").glob("cpu_workers.json")
@@ -310,7 +309,7 @@ def test_the_number_of_workers_on_a_cpu_is_measured_once(
 def test_a_worker_that_keeps_memory_is_replaced(
     study_file: StudyFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "KEPT_BYTES", -1)
+    monkeypatch.setattr(crew, "KEPT_BYTES", -1)
     pids: set[int] = set()
     runner: list[Dispatcher] = []
 

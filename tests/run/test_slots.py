@@ -8,7 +8,7 @@ import pytest
 
 from sft_tune.errors import UserError
 from sft_tune.run.slots import Slot, available_cores, find_slots, gpu_memory, worker_environment
-from sft_tune.spec.study import ResourcesSpec
+from sft_tune.spec.resources import ResourcesSpec
 
 
 def slots(**resources: object) -> list[Slot]:

@@ -13,13 +13,16 @@ import pytest
 
 import sft_tune
 from sft_tune.errors import DataError, ModelError, StudyExistsError, TrialError, UserError
+from sft_tune.run import searcher
 from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import LocalWorker
 from sft_tune.run.events import Event, Notice, RungReached, TrialEnded, TrialStarted
-from sft_tune.run.study import Ended, start_study
+from sft_tune.run.study import NOT_WEIGHED, WEIGHED, Ended, start_study
+from sft_tune.search.samplers import make_sampler
 from sft_tune.spec.load import load_study
 from sft_tune.store import reads
 from sft_tune.store.database import Database
+from sft_tune.store.records import find_study
 from tests.run.conftest import write_study
 
 StudyFile = Callable[..., Path]
@@ -321,3 +324,27 @@ def test_a_cross_validated_study_is_pruned_between_folds_and_exported(
     assert exported["validation"] == pytest.approx(found["metrics"])
     with pytest.raises(UserError, match=r"cross-validated \(data.folds\)"):
         study.export(tmp_path / "soup", soup=True)
+
+
+def test_a_budget_that_changes_how_trials_are_chosen_says_so(
+    study_file: StudyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[float] = []
+
+    def sampler(spec: Any, ordinal: int, fixed_cost: float) -> Any:
+        drawn.append(fixed_cost)
+        return make_sampler(spec, ordinal, fixed_cost)
+
+    monkeypatch.setattr(searcher, "make_sampler", sampler)
+    search = {"sampler": {"name": "tpe"}, "objective": {"rungs": 4}}
+    start(study_file(**search, budget={"trials": 1}))
+    _, events = start(study_file(**search, budget={"trials": 2, "target": 1.0}))
+    assert [e.text for e in events if isinstance(e, Notice)][:1] == [WEIGHED]
+    _, events = start(study_file(**search, budget={"trials": 3}))
+    assert [e.text for e in events if isinstance(e, Notice)][:1] == [NOT_WEIGHED]
+    # Four evaluations, of the study's own examples.
+    db = Database.open("sqlite:///t.db", create=False)
+    examples = find_study(db, "tiny").facts["examples"]
+    db.dispose()
+    assert len(drawn) == 3
+    assert drawn == pytest.approx([4 * examples["validation"] / (3 * examples["train"])] * 3)

@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from sft_tune.search.cost import CostAwareTPE
 from sft_tune.search.distributions import draw, to_distribution
 from sft_tune.search.pruners import PRUNERS, make_pruner, may_prune
 from sft_tune.search.samplers import make_sampler
-from sft_tune.spec.plan import make_plan
+from sft_tune.spec.plan import make_plan, weighs_cost
+from sft_tune.spec.search import PrunerSpec
 from sft_tune.spec.space import Parameter
-from sft_tune.spec.study import PrunerSpec, StudySpec
+from sft_tune.spec.study import StudySpec
 
 SPACE: dict[str, Any] = {
     "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
@@ -73,8 +75,11 @@ def test_every_value_that_optuna_may_draw_lies_in_the_parameter(
     ("name", "startup"),
     [("random", "random"), ("tpe", "random"), ("gp", "random"), ("qmc", "random"), ("tpe", "qmc")],
 )
-def test_a_restarted_study_draws_what_an_undisturbed_one_draws(name: str, startup: str) -> None:
-    spec = study_spec(name, startup_trials=3, startup=startup)
+@pytest.mark.parametrize("cost_aware", [False, True])
+def test_a_restarted_study_draws_what_an_undisturbed_one_draws(
+    name: str, startup: str, cost_aware: bool
+) -> None:
+    spec = study_spec(name, startup_trials=3, startup=startup, cost_aware=cost_aware)
 
     def run(restart_at: int | None) -> list[dict[str, Any]]:
         storage = optuna.storages.InMemoryStorage()
@@ -98,6 +103,94 @@ def test_a_restarted_study_draws_what_an_undisturbed_one_draws(name: str, startu
     kinds = [type(make_sampler(spec, ordinal)).__name__ for ordinal in (2, 3)]
     assert (kinds[0] == "QMCSampler") == ("qmc" in (name, startup))
     assert (kinds[1] == "QMCSampler") == (name == "qmc")
+
+
+def searched(
+    spec: StudySpec, trials: int, parallel: int = 1, fixed_cost: float = 0.0
+) -> list[dict[str, Any]]:
+    """Return the points of a search in which only the schedule matters."""
+    study = optuna.create_study(direction="maximize")
+    points: list[dict[str, Any]] = []
+    while len(points) < trials:
+        asked = []
+        for _ in range(parallel):
+            study.sampler = make_sampler(spec, len(points), fixed_cost)
+            trial = study.ask()
+            points.append(draw(trial, spec.space))
+            asked.append((trial, points[-1]))
+        for trial, point in asked:
+            study.tell(trial, float(point["schedule"] == "cosine"))
+    return points
+
+
+@pytest.mark.parametrize(
+    "epochs", [{"low": 2, "high": 16}, {"low": 2, "high": 16, "log": True}, [2, 16, 8, 4]]
+)
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_cost_aware_search_spends_fewer_epochs_where_they_gain_nothing(
+    epochs: Any, parallel: int
+) -> None:
+    def spent(
+        cost_aware: bool, trials: slice, startup: str = "random", fixed_cost: float = 0.0
+    ) -> float:
+        settings = {"cost_aware": cost_aware, "startup": startup}
+        spec = study_spec("tpe", {**SPACE, "epochs": epochs}, **settings)
+        points = searched(spec, 40, parallel, fixed_cost)
+        return sum(point["epochs"] for point in points[trials])
+
+    assert spent(True, slice(10)) < 0.8 * spent(False, slice(10))
+    # Where epochs are the least of a trial's cost, they are not spared.
+    assert spent(True, slice(10), fixed_cost=1000) > 1.2 * spent(True, slice(10))
+    # After points that are not drawn by cost: does Optuna still ask `CostAwareTPE`?
+    assert spent(True, slice(10, 40), "qmc") < 0.95 * spent(False, slice(10, 40), "qmc")
+
+
+def test_a_trial_without_epochs_of_its_own_costs_those_of_the_study_file() -> None:
+    space = {
+        "schedule": ["cosine", "linear"],
+        "epochs": {"low": 5, "high": 20, "when": {"schedule": "cosine"}},
+    }
+    raw = study_spec(space=space, cost_aware=True).model_dump()
+    drawn: list[Any] = []
+    for epochs in (1, 50):
+        spec = StudySpec.model_validate({**raw, "training": {"epochs": epochs}})
+        points = [searched(spec.model_copy(update={"seed": s}), 10) for s in range(5)]
+        drawn.append(sum(p["schedule"] == "linear" for some in points for p in some))
+    assert drawn[0] > 40 and drawn[1] < 10
+
+
+def test_a_cost_aware_search_still_finds_that_epochs_gain() -> None:
+    spec = study_spec(space={"epochs": {"low": 1, "high": 16}}, cost_aware=True)
+    study = optuna.create_study(direction="maximize")
+    for ordinal in range(60):
+        study.sampler = make_sampler(spec, ordinal)
+        trial = study.ask()
+        study.tell(trial, float(str(draw(trial, spec.space)["epochs"])))
+    assert study.best_value >= 15
+
+
+@pytest.mark.parametrize(
+    ("budget", "sampler", "expected"),
+    [
+        ({}, {}, False),
+        ({"trials": 9}, {}, False),
+        ({"hours": 1}, {}, True),
+        ({"hours": 1, "trials": 9}, {}, False),
+        ({"target": 0.9, "trials": 9}, {}, True),
+        ({"target": 0.9}, {"cost_aware": False}, False),
+        ({"hours": 1}, {"name": "random"}, False),
+        ({}, {"cost_aware": True}, True),
+    ],
+)
+def test_cost_counts_where_time_or_a_target_ends_the_study(
+    budget: dict[str, Any], sampler: dict[str, Any], expected: bool
+) -> None:
+    raw = {**study_spec().model_dump(), "budget": budget, "sampler": sampler}
+    spec = StudySpec.model_validate(raw)
+    assert weighs_cost(spec) is expected
+    assert isinstance(make_sampler(spec, 0), CostAwareTPE) is expected
+    for space in ({"learning_rate": SPACE["learning_rate"]}, {"epochs": ["few", "many"]}):
+        assert not weighs_cost(StudySpec.model_validate({**raw, "space": space}))
 
 
 def test_the_default_configuration_comes_first_then_the_enqueued_ones() -> None:

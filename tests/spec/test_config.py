@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from sft_tune.spec.config import TrialConfig, assemble, default_params, setting, trial_seed
-from sft_tune.spec.study import ObjectiveSpec, StudySpec, resolve_direction
+from sft_tune.spec.objective import ObjectiveSpec, resolve_direction
+from sft_tune.spec.study import StudySpec
 
 Parse = Callable[..., StudySpec]
 

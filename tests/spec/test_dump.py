@@ -8,10 +8,13 @@ from hypothesis import strategies as st
 
 from sft_tune.errors import StudyFileError
 from sft_tune.spec.config import TrialConfig, assemble, default_params
+from sft_tune.spec.data import DataSpec
 from sft_tune.spec.documents import parse_text
 from sft_tune.spec.dump import dump_study, dump_training
 from sft_tune.spec.load import parse_study
-from sft_tune.spec.study import DataSpec, ModelSpec, ObjectiveSpec, ResourcesSpec
+from sft_tune.spec.model import ModelSpec
+from sft_tune.spec.objective import ObjectiveSpec
+from sft_tune.spec.resources import ResourcesSpec
 from sft_tune.spec.tasks import TASKS, TRAINING_OF_SOME
 from sft_tune.spec.techniques import unread
 from sft_tune.spec.training import TrainingSpec

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from sft_tune.spec.config import assemble, default_params, fewest_epochs
-from sft_tune.spec.evaluating import LEAST, PASSES, SHARE, early_examples
-from sft_tune.spec.study import ObjectiveSpec, StudySpec
+from sft_tune.spec.evaluating import LEAST, PASSES, SHARE, early_examples, evaluation_epochs
+from sft_tune.spec.objective import ObjectiveSpec
+from sft_tune.spec.study import StudySpec
 
 
 @pytest.mark.parametrize(
@@ -90,3 +91,30 @@ def test_what_the_study_is_does_not_change_what_a_configuration_is() -> None:
     config = assemble(_study({}), {}, 0)
     other = config.model_copy(update={"fewest_epochs": 2})
     assert config.fingerprint() == other.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("objective", "train", "validation", "epochs", "expected"),
+    [
+        # Ten rungs of 300 examples, a third of a training pass each, beside 100 to train on.
+        ({"rungs": 10}, 100, 300, 4, 10.0),
+        ({"rungs": 1}, 100, 300, 4, 1.0),
+        # Nine of 1,000 early ones, the last on all, and the best of the early ones once more.
+        ({"rungs": 10}, 30_000, 9_000, 1, (9 * 1_000 + 2 * 9_000) / 90_000),
+    ],
+)
+def test_evaluations_cost_so_many_epochs(
+    objective: dict[str, Any], train: int, validation: int, epochs: int, expected: float
+) -> None:
+    spec = StudySpec.model_validate(
+        {
+            "name": "s",
+            "task": "image-classification",
+            "data": {"source": "images"},
+            "model": {"name": "builtin:convnet"},
+            "training": {"epochs": epochs},
+            "objective": objective,
+        }
+    )
+    examples = {"train": train, "validation": validation}
+    assert evaluation_epochs(spec, examples) == pytest.approx(expected)

@@ -139,6 +139,51 @@ def test_a_rising_validation_loss_is_forgiven_while_the_objective_gains() -> Non
     assert names(curve(validation=lambda t: 0.6 + 1.0 * abs(t - 0.4), **course)) == ["overfitting"]
 
 
+# Validation losses at ten rungs of `builtin:convnet` on 200 digits, two in five mislabelled: with
+# learning rates 0.003 and 0.01, six seeds each. Training losses fell from 2 to less than 0.05.
+ON_WRONG_LABELS = [
+    [1.519, 1.039, 1.179, 1.24, 1.31, 1.773, 1.545, 1.739, 1.84, 1.837],
+    [1.671, 0.979, 1.097, 1.302, 1.656, 1.585, 1.705, 1.94, 1.671, 1.873],
+    [1.674, 0.97, 1.028, 1.232, 1.297, 1.558, 1.383, 1.342, 1.315, 1.34],
+    [1.619, 0.969, 1.012, 1.116, 1.639, 1.442, 1.625, 1.557, 1.734, 1.585],
+    [1.728, 1.01, 0.898, 1.11, 1.05, 1.675, 1.494, 1.533, 1.571, 1.565],
+    [1.556, 0.977, 1.005, 1.331, 1.409, 1.209, 1.552, 1.472, 1.783, 1.707],
+    [1.237, 1.081, 1.002, 1.451, 2.068, 1.709, 2.565, 2.275, 1.933, 2.244],
+    [1.102, 0.951, 1.319, 1.884, 1.839, 2.12, 2.288, 2.891, 2.619, 2.074],
+    [1.231, 1.118, 1.05, 2.011, 1.861, 2.022, 1.961, 2.443, 2.105, 2.746],
+    [1.132, 1.042, 1.203, 1.801, 1.718, 2.005, 2.037, 2.349, 1.918, 2.159],
+    [1.191, 0.954, 0.79, 1.201, 1.575, 1.53, 1.68, 1.668, 2.06, 2.009],
+    [1.1, 0.995, 0.945, 1.523, 1.962, 1.62, 1.981, 1.881, 2.694, 2.843],
+]
+
+
+def test_recorded_overfitting_is_found_though_its_losses_jump() -> None:
+    found = 0
+    for losses in ON_WRONG_LABELS:
+        rungs = curve(
+            train=lambda t: 2.2 * math.exp(-5 * t),
+            validation=lambda t, losses=losses: losses[round(10 * t) - 1],
+            value=lambda t: 0.63,
+        )
+        found += "overfitting" in names(rungs)
+    assert found >= 10
+
+
+@pytest.mark.parametrize("count", [5, 10, 20])
+@pytest.mark.parametrize(("fall", "most"), [(1.5, 10), (0.0, 60)])
+def test_a_noisy_loss_that_does_not_rise_is_seldom_called_overfitting(
+    count: int, fall: float, most: int
+) -> None:
+    draw = random.Random(count)
+
+    def noisy(t: float) -> float:
+        return 1 + fall * math.exp(-6 * t) + draw.gauss(0, 0.1)
+
+    course: dict[str, Any] = {"train": lambda t: 0.9 - 0.8 * t, "value": lambda t: 0.8}
+    found = [names(curve(count, validation=noisy, **course)) for _ in range(1000)]
+    assert sum("overfitting" in faults for faults in found) <= most
+
+
 def test_small_gradients_of_a_small_loss_are_sound() -> None:
     rungs = curve(
         train=lambda t: 10 ** (-6 * t), norm=lambda t: 10 ** (-8 * t), largest=lambda t: 2.0

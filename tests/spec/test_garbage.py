@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from sft_tune.errors import StudyFileError, UserError
 from sft_tune.spec.load import load_study, parse_study
-from sft_tune.spec.study import ModelSpec, StudySpec
+from sft_tune.spec.model import ModelSpec
+from sft_tune.spec.study import StudySpec
 from sft_tune.spec.training import TrainingSpec
 
 SECTIONS = sorted(StudySpec.model_fields)

@@ -11,7 +11,8 @@ import pytest
 
 from sft_tune.errors import Problem, StudyFileError, UserError
 from sft_tune.spec.load import load_study, parse_study
-from sft_tune.spec.study import StudySpec, Task
+from sft_tune.spec.study import StudySpec
+from sft_tune.spec.tasks import Task
 
 Parse = Callable[..., StudySpec]
 Problems = Callable[..., list[Problem]]

@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from sft_tune.spec.model import ModelSpec
 from sft_tune.spec.schema import DIALECT, json_schema
-from sft_tune.spec.study import ModelSpec, StudySpec
+from sft_tune.spec.study import StudySpec
 from sft_tune.spec.training import TrainingSpec
 
 SETTINGS = {*TrainingSpec.model_fields, *(f"model.{key}" for key in ModelSpec.model_fields)}

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from sft_tune.errors import Problem
-from sft_tune.spec.space_rules import combinations
 from sft_tune.spec.study import StudySpec
 
 Parse = Callable[..., StudySpec]
@@ -142,31 +141,3 @@ def test_every_broken_parameter_is_told_and_the_good_ones_are_still_checked(
 def test_a_misspelt_setting_makes_up_no_contradictions(problems: Problems) -> None:
     space = {"scedule": ["linear", "exponential"], "decay_factor": [0.5, 0.9]}
     assert [problem.path for problem in problems(space=space)] == ["space.scedule"]
-
-
-def test_combinations_honour_conditions_and_fixed_values(parse: Parse) -> None:
-    spec = parse(
-        space={
-            "schedule": ["linear", "exponential"],
-            "decay_factor": {"values": [0.5, 0.7], "when": {"schedule": "exponential"}},
-            "optimizer": ["adamw", "sgd"],
-            "momentum": {"low": 0.5, "high": 0.8, "when": {"optimizer": "sgd"}},
-        }
-    )
-    pairs = {
-        (c["schedule"], c["decay_factor"]) for c in combinations(spec, ["schedule", "decay_factor"])
-    }
-    assert pairs == {("linear", 0.9), ("exponential", 0.5), ("exponential", 0.7)}
-    assert {c["momentum"] for c in combinations(spec, ["momentum"])} == {0.5, 0.8, 0.9}
-    assert list(combinations(spec, ["freeze"])) == [{"freeze": "none"}]
-
-
-def test_combinations_hold_a_condition_on_the_inside_of_a_range(parse: Parse) -> None:
-    spec = parse(
-        space={
-            "epochs": {"low": 1, "high": 9},
-            "warmup": {"values": [0.3], "when": {"epochs": 5}},
-        }
-    )
-    found = {(c["epochs"], c["warmup"]) for c in combinations(spec, ["epochs", "warmup"])}
-    assert found == {(1, 0.1), (5, 0.3), (9, 0.1)}

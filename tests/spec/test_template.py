@@ -8,8 +8,9 @@ from sft_tune.errors import UserError
 from sft_tune.spec.config import default_params, setting
 from sft_tune.spec.documents import parse_text
 from sft_tune.spec.load import load_study
-from sft_tune.spec.study import Task
-from sft_tune.spec.template import RECIPES, study_template
+from sft_tune.spec.recipes import RECIPES
+from sft_tune.spec.tasks import Task
+from sft_tune.spec.template import study_template
 
 IMAGES: Task = "image-classification"
 TEXTS: Task = "text-classification"

@@ -7,6 +7,7 @@ import pytest
 from sft_tune.store import finalists
 from sft_tune.store.claims import Claim, LeaseLostError
 from sft_tune.store.database import Database
+from sft_tune.store.finalist_rows import finalist_rows
 from tests.store.conftest import LEASE, NOW, register, start
 
 DONE = {
@@ -31,7 +32,7 @@ def test_runs_are_asked_for_once_and_trained_seed_by_seed(db: Database) -> None:
     start(db, study), start(db, study)
     ids = finalists.ask(db, study.id, [1, 0], [11, 12])
     assert finalists.ask(db, study.id, [1, 0], [11, 12]) == ids and len(set(ids)) == 4
-    rows = finalists.finalist_rows(db, study.name)
+    rows = finalist_rows(db, study.name)
     assert [(r.number, r.seed) for r in rows] == [(1, 11), (0, 11), (1, 12), (0, 12)]
     assert {r.phase for r in rows} == {"waiting"}
     first = claim(db, study.id, ids)
@@ -49,16 +50,16 @@ def test_a_run_is_ended_once_with_what_it_found(db: Database) -> None:
     assert held is not None and claim(db, study.id, ids, "other") is None
     held = finalists.begin(db, held, device="cpu", host="here", now=NOW)
     finalists.reach(db, held, 50, 0.6)
-    (row,) = finalists.finalist_rows(db, study.name)
+    (row,) = finalist_rows(db, study.name)
     assert (row.phase, row.last_progress, row.last_value, row.attempts) == ("running", 50, 0.6, 1)
     finalists.end(db, held, DONE, now=NOW + 5)
     finalists.end(db, held, DONE, now=NOW + 6)  # as a retry of a commit that succeeded
-    (row,) = finalists.finalist_rows(db, study.name)
+    (row,) = finalist_rows(db, study.name)
     assert (row.phase, row.reason, row.value, row.seconds) == ("ended", "completed", 0.75, 2.5)
     assert row.metrics == DONE["metrics"] and row.test_metrics == {"accuracy": 0.5}
     assert claim(db, study.id, ids, now=NOW + 1e6) is None
     finalists.ask(db, study.id, [0], [11])
-    assert finalists.finalist_rows(db, study.name) == [row]
+    assert finalist_rows(db, study.name) == [row]
 
 
 @pytest.mark.parametrize(("owner", "later"), [("dead", 1.0), ("me", LEASE + 1)])

@@ -15,16 +15,7 @@ from sft_tune.store.database import Database
 from sft_tune.store.optuna_storage import add_reports
 from sft_tune.store.outcomes import STATE_OF_REASON
 from sft_tune.store.records import StudyRecord
-from tests.store.conftest import (
-    NOW,
-    begin,
-    finish,
-    outcome,
-    rung,
-    start,
-    take,
-    take_abandoned,
-)
+from tests.store.conftest import NOW, begin, finish, outcome, rung, start, take, take_abandoned
 
 
 def only_ended(db: Database, study: StudyRecord) -> EndedTrial:

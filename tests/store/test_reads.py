@@ -18,17 +18,7 @@ from sft_tune.store.database import Database
 from sft_tune.store.reads import TrialRow
 from sft_tune.store.records import StudyRecord
 from sft_tune.store.standing import Tally, default_row, standing
-from tests.store.conftest import (
-    LEASE,
-    NOW,
-    finish,
-    make_spec,
-    outcome,
-    register,
-    rung,
-    start,
-    take,
-)
+from tests.store.conftest import LEASE, NOW, finish, make_spec, outcome, register, rung, start, take
 
 
 def fill(db: Database, study: StudyRecord) -> None:

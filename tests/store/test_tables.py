@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Double, Integer, MetaData, Table, inspect
 
-from sft_tune.spec.study import ModelSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.store import migrations, optuna_tables, tables
 from sft_tune.store.database import Database

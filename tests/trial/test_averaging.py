@@ -17,7 +17,8 @@ from sft_tune.spec.training import TrainingSpec
 from sft_tune.trial.averaging import Averaging
 from sft_tune.trial.data import gather, prepare
 from sft_tune.trial.patience import Patience
-from sft_tune.trial.step import Trainee, set_up, train_step
+from sft_tune.trial.step import train_step
+from sft_tune.trial.trainee import Trainee, set_up
 
 Configure = Callable[..., TrialConfig]
 CPU = torch.device("cpu")

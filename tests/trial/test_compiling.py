@@ -14,7 +14,8 @@ from sft_tune.trial import checkpoint, compiling
 from sft_tune.trial.data import prepare
 from sft_tune.trial.loop import run_trial
 from sft_tune.trial.outcome import Outcome
-from sft_tune.trial.step import rehearse, set_up
+from sft_tune.trial.step import rehearse
+from sft_tune.trial.trainee import set_up
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +127,7 @@ def test_a_trial_that_is_long_enough_finds_out_for_those_after_it(
     monkeypatch.setattr(
         compiling,
         "_seconds",
-        lambda trainee, step: plain if trainee.model.compiled is None else 0.5 if fast else 4.0,
+        lambda trainee, step: plain if trainee.model.compiled is None else 0.0 if fast else 4.0,
     )
     first, second, short = (new_runner(name) for name in ("first", "second", "short"))
     outcome = trained(first, digits(), "auto")  # 12 steps of 2 s
@@ -134,9 +135,9 @@ def test_a_trial_that_is_long_enough_finds_out_for_those_after_it(
     assert outcome.reason == "completed" and outcome.note.startswith(told)
     (record,) = (first.cache / compiling.FOLDER).glob("*.json")
     known = json.loads(record.read_text())
-    assert (known["plain"], known["compiled"]) == (2.0, 0.5 if fast else 4.0)
+    assert (known["plain"], known["compiled"]) == (2.0, 0.0 if fast else 4.0)
     assert known["seconds"] > 0 or not fast
-    # The next one knows: 12 steps save 18 s, and tracing took less.
+    # The next one knows: 12 steps save 24 s, and tracing took less.
     assert trained(second, digits(seed=9), "auto").note.startswith("compiled in") is fast
     # One of 3 steps, 6 s, where nothing is known of its batch size, does not even measure.
     outcome = trained(short, digits(training={"batch_size": 16, "epochs": 1}), "auto")

@@ -21,8 +21,8 @@ from sft_tune.trial.monitors import Monitors
 from sft_tune.trial.outcome import Evaluation
 from sft_tune.trial.resume import TrialState
 from sft_tune.trial.rungs import at_rung
-from sft_tune.trial.step import set_up
 from sft_tune.trial.tasks import task_of
+from sft_tune.trial.trainee import set_up
 from tests.trial.test_resume import KilledError, after, check_same
 
 Configure = Callable[..., TrialConfig]

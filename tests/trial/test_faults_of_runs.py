@@ -68,15 +68,23 @@ def load(split):
 
 
 def test_learning_wrong_labels_by_heart_is_overfitting(
-    runner: Any, digits: Configure, tmp_path: Path
+    new_runner: Callable[[str], Any], digits: Configure, tmp_path: Path
 ) -> None:
     (tmp_path / "mislabelled.py").write_text(MISLABELLED)
     data = {"source": f"python:{tmp_path}/mislabelled.py:load"}
     training = {"epochs": 40, "learning_rate": 3e-3, "augment": "none", "schedule": "constant"}
-    config = digits(
-        data={**data, "classes": None, "train_limit": None, "validation_limit": None},
-        model={"dropout": 0.0},
-        training=training,
-        objective={"rungs": 10},
-    )
-    assert "overfitting" in faults_of(runner, config)
+    found = [
+        faults_of(
+            new_runner(str(seed)),
+            digits(
+                data={**data, "classes": None, "train_limit": None, "validation_limit": None},
+                model={"dropout": 0.0},
+                training=training,
+                objective={"rungs": 10},
+                seed=seed,
+            ),
+        )
+        for seed in range(1, 5)
+    ]
+    # Their losses jump, elsewhere than on another machine; one may hide it, not most.
+    assert sum("overfitting" in faults for faults in found) >= 2

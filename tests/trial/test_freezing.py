@@ -17,7 +17,8 @@ from sft_tune.trial.convnet import ConvNet
 from sft_tune.trial.data import prepare
 from sft_tune.trial.freezing import lowest_trained
 from sft_tune.trial.optimizers import set_learning_rate
-from sft_tune.trial.step import Trainee, set_up, train_step
+from sft_tune.trial.step import train_step
+from sft_tune.trial.trainee import Trainee, set_up
 
 Configure = Callable[..., TrialConfig]
 CPU = torch.device("cpu")

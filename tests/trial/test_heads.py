@@ -10,11 +10,7 @@ from sft_tune.errors import ModelError
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.trial.blocks import find_blocks
 from sft_tune.trial.freezing import Freezing
-from sft_tune.trial.heads import (
-    find_output_layer,
-    in_head,
-    replace_head,
-)
+from sft_tune.trial.heads import find_output_layer, in_head, replace_head
 
 
 class Vgg(nn.Module):

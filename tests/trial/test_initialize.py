@@ -12,10 +12,10 @@ from torch import nn
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.study import ModelSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data import prepare
 from sft_tune.trial.models import build_model
-from sft_tune.trial.step import Trainee, set_up
+from sft_tune.trial.trainee import Trainee, set_up
 
 Configure = Callable[..., TrialConfig]
 LABELS = ["a", "b", "c"]

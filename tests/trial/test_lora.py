@@ -15,7 +15,8 @@ from sft_tune.spec.config import TrialConfig
 from sft_tune.trial import checkpoint, held_out
 from sft_tune.trial.data import gather, prepare
 from sft_tune.trial.load import load_checkpoint
-from sft_tune.trial.step import Trainee, set_up, train_step
+from sft_tune.trial.step import train_step
+from sft_tune.trial.trainee import Trainee, set_up
 
 Configure = Callable[..., TrialConfig]
 CPU = torch.device("cpu")
@@ -147,7 +148,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_update_of_an_image_network_is_trained(name: str) -> None:
-    from sft_tune.spec.study import ModelSpec
+    from sft_tune.spec.model import ModelSpec
     from sft_tune.trial.lora import ADAPTER, add_lora
     from sft_tune.trial.models import build_model
 

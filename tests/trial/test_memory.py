@@ -20,10 +20,12 @@ from torch.nn import functional
 
 from sft_tune.spec.config import TrialConfig
 from sft_tune.trial import step
+from sft_tune.trial import trainee as trainees
 from sft_tune.trial.check import probe
 from sft_tune.trial.data import Batch, prepare
 from sft_tune.trial.models import BuiltModel
-from sft_tune.trial.step import Trainee, set_up, train_step
+from sft_tune.trial.step import train_step
+from sft_tune.trial.trainee import Trainee, set_up
 
 Configure = Callable[..., TrialConfig]
 CPU = torch.device("cpu")
@@ -65,7 +67,7 @@ class Crowd:
 @pytest.fixture
 def crowded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Crowd]:
     """Let every model that is built from here on be a `Crowd` (and have no batch norm)."""
-    build = step.build_model
+    build = trainees.build_model
 
     def install(fits: int, *, training: bool = True, batch_norm: bool = True) -> Crowd:
         crowd = Crowd(fits, training)
@@ -77,7 +79,7 @@ def crowded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Crowd]:
             model.module.register_forward_hook(crowd, with_kwargs=True)
             return model
 
-        monkeypatch.setattr(step, "build_model", built)
+        monkeypatch.setattr(trainees, "build_model", built)
         return crowd
 
     return install
@@ -411,7 +413,7 @@ import json, resource, sys, pathlib
 import psutil, torch
 from torch import nn
 from sft_tune.spec.config import TrialConfig
-from sft_tune.trial import step
+from sft_tune.trial import trainee as trainees
 from sft_tune.trial.loop import run_trial
 from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.paths import TrialPaths
@@ -427,7 +429,7 @@ class Hungry(nn.Module):
         return self.head(self.body(self.scale * pixels))
 
 torch.set_num_threads(1)
-step.build_model = lambda *_, **__: BuiltModel(Hungry(), ("head",), ((0.5,) * 3, (0.5,) * 3))
+trainees.build_model = lambda *_, **__: BuiltModel(Hungry(), ("head",), ((0.5,) * 3, (0.5,) * 3))
 root = pathlib.Path(sys.argv[1])
 config = TrialConfig.model_validate({
     "task": "image-classification",

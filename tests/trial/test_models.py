@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sft_tune.errors import ModelError
-from sft_tune.spec.study import ModelSpec, NormalizeSpec
+from sft_tune.spec.data import NormalizeSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial import models_torchvision
 from sft_tune.trial.models import BuiltModel, build_model, parameter_count
 from sft_tune.trial.weights import load_backbone

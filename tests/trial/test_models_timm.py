@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.study import ModelSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.trial.data.images import made_for
 from sft_tune.trial.export.verify import verify

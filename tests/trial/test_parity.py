@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sft_tune.spec.config import TrialConfig
 from sft_tune.trial.data import gather, prepare
-from sft_tune.trial.step import Trainee, set_up, train_step
+from sft_tune.trial.step import train_step
+from sft_tune.trial.trainee import Trainee, set_up
 
 Configure = Callable[..., TrialConfig]
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from sft_tune.spec.config import TrialConfig
 from sft_tune.trial import device
 from sft_tune.trial.data import prepare
 from sft_tune.trial.remembered import Remembered
-from sft_tune.trial.step import Trainee, set_up
+from sft_tune.trial.trainee import Trainee, set_up
 
 Configure = Callable[..., TrialConfig]
 

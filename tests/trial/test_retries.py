@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from sft_tune.spec.config import TrialConfig
 from sft_tune.trial import loop, step
+from sft_tune.trial import trainee as trainees
 from sft_tune.trial.data import gather, prepare
 from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.optimizers import build_optimizer
 from sft_tune.trial.rewind import Rewind
-from sft_tune.trial.step import Trainee, set_up, train_step
+from sft_tune.trial.step import train_step
+from sft_tune.trial.trainee import Trainee, set_up
 
 Configure = Callable[..., TrialConfig]
 CPU = torch.device("cpu")
@@ -121,14 +123,14 @@ def greedy_backward(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         if counts[-1] > 4:
             run_out()
 
-    build = step.build_model
+    build = trainees.build_model
 
     def built(*args: Any, **kwargs: Any) -> BuiltModel:
         model = build(*args, **kwargs)
         next(model.module.parameters()).register_hook(greedy)
         return model
 
-    monkeypatch.setattr(step, "build_model", built)
+    monkeypatch.setattr(trainees, "build_model", built)
     monkeypatch.setattr(BuiltModel, "logits", watched)
     yield counts
 

@@ -19,7 +19,8 @@ from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.optimizers import build_optimizer, parameter_groups, set_learning_rate
 from sft_tune.trial.plan import Plan
 from sft_tune.trial.schedules import learning_rate
-from sft_tune.trial.step import Trainee, set_up, train_step
+from sft_tune.trial.step import train_step
+from sft_tune.trial.trainee import Trainee, set_up
 
 Configure = Callable[..., TrialConfig]
 CPU = torch.device("cpu")

@@ -20,7 +20,8 @@ from sft_tune.spec.training import TrainingSpec
 from sft_tune.trial.class_loss import ClassLoss, class_loss, divergence
 from sft_tune.trial.data import Batch, gather, prepare
 from sft_tune.trial.mixing import mixed
-from sft_tune.trial.step import Trainee, set_up, train_step
+from sft_tune.trial.step import train_step
+from sft_tune.trial.trainee import Trainee, set_up
 
 Configure = Callable[..., TrialConfig]
 CPU = torch.device("cpu")

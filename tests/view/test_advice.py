@@ -13,14 +13,9 @@ import yaml
 
 from sft_tune.spec.study import StudySpec
 from sft_tune.store.rows import EvaluationRow, TrialRow
-from sft_tune.view.advice import (
-    Advice,
-    advice_json,
-    advise,
-    beforehand,
-    draw_advice,
-    widened,
-)
+from sft_tune.view.advice import Advice, advice_json, draw_advice
+from sft_tune.view.advice_rules import advise, beforehand
+from sft_tune.view.advice_space import widened
 from sft_tune.view.estimate import Estimate
 from tests.view.conftest import Draw
 from tests.view.examples import pruned_row, rung_row, study_row, trial_row

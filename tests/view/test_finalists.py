@@ -7,14 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sft_tune.store.finalists import FinalistRow
-from sft_tune.view.finalists import (
-    Standings,
-    confirmed_in_words,
-    draw_standings,
-    standings,
-    standings_json,
-)
+from sft_tune.store.finalist_rows import FinalistRow
+from sft_tune.view.finalists import Standings, standings
+from sft_tune.view.finalists_tables import draw_standings, standings_json
+from sft_tune.view.finalists_words import confirmed_in_words
 from tests.view.conftest import Draw
 from tests.view.examples import DEFAULT, study_spec, trial_row
 

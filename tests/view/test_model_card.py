@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from sft_tune.spec.config import assemble, default_params
-from sft_tune.store.finalists import FinalistRow
+from sft_tune.store.finalist_rows import FinalistRow
 from sft_tune.store.records import StudyRecord
 from sft_tune.store.rows import EvaluationRow
-from sft_tune.view.model_card import ModelCard, card_markdown, make_card
+from sft_tune.view.model_card import ModelCard, make_card
+from sft_tune.view.model_card_markdown import card_markdown
 from tests.view.examples import DEFAULT, study_spec, trial_row
 
 SPEC = study_spec(budget={"trials": 12, "hours": 2})
@@ -169,6 +171,15 @@ def test_the_card_is_a_page_that_says_it_all() -> None:
     ):
         assert part in text
     assert default_params(SPEC) == DEFAULT
+
+
+def test_the_card_says_that_the_search_weighed_cost() -> None:
+    spec = study_spec(space={"epochs": [2, 4]}, budget={"hours": 2})
+    rows = [trial_row(0, 0.9, params={"epochs": 2})]
+    record = replace(RECORD, spec=spec, max_trials=None)
+    assert "sampler tpe (cost-aware), pruner asha" in card_markdown(
+        make_card(record, rows, [rung(100, 0.2)], [], exported(trial=0))
+    )
 
 
 @pytest.mark.parametrize(

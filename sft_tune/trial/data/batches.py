@@ -31,7 +31,8 @@ HALF: Normalize = ((0.5,), (0.5,))
 POOL_BATCHES = 50
 """Batches of a pool that is sorted by length: with more, each epoch would have the same ones."""
 LEAST_POOLS = 4
-"""A small data set has smaller pools, for the same reason."""
+"""A small data set has smaller pools: 160 texts of one epoch, sorted as one pool, took a fifth less
+time and came to an accuracy of 0.879 in place of 0.915 (MiniLM, means of 12)."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_tune.errors import DataError
-from sft_tune.spec.study import DataSpec
+from sft_tune.spec.data import DataSpec
 from sft_tune.trial.data.boxes import Raw
 from sft_tune.trial.data.examples import Examples, SplitName, did_you_mean, files_identity, listed
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sft_tune.spec.study import DataSpec, Task
-from sft_tune.spec.tasks import TASKS
+from sft_tune.spec.data import DataSpec
+from sft_tune.spec.tasks import TASKS, Task
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import glob
 from pathlib import Path
 
 from sft_tune.errors import DataError
-from sft_tune.spec.study import DataSpec, Task
-from sft_tune.spec.tasks import TASKS
+from sft_tune.spec.data import DataSpec
+from sft_tune.spec.tasks import TASKS, Task
 from sft_tune.trial.data.coco import CocoFiles, find_coco
 from sft_tune.trial.data.columns import reads_files
 from sft_tune.trial.data.examples import (

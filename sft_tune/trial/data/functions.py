@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from sft_tune.errors import DataError
-from sft_tune.spec.study import DataSpec, Task
+from sft_tune.spec.data import DataSpec
+from sft_tune.spec.tasks import Task
 from sft_tune.trial.data.columns import columns_of
 from sft_tune.trial.data.examples import (
     Examples,

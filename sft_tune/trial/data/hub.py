@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sft_tune.errors import DataError
-from sft_tune.spec.study import DataSpec, Task
+from sft_tune.spec.data import DataSpec
+from sft_tune.spec.tasks import Task
 from sft_tune.trial.data.cache import key_of, open_or_build, prepared_root
 from sft_tune.trial.data.columns import columns_of, reads_files
 from sft_tune.trial.data.examples import (

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from sft_tune.spec.study import ModelSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data.arrays import array_path
 from sft_tune.trial.data.cache import ArrayWriter
 from sft_tune.trial.data.examples import Examples, UnreadableError, reason

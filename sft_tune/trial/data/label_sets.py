@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sft_tune.errors import DataError
-from sft_tune.spec.study import DataSpec
+from sft_tune.spec.data import DataSpec
 from sft_tune.trial.data.examples import Examples, listed
 from sft_tune.trial.data.labels import check_agreement, in_label_order, label_name
 from sft_tune.trial.data.parts import Part

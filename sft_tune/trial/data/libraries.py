@@ -12,7 +12,8 @@ import numpy as np
 from filelock import FileLock
 
 from sft_tune.errors import DataError
-from sft_tune.spec.study import DataSpec, Task
+from sft_tune.spec.data import DataSpec
+from sft_tune.spec.tasks import Task
 from sft_tune.trial.data.cache import writing
 from sft_tune.trial.data.columns import reads_images
 from sft_tune.trial.data.examples import (

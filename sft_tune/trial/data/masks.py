@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sft_tune.errors import DataError
-from sft_tune.spec.study import DataSpec
+from sft_tune.spec.data import DataSpec
 from sft_tune.trial.data.arrays import array_path
 from sft_tune.trial.data.cache import ArrayWriter
 from sft_tune.trial.data.examples import Examples, reason

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sft_tune.errors import DataError
-from sft_tune.spec.study import DataSpec
+from sft_tune.spec.data import DataSpec
 from sft_tune.trial.data.examples import Examples, listed
 from sft_tune.trial.data.parts import Part
 from sft_tune.trial.data.target_kinds import Found, Labels, Stats

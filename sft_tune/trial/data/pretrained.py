@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_tune.errors import ModelError
-from sft_tune.spec.study import ModelSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data.examples import digest, reason
 
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.bpe", "*.jinja")

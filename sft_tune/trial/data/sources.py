@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sft_tune.errors import DataError
-from sft_tune.spec.study import DataSpec, Task
+from sft_tune.spec.data import DataSpec
+from sft_tune.spec.tasks import Task
 from sft_tune.trial.data.examples import Source, did_you_mean, listed
 from sft_tune.trial.data.folders import open_path
 from sft_tune.trial.data.functions import Function

@@ -14,15 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from sft_tune.errors import DataError
-from sft_tune.spec.study import DataSpec, Task
+from sft_tune.spec.data import DataSpec
+from sft_tune.spec.tasks import Task
 from sft_tune.trial.data.columns import columns_of, reads_files
-from sft_tune.trial.data.examples import (
-    Examples,
-    SplitName,
-    check_columns,
-    files_identity,
-    reason,
-)
+from sft_tune.trial.data.examples import Examples, SplitName, check_columns, files_identity, reason
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-from sft_tune.spec.study import DataSpec
+from sft_tune.spec.data import DataSpec
 from sft_tune.trial.data.examples import Examples
 from sft_tune.trial.data.parts import Part
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sft_tune.spec.study import DataSpec, Task
+from sft_tune.spec.data import DataSpec
+from sft_tune.spec.tasks import Task
 from sft_tune.trial.data.boxes import BoxTargets
 from sft_tune.trial.data.completions import CompletionTargets
 from sft_tune.trial.data.examples import Examples

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sft_tune.errors import DataError, ModelError
-from sft_tune.spec.study import DataSpec, ModelSpec
+from sft_tune.spec.data import DataSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data.arrays import array_path
 from sft_tune.trial.data.cache import save
 from sft_tune.trial.data.examples import Examples, listed, reason

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sft_tune.errors import DataError
-from sft_tune.spec.study import Task
-from sft_tune.spec.tasks import TASKS
+from sft_tune.spec.tasks import TASKS, Task
 from sft_tune.trial.data.audio import read_sound
 from sft_tune.trial.data.examples import Examples, UnreadableError, listed
 from sft_tune.trial.data.images import chunks, in_order, read_image

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.study import resolve_direction
+from sft_tune.spec.objective import resolve_direction
 from sft_tune.trial import checkpoint
 from sft_tune.trial.data import Prepared, prepare
 from sft_tune.trial.device import open_device

@@ -13,8 +13,7 @@ from torch import nn
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.study import Task
-from sft_tune.spec.tasks import TASKS
+from sft_tune.spec.tasks import TASKS, Task
 from sft_tune.trial import checkpoint, convnet, detectors, models_timm, models_torchvision
 from sft_tune.trial.data import AudioSplit, Prepared, TextSplit, prepare
 from sft_tune.trial.data.audio import load_extractor

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.study import ModelSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data import prepare
 from sft_tune.trial.device import autocast
 from sft_tune.trial.features import use_features
@@ -21,8 +21,8 @@ from sft_tune.trial.stack.head import Layer, dropouts, forward, layers_of
 from sft_tune.trial.stack.member import Member
 from sft_tune.trial.stack.rows import Row
 from sft_tune.trial.stack.shared import NotStackableError, Passes
-from sft_tune.trial.step import Trainee, set_up
 from sft_tune.trial.tasks import Outputs
+from sft_tune.trial.trainee import Trainee, set_up
 
 TRIED = 4
 

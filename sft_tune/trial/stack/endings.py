@@ -7,8 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from sft_tune.spec.study import resolve_direction
-from sft_tune.trial.loop import NOT_KEPT, outcome_of
+from sft_tune.spec.objective import resolve_direction
+from sft_tune.trial.conclude import NOT_KEPT, outcome_of
 from sft_tune.trial.outcome import Outcome
 from sft_tune.trial.rungs import Ending
 from sft_tune.trial.stack.member import Member

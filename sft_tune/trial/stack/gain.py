@@ -27,16 +27,18 @@ from sft_tune.trial.device import (
     memory_of_its_own,
     open_device,
     peak_memory,
+    resolve_precision,
     wait_for,
 )
 from sft_tune.trial.features import use_features
 from sft_tune.trial.models import parameter_count
 from sft_tune.trial.outcome import Evaluation
 from sft_tune.trial.paths import TrialPaths
-from sft_tune.trial.remembered import facts_of, replace_json
+from sft_tune.trial.remembered import STEP, facts_of, replace_json
 from sft_tune.trial.stack.shared import NotStackableError
 from sft_tune.trial.stack.trials import Stack
-from sft_tune.trial.step import Trainee, set_up, train_step
+from sft_tune.trial.step import train_step
+from sft_tune.trial.trainee import Trainee, set_up
 
 FOLDER = "stacked"
 WARM_UP = 5
@@ -153,23 +155,39 @@ def _of_heads(tried: _Tried, data: Prepared, count: int) -> float:
 
 def _of_models(tried: _Tried, data: Prepared, count: int, steps: float) -> Gain:
     """Return what is remembered, or measured where all trials do so many ``steps``."""
-    trainee = set_up(tried.config, data, tried.device)
-    path = tried.cache / FOLDER / f"{key_of(_facts(trainee, count))}.json"
+    facts = _facts(tried.config, data, tried.device, count)
+    path = tried.cache / FOLDER / f"{key_of(facts)}.json"
     known = _read(path)
-    if known is None:
+    if known is None or (known["ratio"] is None and _may_repay(known["alone"], steps)):
         try:
-            (alone,) = _fastest([lambda step: train_step(trainee, step)], tried.device)
-            if alone * steps < LEAST_SECONDS or alone > LARGE:
-                return Gain(0.0)
-            known = _found(tried, trainee, count)
-        except NotStackableError:
-            known = {"ratio": 0.0, "bytes": 0}
+            known = _tried_out(tried, data, count, steps)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return Gain(0.0)  # another time there may be more
-        _keep(path, known)
+        # What is hardly too large may have been slow for once: another time it is measured anew.
+        if known["ratio"] is not None or not LARGE < known["alone"] < 2 * LARGE:
+            _keep(path, known)
+    if known["ratio"] is None:
+        return Gain(0.0)
     return Gain(known["ratio"], _most(tried.device, known["bytes"]))
+
+
+def _may_repay(alone: float, steps: float) -> bool:
+    """Tell whether to measure a stack, given the seconds of a step and how many there are."""
+    return alone * steps >= LEAST_SECONDS and alone <= LARGE
+
+
+def _tried_out(tried: _Tried, data: Prepared, count: int, steps: float) -> dict[str, Any]:
+    """Return the seconds of a step alone; and a stack's gain and bytes, where that may repay."""
+    trainee = set_up(tried.config, data, tried.device)
+    try:
+        tried.fill(1)  # most that cannot be stacked are refused here, before anything is timed
+        (alone,) = _fastest([lambda step: train_step(trainee, step)], tried.device)
+        found = {"alone": alone, "ratio": None, "bytes": 0}
+        return {**found, **(_found(tried, trainee, count) if _may_repay(alone, steps) else {})}
+    except NotStackableError:
+        return {"alone": 0.0, "ratio": 0.0, "bytes": 0}
 
 
 def _found(tried: _Tried, trainee: Trainee, count: int) -> dict[str, Any]:
@@ -185,7 +203,8 @@ def _found(tried: _Tried, trainee: Trainee, count: int) -> dict[str, Any]:
         before = _used(device)
         tried.fill(2)
         two = ratio()
-        taken = (peak_memory(device) - before) // 2
+        # The first was there before.
+        taken = peak_memory(device) - before
     size = max(taken, 4 * COPIES * parameter_count(trainee.model.module, trained_only=True))
     found = {"ratio": two, "bytes": size}
     count = min(count, _most(device, size))
@@ -211,11 +230,15 @@ def _used(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _facts(trainee: Trainee, count: int) -> dict[str, Any]:
-    threads = torch.get_num_threads() if trainee.device.type == "cpu" else None
-    model = trainee.config.model.model_dump(mode="json")
-    about = {"count": count, "threads": threads, "torch": torch.__version__}
-    return {**facts_of(trainee), **model, **about}
+def _facts(config: TrialConfig, data: Prepared, device: torch.device, count: int) -> dict[str, Any]:
+    threads = torch.get_num_threads() if device.type == "cpu" else None
+    dtype = resolve_precision(config.training.precision, device)
+    about = {"count": count, "threads": threads, "torch": torch.__version__, "step": STEP}
+    return {
+        **facts_of(config, data, device, dtype),
+        **config.model.model_dump(mode="json"),
+        **about,
+    }
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -223,10 +246,10 @@ def _read(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    numbers = isinstance(record, dict) and all(
-        isinstance(record.get(name), int | float) for name in ("ratio", "bytes")
-    )
-    return record if numbers else None
+    if not isinstance(record, dict) or not {"alone", "ratio", "bytes"} <= set(record):
+        return None
+    numbers = [record["alone"], record["bytes"], record["ratio"] or 0]
+    return record if all(isinstance(number, int | float) for number in numbers) else None
 
 
 def _keep(path: Path, record: dict[str, Any]) -> None:

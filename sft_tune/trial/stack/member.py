@@ -18,7 +18,7 @@ from sft_tune.trial.outcome import Evaluation
 from sft_tune.trial.paths import TrialPaths
 from sft_tune.trial.resume import TrialState
 from sft_tune.trial.stack.rows import Row
-from sft_tune.trial.step import Trainee
+from sft_tune.trial.trainee import Trainee
 from sft_tune.trial.updates import UpdateRatio
 
 Report = Callable[[Evaluation], None]

@@ -13,8 +13,8 @@ from torch import Tensor
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.trial.stack.member import Member
-from sft_tune.trial.step import Trainee
 from sft_tune.trial.tasks import Outputs
+from sft_tune.trial.trainee import Trainee
 
 Passes = Callable[[Mapping[str, Tensor], Sequence[Tensor]], tuple[Tensor, Tensor]]
 """Logits [k, b, classes] and targets [k, b] of k trials: of their trained weights by name,

@@ -24,7 +24,7 @@ from sft_tune.trial.stack.likeness import apart, compare, gradients_of, same_sta
 from sft_tune.trial.stack.member import Member
 from sft_tune.trial.stack.modules import Replaced, same_tensors, stacked, take_fixed, trained_of
 from sft_tune.trial.stack.shared import NotStackableError, Passes
-from sft_tune.trial.step import Trainee, set_up
+from sft_tune.trial.trainee import Trainee, set_up
 
 TRIED = 8
 """Examples that each of two models is tried on."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sft_tune.spec.study import DataSpec, Task
+from sft_tune.spec.data import DataSpec
+from sft_tune.spec.tasks import Task
 from sft_tune.trial.tasks import (
     classification,
     detection,

@@ -8,7 +8,12 @@ from typing import NamedTuple
 
 from sft_tune.errors import UserError
 from sft_tune.view.material import Material
-from sft_tune.view.plots import draw, draw_space, style
+from sft_tune.view.plots import style
+from sft_tune.view.plots.draw_course import draw_curves, draw_history
+from sft_tune.view.plots.draw_default import draw_default
+from sft_tune.view.plots.draw_parallel import draw_parallel
+from sft_tune.view.plots.draw_space import draw_contour, draw_importances, draw_slices
+from sft_tune.view.plots.draw_time import draw_cost, draw_timeline
 from sft_tune.view.plots.space_rows import chosen
 
 PAGE = ".html"
@@ -25,17 +30,15 @@ class Plot(NamedTuple):
 
 
 PLOTS: dict[str, Plot] = {
-    "history": Plot("each trial's value and the best so far", lambda m, _: draw.draw_history(m)),
-    "curves": Plot("learning curves, pruned ones faint", lambda m, _: draw.draw_curves(m)),
-    "importances": Plot(
-        "how much each hyperparameter matters", lambda m, _: draw_space.draw_importances(m)
-    ),
-    "slice": Plot("the objective along hyperparameters", draw_space.draw_slices),
-    "contour": Plot("the objective over two hyperparameters", draw_space.draw_contour),
-    "parallel": Plot("all hyperparameters side by side", lambda m, _: draw_space.draw_parallel(m)),
-    "cost": Plot("quality against time on the device", lambda m, _: draw.draw_cost(m)),
-    "timeline": Plot("which trial ran where and when", lambda m, _: draw.draw_timeline(m)),
-    "default": Plot("default against tuned, by metric", lambda m, _: draw.draw_default(m)),
+    "history": Plot("each trial's value and the best so far", lambda m, _: draw_history(m)),
+    "curves": Plot("learning curves, pruned ones faint", lambda m, _: draw_curves(m)),
+    "importances": Plot("how much each hyperparameter matters", lambda m, _: draw_importances(m)),
+    "slice": Plot("the objective along hyperparameters", draw_slices),
+    "contour": Plot("the objective over two hyperparameters", draw_contour),
+    "parallel": Plot("all hyperparameters side by side", lambda m, _: draw_parallel(m)),
+    "cost": Plot("quality against time on the device", lambda m, _: draw_cost(m)),
+    "timeline": Plot("which trial ran where and when", lambda m, _: draw_timeline(m)),
+    "default": Plot("default against tuned, by metric", lambda m, _: draw_default(m)),
 }
 
 

@@ -8,7 +8,7 @@ from sft_tune.view.contest import Contest, Entrant
 from sft_tune.view.contest_tables import OF, amount
 from sft_tune.view.marginal import Marginal
 from sft_tune.view.plots import style
-from sft_tune.view.plots.draw import time_unit
+from sft_tune.view.plots.marks import time_unit
 from sft_tune.view.plots.style import Drawing
 from sft_tune.view.words import score
 

@@ -1,8 +1,7 @@
-"""The space drawn: importances, slices, a contour, parallel coordinates."""
+"""The space drawn: importances, slices, a contour."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,16 +11,11 @@ from plotly.subplots import make_subplots
 from sft_tune.view import words
 from sft_tune.view.material import Material
 from sft_tune.view.plots import space_rows, style
-from sft_tune.view.plots.draw import MOST_HOVERS, value_range
+from sft_tune.view.plots.marks import MOST_HOVERS, value_range
 from sft_tune.view.plots.rows import KINDS
 from sft_tune.view.plots.space_rows import CHOICES, LOG, Axis, SpacePoint
 from sft_tune.view.plots.style import Drawing
-
-BANDS = 5
-"""Shades of the lines of parallel coordinates, from the worst fifth to the best."""
-
-_SHADES = ("#cfd6db", "#b3c6d6", "#7fb0d3", "#3a8fc4", "#0072b2")
-_MOST_TICKS = 7
+from sft_tune.view.plots.ticks import axis_settings
 
 
 def draw_importances(material: Material) -> Drawing:
@@ -77,7 +71,7 @@ def draw_slices(material: Material, names: Sequence[str]) -> Drawing:
                 trace = _slice_marks(kind, part.axis, own, material.metric)
                 figure.add_trace(trace.update(showlegend=kind not in named), 1, column)
                 named.add(kind)
-        figure.update_xaxes(**_ticks(part.axis), row=1, col=column)
+        figure.update_xaxes(**axis_settings(part.axis), row=1, col=column)
     figure.update_xaxes(gridcolor=style.RULE, zeroline=False, automargin=True, ticks="outside")
     figure.update_yaxes(gridcolor=style.RULE, zeroline=False, automargin=True)
     figure.update_yaxes(title_text=style.plain(material.metric), col=1)
@@ -126,56 +120,6 @@ def _setting(axis: Axis, point: SpacePoint) -> str:
     return words.number(10**place if axis.scale == LOG else place)
 
 
-def _ticks(axis: Axis) -> dict[str, Any]:
-    """Return plotly's settings of an axis on which ``axis.place`` gives the coordinates."""
-    places, texts = tick_marks(axis)
-    margin = 0.5 if axis.scale == CHOICES else 0.04 * (axis.high - axis.low or 1.0)
-    return {
-        "title": {"text": style.plain(axis.name), "font": {"size": 13, "color": style.QUIET}},
-        "tickvals": places,
-        "ticktext": [style.plain(text) for text in texts],
-        "range": [axis.low - margin, axis.high + margin],
-    }
-
-
-def tick_marks(axis: Axis) -> tuple[list[float], list[str]]:
-    """Return where an axis has marks, and what they say."""
-    if axis.scale == CHOICES:
-        step = max(1, -(-len(axis.choices) // 12))
-        places = list(range(0, len(axis.choices), step))
-        return [float(p) for p in places], [_cut(axis.choices[p]) for p in places]
-    if axis.scale == LOG:
-        return _log_marks(axis)
-    span = axis.high - axis.low
-    if span <= 0:
-        return [axis.low], [words.number(axis.low)]
-    marks = [axis.low + span * i / 4 for i in range(5)]
-    if all(float(end).is_integer() for end in (axis.low, axis.high)) and span <= _MOST_TICKS:
-        marks = [axis.low + i for i in range(int(span) + 1)]
-    return marks, [words.number(mark, 3) for mark in marks]
-
-
-def _log_marks(axis: Axis) -> tuple[list[float], list[str]]:
-    low, high = math.floor(axis.low), math.ceil(axis.high)
-    factors = (1, 2, 5) if high - low <= 2 else (1, 3) if high - low <= 3 else (1,)
-    edge = 0.02 * (axis.high - axis.low) + 1e-9
-    values = [
-        factor * 10.0**power
-        for power in range(low, high + 1)
-        for factor in factors
-        if axis.low - edge <= math.log10(factor) + power <= axis.high + edge
-    ]
-    if len(values) > _MOST_TICKS + 2:
-        values = values[:: -(-len(values) // _MOST_TICKS)]
-    if len(values) < 2:
-        values = [10**axis.low, 10**axis.high]
-    return [math.log10(value) for value in values], [words.number(v, 2) for v in values]
-
-
-def _cut(text: str, longest: int = 18) -> str:
-    return text if len(text) <= longest else f"…{text[1 - longest :]}"
-
-
 def draw_contour(material: Material, names: Sequence[str]) -> Drawing:
     """Draw the objective over two hyperparameters: a smoothed surface, and the trials on it."""
     data = space_rows.contour(material, names)
@@ -202,8 +146,8 @@ def draw_contour(material: Material, names: Sequence[str]) -> Drawing:
         own = [p for p in data.points if p.kind == kind]
         if own:
             figure.add_trace(_contour_marks(kind, own, material.metric))
-    figure.update_xaxes(**_ticks(x), showgrid=False)
-    figure.update_yaxes(**_ticks(y), showgrid=False)
+    figure.update_xaxes(**axis_settings(x), showgrid=False)
+    figure.update_yaxes(**axis_settings(y), showgrid=False)
     title = f"{material.metric} over {x.name} and {y.name}"
     best = material.best
     if best is not None and all(axis.name in best.params for axis in data.axes):
@@ -229,96 +173,3 @@ def _contour_marks(kind: str, own: Sequence[SpacePoint], metric: str) -> go.Scat
         hovertemplate=f"trial %{{customdata[0]}}: {style.plain(metric)} %{{customdata[1]}}"
         f"<extra>{style.NAMES[kind]}</extra>",
     )
-
-
-def draw_parallel(material: Material) -> Drawing:
-    """Draw every trial as a line over the hyperparameters, the best in front."""
-    data = space_rows.parallel(material)
-    if len(data.axes) < 2 or not data.lines:
-        why = "needs two hyperparameters that vary, and trials with a value"
-        return Drawing(style.message(why), "No parallel coordinates yet", "")
-    figure = style.new_figure(height=420)
-    for band in range(BANDS):
-        own = data.lines[band * len(data.lines) // BANDS : (band + 1) * len(data.lines) // BANDS]
-        if own:
-            figure.add_trace(_band(band, own, data.axes))
-    for kind, color, dash in (("default", style.ORANGE, "dash"), ("best", style.INK, "solid")):
-        leads = [line for line in data.lines if line.kind == kind]
-        if leads:
-            trace = _band(BANDS - 1, leads, data.axes)
-            line = {"color": color, "width": 3, "dash": dash}
-            figure.add_trace(trace.update(line=line, opacity=1.0, name=kind, showlegend=True))
-    for place, axis in enumerate(data.axes):
-        _add_axis(figure, place, axis)
-    ends = len(data.axes) - 1
-    figure.update_xaxes(
-        tickvals=list(range(len(data.axes))),
-        ticktext=[
-            style.plain(a.name).replace("_", "_<br>").replace(".", ".<br>") for a in data.axes
-        ],
-        range=[-0.35, ends + 0.55],
-        side="top",
-        showgrid=False,
-        ticks="",
-        linewidth=0,
-    )
-    figure.update_yaxes(visible=False, range=[-0.2, 1.06])
-    figure.update_layout(legend={"y": -0.02, "yanchor": "top"})
-    many = words.plural(data.total, "trial")
-    title = f"{many} over {words.plural(len(data.axes), 'hyperparameter')}, the best in front"
-    note = f"Darker lines have better {material.metric}. A line that begins or ends below has no "
-    note += "value there (its condition does not hold)."
-    drawn = len(data.lines)
-    return Drawing(figure, title, note + (f" {drawn} are drawn." if drawn < data.total else ""))
-
-
-NOWHERE = -0.12
-"""Where a line passes an axis of which the trial has no value."""
-
-
-def _band(band: int, own: Sequence[SpacePoint], axes: Sequence[Axis]) -> go.Scatter:
-    x: list[float | None] = []
-    y: list[float | None] = []
-    for line in own:
-        for place, axis in enumerate(axes):
-            at = line.places[place]
-            x.append(place)
-            y.append(NOWHERE if at is None else round(axis.share(at), 4))
-        x.append(None)
-        y.append(None)
-    names = {0: "worst fifth", BANDS - 1: "best fifth"}
-    return go.Scatter(
-        x=x,
-        y=y,
-        mode="lines",
-        line={"color": _SHADES[band], "width": 1.0 + 0.25 * band},
-        opacity=0.75,
-        name=names.get(band, ""),
-        showlegend=band in names,
-        hoverinfo="skip",
-    )
-
-
-def _add_axis(figure: go.Figure, place: int, axis: Axis) -> None:
-    figure.add_shape(
-        type="line",
-        x0=place,
-        x1=place,
-        y0=0,
-        y1=1,
-        line={"color": style.QUIET, "width": 1},
-    )
-    for at, text in zip(*tick_marks(axis), strict=True):
-        share = axis.share(at)
-        if 0 <= share <= 1:
-            figure.add_annotation(
-                x=place,
-                y=share,
-                text=style.plain(_cut(text, 12)),
-                showarrow=False,
-                xanchor="left",
-                xshift=4,
-                font={"size": 10, "color": style.QUIET},
-                bgcolor="rgba(255,255,255,0.75)",
-                borderpad=0,
-            )

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sft_tune.spec.study import DataSpec, ModelSpec
+from sft_tune.spec.data import DataSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data import Prepared, prepare
 
 Prepare = Callable[..., Prepared]

@@ -12,7 +12,8 @@ import soundfile
 import torch
 
 from sft_tune.errors import DataError, ModelError
-from sft_tune.spec.study import DataSpec, ModelSpec
+from sft_tune.spec.data import DataSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data import AudioSplit, Prepared, evaluation_batches, gather, prepare
 from sft_tune.trial.data.audio import _features, read_sound, shortest_sound
 from sft_tune.trial.data.examples import Examples

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sft_tune.errors import DataError, ModelError, SftTuneError
-from sft_tune.spec.study import DataSpec, ModelSpec
+from sft_tune.spec.data import DataSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data import Prepared, TextSplit, prepare
 from sft_tune.trial.data.arrays import UNTAGGED
 from sft_tune.trial.data.packing import packed

@@ -77,7 +77,8 @@ def test_splits_are_the_same_whatever_the_hash_seed_and_the_order_on_disk(
             make.images(tmp_path / name / f"c{value % 2}", [value])
     code = (
         "import sys; from pathlib import Path\n"
-        "from sft_tune.spec.study import DataSpec, ModelSpec\n"
+        "from sft_tune.spec.data import DataSpec\n"
+        "from sft_tune.spec.model import ModelSpec\n"
         "from sft_tune.trial.data import prepare\n"
         "p = prepare('image-classification', DataSpec(source=sys.argv[1], test_fraction=0.1),\n"
         "    ModelSpec(name='builtin:convnet'), cache=Path(sys.argv[2]), with_test=True)\n"

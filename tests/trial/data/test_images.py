@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sft_tune.errors import DataError
-from sft_tune.spec.study import ModelSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data.examples import Examples
 from sft_tune.trial.data.images import in_order, made_for, read_image
 

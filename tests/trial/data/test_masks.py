@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from sft_tune.errors import DataError, StudyFileError
+from sft_tune.spec.data import DataSpec
 from sft_tune.spec.load import parse_study
-from sft_tune.spec.study import DataSpec, ModelSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data import Prepared, gather, prepare
 from sft_tune.trial.losses import IGNORED
 

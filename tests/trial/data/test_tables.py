@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sft_tune.errors import DataError
-from sft_tune.spec.study import DataSpec
+from sft_tune.spec.data import DataSpec
 from sft_tune.trial.data.sources import open_source
 
 CLS, SEP = 2, 3

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from sft_tune.errors import DataError
-from sft_tune.spec.study import DataSpec, ModelSpec
+from sft_tune.spec.data import DataSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data import Prepared, gather, prepare
 from sft_tune.trial.data.arrays import UNTAGGED
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from sft_tune.errors import DataError
-from sft_tune.spec.study import DataSpec, ModelSpec, Task
+from sft_tune.spec.data import DataSpec
+from sft_tune.spec.model import ModelSpec
+from sft_tune.spec.tasks import Task
 from sft_tune.trial.data import Prepared, prepare
 
 Rows = list[dict[str, Any]]

@@ -18,7 +18,8 @@ from sft_tune.spec.config import TrialConfig
 from sft_tune.trial.data import prepare
 from sft_tune.trial.data.token_batches import in_batches
 from sft_tune.trial.plan import Plan
-from sft_tune.trial.step import set_up, train_step
+from sft_tune.trial.step import train_step
+from sft_tune.trial.trainee import set_up
 from tests.trial.data.test_bucketing import log_normal
 from tests.trial.test_resume import after, check_same
 

@@ -45,14 +45,24 @@ def test_a_study_of_few_steps_is_not_worth_a_measurement(
     measure: Callable[..., Gain], tmp_path: Path
 ) -> None:
     assert measure(trials=10).ratio == 0
-    assert not (tmp_path / gain.FOLDER).exists()
+    (path,) = (tmp_path / gain.FOLDER).iterdir()
+    record = json.loads(path.read_text())
+    assert record["ratio"] is None and record["alone"] > 0
+    # What a step takes is remembered, too: a larger study measures more.
+    assert measure(trials=10).ratio == 0
+    assert json.loads(path.read_text()) == record
+    assert 0.1 < measure().ratio < 3
 
 
 def test_a_model_that_cannot_be_stacked_gains_nothing(
-    measure: Callable[..., Gain], tmp_path: Path
+    measure: Callable[..., Gain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert measure(dropout=0.5).ratio == 0
+    with monkeypatch.context() as patch:
+        patch.delattr(gain, "_fastest")  # refused before anything is timed
+        assert measure(dropout=0.5).ratio == 0
     assert len(list((tmp_path / gain.FOLDER).iterdir())) == 1
+    monkeypatch.delattr(gain, "set_up")  # and known without the model the next time
+    assert measure(dropout=0.5).ratio == 0
 
 
 def test_a_stack_is_no_larger_than_memory(

@@ -13,7 +13,7 @@ import torch
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.study import ModelSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.check import probe
 from sft_tune.trial.export.verify import verify
 from sft_tune.trial.export.write import export

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
-from sft_tune.spec.study import ModelSpec
+from sft_tune.spec.model import ModelSpec
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.trial.check import probe
 from sft_tune.trial.coco_metrics import average_precision

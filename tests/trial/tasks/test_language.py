@@ -24,8 +24,9 @@ from sft_tune.trial.export.write import export
 from sft_tune.trial.load import load_checkpoint
 from sft_tune.trial.losses import IGNORED
 from sft_tune.trial.models import build_model
-from sft_tune.trial.step import Trainee, set_up, train_step
+from sft_tune.trial.step import train_step
 from sft_tune.trial.tasks import language
+from sft_tune.trial.trainee import Trainee, set_up
 from tests.trial.test_folds import Machine
 from tests.trial.writers import write_model
 

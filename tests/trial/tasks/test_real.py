@@ -36,7 +36,8 @@ SHORT: dict[str, Any] = {"train_limit": 120, "validation_limit": 80}
 # F1 of the best answer that is the same for all sentences: subjective, and nothing else.
 CHANCE = 0.5
 CASES = [
-    Case("pairs_minilm", {**SHORT, "max_length": 48, "train_limit": 200}, {}, 0.5, 0.7),
+    # Of 200 pairs, by the seed 0.63 to 0.89; of 400, 0.88 to 0.90 (3 seeds).
+    Case("pairs_minilm", {**SHORT, "max_length": 48, "train_limit": 400}, {}, 0.5, 0.7),
     Case("sentences_multi_label", {**SHORT, "max_length": 32, "train_limit": 240}, {}, CHANCE, 0.6),
     Case("sentences_regression", {**SHORT, "max_length": 32}, {}, 0.0, 0.3),
     # No entity is found by chance; one tag for all words finds hardly any.

@@ -13,7 +13,7 @@ from sft_tune.errors import UserError
 from sft_tune.store.importances import Importances
 from sft_tune.view.material import Material
 from sft_tune.view.plots.catalog import PLOTS, draw_plot, save_plot
-from sft_tune.view.plots.draw import time_unit
+from sft_tune.view.plots.marks import time_unit
 from sft_tune.view.plots.style import titled
 from tests.view.examples import DEFAULT, pruned_row, running_row, trial_row
 from tests.view.materials import curve, material
