@@ -205,9 +205,8 @@ def _timed_rungs(record: Record) -> Iterator[None]:
     plain = Dispatcher._rungs
 
     def timed(self: Dispatcher, said: Sequence[tuple[Worker | None, Any]]) -> None:
-        reached = [
-            self._busy[w].placement.number for w, _ in said if w is not None and w in self._busy
-        ]
+        busy = self._crew.busy
+        reached = [busy[w].placement.number for w, _ in said if w is not None and w in busy]
         begun = time.monotonic()
         plain(self, said)
         spent = time.monotonic() - begun

@@ -42,6 +42,14 @@ BUDGETS = (55, 110, 220)
 RESAMPLES = 2000
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "": {},
+    "qmc start": {"startup": "qmc"},
+    "cost-aware": {"cost_aware": True},
+}
+"""Of a sampler, by what stands after its name."""
+
+
 class Search(NamedTuple):
     """One line of the table; ``pruner`` is a section of a study file, or fed by epoch."""
 
@@ -85,6 +93,7 @@ SEARCHES = (
     *(Search("qmc", pruner) for pruner in (OWN[0], DEFAULT)),
     *(Search("tpe", pruner) for pruner in (OWN[0], DEFAULT, OWN[3], OWN[9], "median")),
     *(Search("tpe, qmc start", pruner) for pruner in (OWN[0], DEFAULT, "median")),
+    *(Search("tpe, cost-aware", pruner) for pruner in (OWN[0], DEFAULT)),
 )
 
 
@@ -145,9 +154,8 @@ def _repeat(search: Search, trials: int, repeats: int, budget: int) -> list[list
     by_epoch = isinstance(search.pruner, str)
     for seed in range(repeats):
         section = {} if isinstance(search.pruner, str) else {"pruner": search.pruner}
-        name, _, start = search.sampler.partition(", ")
-        startup = {"startup": "qmc"} if start else {}
-        spec = study(sampler={"name": name, **startup}, seed=seed, **section)
+        name, _, setting = search.sampler.partition(", ")
+        spec = study(sampler={"name": name, **SETTINGS[setting]}, seed=seed, **section)
         pruner = (
             BY_EPOCH[search.pruner]()
             if isinstance(search.pruner, str)

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import optuna
 
-from sft_tune.run.ledger import Ledger, Placement
+from sft_tune.run.ledger import Ledger
+from sft_tune.run.placement import Placement
 from sft_tune.run.searcher import Searcher
 from sft_tune.spec.load import parse_study
 from sft_tune.spec.plan import make_plan
@@ -122,7 +123,9 @@ def _dispatch(db: Database, record: StudyRecord, repeats: int) -> dict[str, Spen
     spent: dict[str, list[Spent]] = {"ask": [], "rung": [], "tell": []}
     for index in range(repeats + 1):
         asked, placement = _timed(_ask, ledger)
-        reports = [_timed(ledger.rung, placement, _evaluation(rung))[0] for rung in range(RUNGS)]
+        reports = [
+            _timed(ledger.rungs, [(placement, _evaluation(rung))])[0] for rung in range(RUNGS)
+        ]
         told, _ = _timed(ledger.end, placement, _outcome())
         if index == 0:
             # Optuna reads all trials into memory once, with the first that a runner asks for.

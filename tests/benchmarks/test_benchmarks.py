@@ -26,7 +26,9 @@ COLUMN_OF = {
     "scale": "100 trials",
     "replay": "own horizon",
     "to_target": "Ray Tune ASHA",
+    "to_target_frozen": "Ray Tune ASHA",
     "throughput_images": "limit: training alone",
+    "throughput_short": "limit: training alone",
     "throughput_texts": "limit: training alone",
 }
 

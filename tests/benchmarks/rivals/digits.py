@@ -1,10 +1,8 @@
-"""The training of `to_target` as a plain script has it: one loop, and where the work is."""
+"""The training of `to_target` as a plain script has it: one loop over tensors."""
 
 from __future__ import annotations
 
 import json
-import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,36 +14,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from sft_tune.trial.convnet import ConvNet
-
-
-def work() -> tuple[Path, dict[str, Any]]:
-    """Return the folder that the command line names, and what is to be done there."""
-    folder = Path(sys.argv[1]).resolve()
-    return folder, json.loads((folder / "work.json").read_text("utf8"))
+from tests.benchmarks.rivals.target import factor_of
 
 
 def _load(folder: Path, split: str) -> TensorDataset:
     arrays = np.load(folder / f"{split}.npz")
     pixels = torch.from_numpy(arrays["pixels"]).float() / 127.5 - 1
     return TensorDataset(pixels[:, None].expand(-1, 3, -1, -1), torch.from_numpy(arrays["labels"]))
-
-
-def _factor(name: str, epochs: int, steps: int) -> Callable[[int], float]:
-    """Return the learning rate's factor by step: a warm-up over a tenth, then the schedule."""
-    warmup = max(1, round(0.1 * steps))
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        done = (step - warmup) / max(1, steps - warmup)
-        return {
-            "constant": 1.0,
-            "linear": 1 - done,
-            "cosine": 0.5 * (1 + math.cos(math.pi * done)),
-            "exponential": 0.9 ** (done * epochs),
-        }[name]
-
-    return factor
 
 
 def fine_tune(config: dict[str, Any], folder: Path, report: Callable[[float], None]) -> None:
@@ -61,7 +36,7 @@ def fine_tune(config: dict[str, Any], folder: Path, report: Callable[[float], No
         model.parameters(), config["learning_rate"], weight_decay=config["weight_decay"]
     )
     steps = config["epochs"] * len(train)
-    factor = _factor(config["schedule"], config["epochs"], steps)
+    factor = factor_of(config["schedule"], config["epochs"], steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     for _ in range(config["epochs"]):
         model.train()

@@ -10,7 +10,7 @@ import torch
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from tests.benchmarks.rivals.digits import fine_tune, work
+from tests.benchmarks.rivals.target import training_of, work
 
 
 class Reached(tune.Stopper):
@@ -41,6 +41,7 @@ def _domain(one: Any) -> Any:
 def main() -> None:
     """Search until the target is reached, or as many trials are done as are admitted."""
     folder, given = work()
+    fine_tune = training_of(given)
 
     def trainable(config: dict[str, Any]) -> None:
         torch.set_num_threads(1)
@@ -67,7 +68,7 @@ def main() -> None:
     frames = [one.metrics_dataframe for one in results]
     best = [float(f["accuracy"].max()) for f in frames if f is not None and "accuracy" in f]
     result = {"best": max(best, default=0.0), "trials": len(best)}
-    (folder / "digits_ray.json").write_text(json.dumps(result), "utf8")
+    (folder / "target_ray.json").write_text(json.dumps(result), "utf8")
 
 
 if __name__ == "__main__":

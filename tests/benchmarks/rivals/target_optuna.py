@@ -6,12 +6,13 @@ import json
 
 import optuna
 
-from tests.benchmarks.rivals.digits import fine_tune, work
+from tests.benchmarks.rivals.target import training_of, work
 
 
 def main() -> None:
     """Search until the target is reached, or as many trials are done as are admitted."""
     folder, given = work()
+    fine_tune = training_of(given)
 
     def objective(trial: optuna.Trial) -> float:
         config = {
@@ -47,7 +48,7 @@ def main() -> None:
     study.optimize(objective, n_trials=given["most"], callbacks=[stop])
     done = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
     result = {"best": max((t.value or 0.0 for t in done), default=0.0), "trials": len(study.trials)}
-    (folder / "digits_optuna.json").write_text(json.dumps(result), "utf8")
+    (folder / "target_optuna.json").write_text(json.dumps(result), "utf8")
 
 
 if __name__ == "__main__":
