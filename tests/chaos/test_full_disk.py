@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,15 +36,41 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run([*root, "umount", str(folder)], check=True)
 
 
-def fill(path: Path) -> None:
-    """Write to ``path`` until not a byte more goes on its disk."""
-    with path.open("wb", buffering=0) as file:
-        for block in (2**16, 2**10, 1):
-            try:
-                while file.write(b"x" * block):
-                    pass
-            except OSError:
-                continue
+class Filler:
+    """Whatever is free on a disk, taken at once and again, until it is removed.
+
+    Once is not enough: a checkpoint that finds no room gives back what of it was written, and in
+    that space the next one may fit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._removed = threading.Event()
+        self._thread = threading.Thread(target=self._fill, daemon=True)
+
+    def begin(self) -> None:
+        """Return when not a byte more goes on the disk, and see to it that none does later."""
+        if self._thread.ident is None:
+            self._take()
+            self._thread.start()
+
+    def remove(self) -> None:
+        self._removed.set()
+        self._thread.join()
+        self.path.unlink()
+
+    def _take(self) -> None:
+        with self.path.open("ab", buffering=0) as file:
+            for block in (2**16, 2**10, 1):
+                try:
+                    while file.write(b"x" * block):
+                        pass
+                except OSError:
+                    continue
+
+    def _fill(self) -> None:
+        while not self._removed.wait(0.001):
+            self._take()
 
 
 def start(path: Path, url: str, watch: Callable[[str], None]) -> tuple[int, str]:
@@ -69,16 +96,21 @@ def start(path: Path, url: str, watch: Callable[[str], None]) -> tuple[int, str]
 def test_a_disk_that_fills_up_loses_no_trial(
     study_file: Callable[..., Path], disk: Path, tmp_path: Path, database_too: bool
 ) -> None:
+    filler = Filler(disk / "filler")
+
     def watch(line: str) -> None:
-        if "trial 1 at 50 %" in line and not (disk / "filler").exists():
-            fill(disk / "filler")
+        if "trial 1 at 50 %" in line:
+            filler.begin()
+
+    # Enough trials to come that one meets the full disk, however late a line of the output is read.
+    sections = {"budget": {"trials": 6}, "training": {"epochs": 8}, "sampler": {"name": "grid"}}
+    space = {"learning_rate": [1e-3, 2e-3, 3e-3, 5e-3, 8e-3, 1e-2]}
 
     calm = f"sqlite:///{tmp_path}/calm.db"
-    sections = {"budget": {"trials": 3}, "training": {"epochs": 8}}
-    path = study_file(**sections, space={"learning_rate": [1e-3, 3e-3, 1e-2]})
+    path = study_file(**sections, space=space)
     assert start(path, calm, lambda line: None)[0] == 0
     place = {"storage": {"artifacts": str(disk / "runs")}}
-    path = study_file(**sections, space={"learning_rate": [1e-3, 3e-3, 1e-2]}, **place)
+    path = study_file(**sections, space=space, **place)
     url = f"sqlite:///{disk if database_too else tmp_path}/full.db"
 
     status, output = start(path, url, watch)
@@ -96,7 +128,7 @@ def test_a_disk_that_fills_up_loses_no_trial(
     status, output = start(path, url, lambda line: None)
     assert status == 2 and "Traceback" not in output, output
 
-    (disk / "filler").unlink()
+    filler.remove()
     status, output = start(path, url, lambda line: None)
     assert status == 0, output
     assert result(url) == result(calm)
