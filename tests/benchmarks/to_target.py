@@ -5,7 +5,8 @@ under the same seed. Each then searches the same space for it as whole processes
 end: ours with the defaults of a study file, Optuna's TPE with its median pruner fed by epoch, and
 Ray Tune's ASHA with random search. One that has not found it after three times as many trials
 counts as never: a rival's ratio is then infinite, and 0 where it is ours.
-SFT_TUNE_BENCHMARK_SEEDS=3 measures fewer than 10 searches of each. The limit is a process that does
+SFT_TUNE_BENCHMARK_SEEDS=3 measures fewer than 10 searches of each,
+SFT_TUNE_BENCHMARK_RIVALS=target_optuna against one rival alone. The limit is a process that does
 nothing but import PyTorch and take one step of an optimizer: no search can end before.
 """
 
@@ -16,6 +17,7 @@ import math
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -47,10 +49,12 @@ class Task(NamedTuple):
     Attributes:
         kind: module of `rivals` that has the training as a plain script has it.
         title: in words.
-        space: of the study file; ``epochs`` from 2 to `LONGEST`.
+        space: of the study file; ``epochs`` up to ``longest``.
         weights: that the fine-tuning starts from.
         study: sections of our study file: model, and what else is fixed.
-        write: writes the data of a seed into a folder, ours as an image folder ``data``.
+        write: writes the data of a seed into a folder, ours as ``data``.
+        data: what else is said of the data.
+        longest: epochs.
     """
 
     kind: str
@@ -59,6 +63,8 @@ class Task(NamedTuple):
     weights: Path
     study: dict[str, Any]
     write: Callable[[Path, int], None]
+    data: dict[str, Any] = {}
+    longest: int = LONGEST
 
 
 def run(short: bool) -> Table:
@@ -69,10 +75,12 @@ def run(short: bool) -> Table:
 def measure(task: Task, short: bool) -> Table:
     """Let everyone search ``task`` for what random trials find."""
     asked = int(os.environ.get("SFT_TUNE_BENCHMARK_SEEDS", SEEDS))
-    seeds, trials, longest = (1, 3, 4) if short else (asked, TRIALS, LONGEST)
+    seeds, trials, longest = (
+        (1, 3, min(4, task.longest)) if short else (asked, TRIALS, task.longest)
+    )
     found = [_search(task, seed, trials, longest) for seed in range(seeds)]
     rows = []
-    for name in ("random", "ours", *RIVALS):
+    for name in ("random", "ours", *_rivals()):
         seconds = [_until(one, name) for one in found]
         ratios = [_ratio(one, name) for one in found]
         reached = sum(one[name][1] >= one["random"][1] for one in found)
@@ -103,6 +111,11 @@ def measure(task: Task, short: bool) -> Table:
         ],
         met=None if short else met,
     )
+
+
+def _rivals() -> list[str]:
+    """Return those to measure: all, or those asked for."""
+    return os.environ.get("SFT_TUNE_BENCHMARK_RIVALS", ",".join(RIVALS)).split(",")
 
 
 _LABELS = {"random": "ours: random, no pruning", "ours": "ours: the defaults"}
@@ -140,26 +153,30 @@ def _search(task: Task, seed: int, trials: int, longest: int) -> dict[str, Found
         folder = Path(name)
         task.write(folder, seed)
         plain = {"sampler": {"name": "random"}, "pruner": {"name": "none"}}
-        found = {"random": _ours(folder, "random", {**common, **plain}, {"trials": trials})}
+        found = {"random": _ours(task, folder, "random", {**common, **plain}, {"trials": trials})}
         target, most = found["random"][1], 3 * trials
-        found["ours"] = _ours(folder, "ours", common, {"trials": most, "target": target})
+        found["ours"] = _ours(task, folder, "ours", common, {"trials": most, "target": target})
         work = {
             **{"target": target, "most": most, "seed": seed, "space": space, "longest": longest},
-            **{"kind": task.kind, "model": str(task.weights)},
+            **{"kind": task.kind, "model": str(task.weights), **task.data},
         }
         (folder / "work.json").write_text(json.dumps(work), "utf8")
-        for rival in RIVALS:
+        for rival in _rivals():
             seconds = timed(["-m", f"tests.benchmarks.rivals.{rival}", str(folder)], folder)
             result = json.loads((folder / f"{rival}.json").read_text("utf8"))
             found[rival] = (seconds, result["best"], result["trials"])
+    seen = ", ".join(f"{name} {s:.1f} s {best:.4f} ({n})" for name, (s, best, n) in found.items())
+    print(f"seed {seed}: {seen}", file=sys.stderr, flush=True)
     return found
 
 
-def _ours(folder: Path, name: str, sections: dict[str, Any], budget: dict[str, Any]) -> Found:
+def _ours(
+    task: Task, folder: Path, name: str, sections: dict[str, Any], budget: dict[str, Any]
+) -> Found:
     content = {
         "name": name,
         "task": "image-classification",
-        "data": {"source": str(folder / "data")},
+        "data": {"source": str(folder / "data"), **task.data},
         "objective": {"metric": "accuracy"},
         "budget": budget,
         "resources": {"devices": "cpu"},
