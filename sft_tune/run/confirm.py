@@ -13,6 +13,7 @@ from sft_tune.run.engine import Inbox, Worker
 from sft_tune.run.events import Notice, Notify, ignore
 from sft_tune.run.finalists import FinalistLedger
 from sft_tune.run.lanes import Lanes, lanes_of
+from sft_tune.run.slots import warm_up
 from sft_tune.run.stacking import stack_size
 from sft_tune.run.study import make_engine, measured_slots, workers_folder
 from sft_tune.spec.config import default_params, finalist_seed
@@ -51,6 +52,7 @@ def confirm_study(
     ledger = FinalistLedger(db, record, ids)
     if not ledger.wishes().open:
         return "trials"
+    warm_up(spec)
     notify(Notice(f"confirming {_listed(numbers)} over {len(seeds)} seeds each"))
     engine, slots = make_engine(spec.resources, workers_folder(record.artifacts), ray_address)
     inbox: Inbox = queue.SimpleQueue()

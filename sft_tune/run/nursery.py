@@ -170,7 +170,10 @@ class Nursery:
         self.process.wait()
 
 
-_nurseries: dict[frozenset[tuple[str, str]], Nursery] = {}
+_Key = frozenset[tuple[str, str]]
+_nurseries: dict[_Key, Nursery] = {}
+_preloaded: dict[_Key, dict[str, None]] = {}
+"""Modules that the servers of an environment import: one that follows a dead one must, too."""
 _looking = threading.Lock()
 
 
@@ -204,18 +207,30 @@ def prepare(environment: Mapping[str, str], modules: Iterable[str] = ()) -> None
     """Let a fork server begin to import, ``modules`` too, for workers that are started later."""
     if CAN_FORK:
         with contextlib.suppress(OSError):  # told of when a worker is needed
-            _nursery(environment).preload(modules)
+            server = _nursery(environment)
+            _preloaded.setdefault(_key(environment), {}).update(dict.fromkeys(modules))
+            server.preload(modules)
+
+
+def _key(environment: Mapping[str, str]) -> _Key:
+    """Return what workers must agree on to be forked from one server."""
+    early = {k: v for k, v in environment.items() if not k.startswith(READ_LATER)} | ONE_THREAD
+    return frozenset(early.items())
 
 
 def _nursery(environment: Mapping[str, str]) -> Nursery:
     """Return the fork server for ``environment``: one that has imported under an equal one."""
-    early = {k: v for k, v in environment.items() if not k.startswith(READ_LATER)} | ONE_THREAD
-    key = frozenset(early.items())
+    key = _key(environment)
     with _looking:
         for known, one in list(_nurseries.items()):
             if one.closed:
                 del _nurseries[known]
-        server = _nurseries.pop(key) if key in _nurseries else Nursery(environment)
+        if key in _nurseries:
+            server = _nurseries.pop(key)
+        else:
+            server = Nursery(environment)
+            if key in _preloaded:
+                server.preload(_preloaded[key])
         _nurseries[key] = server  # the last used one stands last
         childless = [k for k, one in _nurseries.items() if one.childless and k != key]
         for other in childless[: max(0, len(_nurseries) - MOST_SERVERS)]:

@@ -14,7 +14,7 @@ from sft_tune.run.lanes import Lanes, lanes_of
 from sft_tune.run.messages import cache_folder
 from sft_tune.run.owner import announce, owner_name
 from sft_tune.run.retention import working_folder
-from sft_tune.run.slots import Slot
+from sft_tune.run.slots import Slot, warm_up
 from sft_tune.run.stacking import STACKED, stack_size
 from sft_tune.run.study import make_ledger
 from sft_tune.store import control, runners
@@ -119,6 +119,8 @@ class OpenStudies:
         try:
             record = find_study(self._db, name)
             working_folder(record.artifacts, cache_folder()).mkdir(parents=True, exist_ok=True)
+            if self._engine == "local":
+                warm_up(record.spec)
             desk = Desk(record.spec, make_ledger(self._db, record), self._notify_of(name))
             desk.ledger.recover()
         except StudyNotFoundError:

@@ -37,7 +37,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 class Filler:
-    """Whatever is free on a disk, taken at once and again, until it is removed.
+    """Whatever is free on the small disk, taken at once and again, until it is removed.
 
     Once is not enough: a checkpoint that finds no room gives back what of it was written, and in
     that space the next one may fit.
@@ -45,7 +45,7 @@ class Filler:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._removed = threading.Event()
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._fill, daemon=True)
 
     def begin(self) -> None:
@@ -54,23 +54,33 @@ class Filler:
             self._take()
             self._thread.start()
 
-    def remove(self) -> None:
-        self._removed.set()
-        self._thread.join()
-        self.path.unlink()
+    def end(self) -> None:
+        """Give everything back."""
+        if self._thread.ident is not None:
+            self._over.set()
+            self._thread.join()
+            self.path.unlink(missing_ok=True)
 
     def _take(self) -> None:
         with self.path.open("ab", buffering=0) as file:
             for block in (2**16, 2**10, 1):
                 try:
-                    while file.write(b"x" * block):
-                        pass
+                    while file.tell() < SIZE:  # never more, should it be another disk
+                        file.write(b"x" * block)
                 except OSError:
                     continue
 
     def _fill(self) -> None:
-        while not self._removed.wait(0.001):
+        while not self._over.wait(0.001):
             self._take()
+
+
+@pytest.fixture
+def filler(disk: Path) -> Iterator[Filler]:
+    """What fills the disk, once it has begun, and gives it free at the end of the test."""
+    one = Filler(disk / "filler")
+    yield one
+    one.end()
 
 
 def start(path: Path, url: str, watch: Callable[[str], None]) -> tuple[int, str]:
@@ -94,10 +104,12 @@ def start(path: Path, url: str, watch: Callable[[str], None]) -> tuple[int, str]
 @pytest.mark.mounts
 @pytest.mark.parametrize("database_too", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_disk_that_fills_up_loses_no_trial(
-    study_file: Callable[..., Path], disk: Path, tmp_path: Path, database_too: bool
+    study_file: Callable[..., Path],
+    disk: Path,
+    filler: Filler,
+    tmp_path: Path,
+    database_too: bool,
 ) -> None:
-    filler = Filler(disk / "filler")
-
     def watch(line: str) -> None:
         if "trial 1 at 50 %" in line:
             filler.begin()
@@ -128,7 +140,7 @@ def test_a_disk_that_fills_up_loses_no_trial(
     status, output = start(path, url, lambda line: None)
     assert status == 2 and "Traceback" not in output, output
 
-    filler.remove()
+    filler.end()
     status, output = start(path, url, lambda line: None)
     assert status == 0, output
     assert result(url) == result(calm)

@@ -177,6 +177,14 @@ def test_the_library_of_the_models_is_imported_once_for_all_workers(
     train(worker, heard, tmp_path, 1.0)
     assert server_of(worker) == early
     worker.close()
+    # Nor does the one that follows a server that died forget them.
+    early.kill()
+    early.wait(PATIENCE)
+    worker, heard = spawned(tmp_path / "logs")
+    seen = train(worker, heard, tmp_path, 0.25)
+    assert server_of(worker) not in (None, early)
+    assert "transformers.modeling_utils" in seen["loaded"]  # type: ignore[operator]
+    worker.close()
 
 
 def test_of_servers_for_other_surroundings_only_two_stay(
