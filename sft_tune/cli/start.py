@@ -141,11 +141,11 @@ def _say_stopped(loaded: LoadedStudy, db: Database, file: Path) -> None:
 
 
 RAISE = {
-    "trials": "its trials are used; `sft-tune start {file} --trials N` with a larger total goes on",
+    "trials": "its trials are used; `{start} --trials N` with a larger total goes on",
     "fewer": "{asked} is fewer than the {has} trials it has; "
-    "`sft-tune start {file} --trials N` with a larger total goes on",
-    "hours": "its hours are used; `sft-tune start {file} --hours H` with a larger total goes on",
-    "target": "its target is reached; a higher budget.target in {file} lets it go on",
+    "`{start} --trials N` with a larger total goes on",
+    "hours": "its hours are used; `{start} --hours H` with a larger total goes on",
+    "target": "its target is reached; `{start}` goes on once budget.target of the file is higher",
 }
 
 
@@ -171,7 +171,7 @@ def _say_ended(loaded: LoadedStudy, db: Database, ended: Ended, file: Path) -> N
         fewer = asked is not None and asked < row.trials and why != "target"
         reason = "fewer" if fewer else why if why in RAISE else "trials"
         what = RAISE[reason or "trials"].format(
-            file=f"{file}{options_of(db)}", asked=asked, has=row.trials
+            start=f"sft-tune start {file}{options_of(db)}", asked=asked, has=row.trials
         )
         print(f"study {name} is finished: {what}\n")
     examples = find_study(db, name).facts.get("examples", {}).get("validation")

@@ -183,5 +183,6 @@ def test_a_study_that_has_reached_its_target_says_so_and_how_to_go_on(
     file.write_text(STUDY + "budget: {target: 0.01}\n")
     for _ in range(2):
         text = run("start", file, "--plain", "--storage", "own.db").stdout
-        assert "its target is reached; a higher budget.target" in text
+        assert "its target is reached; `sft-tune start" in text
+        assert "aim.yaml --storage own.db` goes on once budget.target of the file is higher" in text
         assert "sft-tune trials tiny --storage own.db" in text
