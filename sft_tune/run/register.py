@@ -45,8 +45,9 @@ def known_study(db: Database, spec: StudySpec, *, accept_changes: bool) -> Study
 
 def update(db: Database, record: StudyRecord, loaded: LoadedStudy) -> StudyRecord:
     """Put the study file as it is now in place of the registered one."""
+    spec = _as_begun(record, loaded.spec)
     return studies.update_study(
-        db, record.id, loaded.spec, text=loaded.text, path=str(loaded.path), now=time.time()
+        db, record.id, spec, text=loaded.text, path=str(loaded.path), now=time.time()
     )
 
 
@@ -160,8 +161,19 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
+def _as_begun(record: StudyRecord, spec: StudySpec) -> StudySpec:
+    """Return ``spec`` with the rungs that its trials have, where it leaves their number to us.
+
+    Studies from before it could had ten.
+    """
+    if spec.objective.rungs != "auto":
+        return spec
+    rungs = {"rungs": record.spec.objective.rungs}
+    return spec.model_copy(update={"objective": spec.objective.model_copy(update=rungs)})
+
+
 def _refuse_changes(record: StudyRecord, spec: StudySpec, accept_changes: bool) -> None:
-    never, on_request = differences(record.spec, spec)
+    never, on_request = differences(record.spec, _as_begun(record, spec))
     if never:
         raise StudyExistsError(
             f"study {spec.name!r} is in the database with other content, and these may not "

@@ -106,7 +106,7 @@ def start_study(
         if is_open(spec.resources) and not is_function(spec.task):
             slots = measured_slots(record, engine, inbox, idle)
         count = stack_size(record, engine, slots, inbox, idle)
-        desk = Desk(spec, make_ledger(db, record), notify)
+        desk = Desk(record.spec, make_ledger(db, record), notify)
         desk.ledger.want(None)
         desk.ledger.recover()
     except BaseException:

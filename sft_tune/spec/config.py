@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sft_tune.spec.data import DataSpec
 from sft_tune.spec.function_task import is_function
 from sft_tune.spec.model import ModelSpec
-from sft_tune.spec.objective import ObjectiveSpec, with_metric
+from sft_tune.spec.objective import FEWER_RUNGS, MOST_RUNGS, ObjectiveSpec, with_metric
 from sft_tune.spec.space import Value, in_order, is_active
 from sft_tune.spec.study import AnyTask, StudySpec
 from sft_tune.spec.tasks import TASKS
@@ -151,10 +151,31 @@ def assemble(spec: StudySpec, params: Mapping[str, Value], number: int) -> Trial
         data=spec.data,
         model=ModelSpec.model_validate({**spec.model.model_dump(), **model}),
         training=TrainingSpec.model_validate({**spec.training.model_dump(), **training}),
-        objective=spec.objective,
+        objective=objective_of(spec),
         seed=trial_seed(spec.seed, number),
         fewest_epochs=fewest_epochs(spec) if "epochs" in spec.space else None,
     )
+
+
+def objective_of(spec: StudySpec) -> ObjectiveSpec:
+    """Return the objective of the trials of ``spec``: with all rungs that something asks for.
+
+    `MOST_RUNGS` in place of ``auto`` where fewer would change what happens at them: whom the
+    pruner compares, what patience counts. Folds differ in size by an example: none may have fewer.
+    """
+    objective, pruner = spec.objective, spec.pruner
+    if objective.rungs != "auto":
+        return objective
+    patience = spec.training.patience is not None or "patience" in spec.space
+    cuts = [pruner.first]
+    while cuts[-1] * pruner.reduction < 100:
+        cuts.append(cuts[-1] * pruner.reduction)
+    halving = pruner.name in ("asha", "hyperband")
+    between = halving and any(cut % (100 // FEWER_RUNGS) for cut in cuts)
+    each = pruner.name not in ("asha", "hyperband", "none")
+    if patience or between or each or spec.data.folds is not None:
+        return objective.model_copy(update={"rungs": MOST_RUNGS})
+    return objective
 
 
 def fewest_epochs(spec: StudySpec) -> int:

@@ -8,6 +8,7 @@ from typing import get_args
 from sft_tune.spec.documents import Place
 from sft_tune.spec.findings import Findings
 from sft_tune.spec.function_task import NONE, is_function
+from sft_tune.spec.objective import MOST_RUNGS
 from sft_tune.spec.paths import is_weights_path
 from sft_tune.spec.plan import COST, is_cost
 from sft_tune.spec.rules import Finding, Rule, combinations, known_combinations, place_of, places_of
@@ -177,6 +178,8 @@ def _pruner(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
         return
     # The last rung is the end of the trial, where there is nothing left to save.
     key, rungs = "objective.rungs", spec.objective.rungs
+    if rungs == "auto":
+        rungs = MOST_RUNGS
     if spec.data.folds is not None and spec.data.fold is None:
         key, rungs = "data.folds", spec.data.folds
     asked = findings.has(("pruner", "name")) or findings.has(("pruner", "first"))

@@ -1,4 +1,4 @@
-"""How much of the validation split a rung is evaluated on: the one rule, the same for all trials.
+"""How often a trial is evaluated, and on how much of validation: one rule for all trials.
 
 The last rung is evaluated on the whole split, whatever the rule says, and so is what becomes a
 trial's value (see `sft_tune.trial.rungs`). Early rungs may be on a part of it.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from sft_tune.spec.config import fewest_epochs
-from sft_tune.spec.objective import ObjectiveSpec
+from sft_tune.spec.config import fewest_epochs, objective_of
+from sft_tune.spec.objective import FEWER_RUNGS, MOST_RUNGS, ObjectiveSpec
 from sft_tune.spec.study import StudySpec
 
 SHARE = 0.05
@@ -22,6 +22,21 @@ forward one's operations (Kaplan et al. 2020, "Scaling laws for neural language 
 
 LEAST = 1000
 """So many examples `auto` keeps: of fewer, chance would decide whom the pruner cuts."""
+
+
+def rungs_of(objective: ObjectiveSpec, *, train: int, validation: int, epochs: int) -> int:
+    """Return how often a trial is evaluated; see `early_examples` for the arguments.
+
+    ``auto``: `MOST_RUNGS`; `FEWER_RUNGS` where those cost more than `SHARE` of the training.
+    Fewer rungs come before fewer examples: they make no value less certain.
+    """
+    if objective.rungs != "auto":
+        return objective.rungs
+    each = validation
+    if not isinstance(objective.evaluate, str):
+        each = min(objective.evaluate, validation)
+    dear = MOST_RUNGS * each > SHARE * PASSES * train * epochs
+    return FEWER_RUNGS if dear else MOST_RUNGS
 
 
 def early_examples(objective: ObjectiveSpec, *, train: int, validation: int, epochs: int) -> int:
@@ -41,14 +56,15 @@ def early_examples(objective: ObjectiveSpec, *, train: int, validation: int, epo
     Returns:
         A count, at most ``validation``.
     """
-    if objective.evaluate == "all" or objective.rungs == 1:
+    rungs = rungs_of(objective, train=train, validation=validation, epochs=epochs)
+    if objective.evaluate == "all" or rungs == 1:
         return validation
     if objective.evaluate != "auto":
         return min(objective.evaluate, validation)
     admitted = SHARE * PASSES * train * epochs
-    if objective.rungs * validation <= admitted:
+    if rungs * validation <= admitted:
         return validation
-    left = (admitted - 2 * validation) / (objective.rungs - 1)
+    left = (admitted - 2 * validation) / (rungs - 1)
     return min(validation, max(LEAST, int(left)))
 
 
@@ -57,12 +73,7 @@ def early_of(spec: StudySpec, examples: Mapping[str, int]) -> int:
 
     ``examples`` has the sizes of ``train`` and ``validation``; so it is below.
     """
-    return early_examples(
-        spec.objective,
-        train=examples["train"],
-        validation=examples["validation"],
-        epochs=fewest_epochs(spec),
-    )
+    return early_examples(objective_of(spec), **_sizes(spec, examples))
 
 
 def evaluations(spec: StudySpec, examples: Mapping[str, int], steps: float = math.inf) -> float:
@@ -70,8 +81,8 @@ def evaluations(spec: StudySpec, examples: Mapping[str, int], steps: float = mat
 
     Early rungs on a part of it count by its share; then the best of them is measured once more.
     """
-    rungs, whole = min(spec.objective.rungs, steps), examples["validation"]
-    early = early_of(spec, examples)
+    rungs = min(rungs_of(objective_of(spec), **_sizes(spec, examples)), steps)
+    early, whole = early_of(spec, examples), examples["validation"]
     return rungs if early == whole else (rungs - 1) * early / whole + 2
 
 
@@ -79,3 +90,11 @@ def evaluation_epochs(spec: StudySpec, examples: Mapping[str, int]) -> float:
     """Return what the evaluations of a whole trial cost, in epochs of its training."""
     evaluated = evaluations(spec, examples) * examples["validation"]
     return evaluated / (PASSES * examples["train"])
+
+
+def _sizes(spec: StudySpec, examples: Mapping[str, int]) -> dict[str, int]:
+    return {
+        "train": examples["train"],
+        "validation": examples["validation"],
+        "epochs": fewest_epochs(spec),
+    }

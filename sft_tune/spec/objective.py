@@ -14,6 +14,10 @@ from sft_tune.spec.tasks import METRICS, SCORE, Direction, Metric, Task, resolve
 MetricName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.@/-]*$", max_length=64)]
 
 
+MOST_RUNGS, FEWER_RUNGS = 10, 5
+"""Of ``rungs: auto``. Every one of the fewer is one of the most."""
+
+
 class ObjectiveSpec(Section):
     """What is optimized: one metric on the validation split."""
 
@@ -27,12 +31,11 @@ class ObjectiveSpec(Section):
         description="auto: minimize losses and errors, maximize scores; a training function of "
         "yours needs one of the two others.",
     )
-    rungs: int = Field(
-        10,
-        ge=1,
-        le=100,
-        description="Evaluations per trial, evenly spaced over its own schedule; a trial may "
-        "be pruned at each.",
+    rungs: Literal["auto"] | Annotated[int, Field(ge=1, le=100)] = Field(
+        "auto",
+        description="Evaluations per trial, 1 to 100, evenly spaced over its own schedule; a trial "
+        "may be pruned at each. auto: 10, or 5 where 10 would be over 5 % of the shortest trial "
+        "and neither pruner, patience nor folds need them.",
     )
     evaluate: Literal["auto", "all"] | Annotated[int, Field(ge=2)] = Field(
         "auto",

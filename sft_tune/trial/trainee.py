@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
+from sft_tune.spec.evaluating import rungs_of
 from sft_tune.trial.averaging import Averaging, refresh_statistics
 from sft_tune.trial.class_loss import ClassLoss, class_loss
 from sft_tune.trial.data import (
@@ -123,7 +124,12 @@ def make_plan(config: TrialConfig, data: Prepared) -> Plan:
         examples=len(data.train),
         batch_size=training.batch_size,
         epochs=training.epochs,
-        rung_count=config.objective.rungs,
+        rung_count=rungs_of(
+            config.objective,
+            train=len(data.train),
+            validation=len(data.validation),
+            epochs=config.fewest_epochs or training.epochs,
+        ),
         seed=config.seed,
         lengths=_lengths(config, data.train),
         batch_tokens=training.batch_tokens,

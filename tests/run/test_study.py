@@ -152,6 +152,32 @@ def test_a_changed_study_is_refused_with_what_differs_and_a_larger_budget_contin
     assert len(rows()) == 6
 
 
+def test_a_file_that_leaves_the_rungs_to_us_goes_on_with_those_that_its_trials_have(
+    calm: Calm, study_file: StudyFile, tmp_path: Path
+) -> None:
+    calm.copied(tmp_path)
+    more, _ = start(study_file(objective=None, pruner={"name": "none"}, budget={"trials": 6}))
+    assert more == Ended("trials", continued=True)
+    db = Database.open("sqlite:///t.db", create=False)
+    try:
+        found = reads.evaluation_rows(db, "tiny", 5)
+    finally:
+        db.dispose()
+    assert [row.progress for row in found] == [25, 50, 75, 100]
+    with pytest.raises(StudyExistsError, match=r"objective.rungs: 4 -> 5"):
+        start(study_file(objective={"rungs": 5}, budget={"trials": 6}))
+
+
+def test_a_trial_has_five_rungs_where_ten_would_be_dear(study_file: StudyFile) -> None:
+    start(study_file(objective=None, space={}, training={"epochs": 8}, budget={"trials": 1}))
+    db = Database.open("sqlite:///t.db", create=False)
+    try:
+        found = reads.evaluation_rows(db, "tiny", 0)
+    finally:
+        db.dispose()
+    assert [row.progress for row in found] == [20, 40, 60, 80, 100]
+
+
 def test_a_target_ends_the_study(study_file: StudyFile) -> None:
     ended, _ = start(study_file(budget={"trials": 4, "target": 0.01}))
     assert ended.why == "target"

@@ -17,7 +17,7 @@ NEVER: list[tuple[dict[str, Any], str]] = [
     ({"model": {"dropout": 0.1}}, "model.dropout: null -> 0.1"),
     ({"training": {"batch_size": 64}}, "training.batch_size: 32 -> 64"),
     ({"objective": {"metric": "f1_macro"}}, "objective.metric: 'accuracy' -> 'f1_macro'"),
-    ({"objective": {"rungs": 5}}, "objective.rungs: 10 -> 5"),
+    ({"objective": {"rungs": 5}}, "objective.rungs: 'auto' -> 5"),
 ]
 ON_REQUEST: list[tuple[dict[str, Any], str]] = [
     ({"seed": 3}, "seed: 0 -> 3"),

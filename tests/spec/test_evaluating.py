@@ -4,8 +4,15 @@ from typing import Any
 
 import pytest
 
-from sft_tune.spec.config import assemble, default_params, fewest_epochs
-from sft_tune.spec.evaluating import LEAST, PASSES, SHARE, early_examples, evaluation_epochs
+from sft_tune.spec.config import assemble, default_params, fewest_epochs, objective_of
+from sft_tune.spec.evaluating import (
+    LEAST,
+    PASSES,
+    SHARE,
+    early_examples,
+    evaluation_epochs,
+    rungs_of,
+)
 from sft_tune.spec.objective import ObjectiveSpec
 from sft_tune.spec.study import StudySpec
 
@@ -52,7 +59,47 @@ def test_auto_keeps_evaluation_below_its_share_where_two_whole_ones_and_the_leas
     assert cost <= max(SHARE * PASSES * train * epochs, least)
 
 
-def _study(space: dict[str, Any]) -> StudySpec:
+@pytest.mark.parametrize(
+    ("objective", "train", "validation", "epochs", "expected"),
+    [
+        ({"rungs": 7}, 100, 10**6, 1, 7),
+        # 10 x 1,000 of 3 x 4,000 x 17 = 204,000 examples are 4.9 %; of 16 epochs 5.2 %.
+        ({}, 4_000, 1_000, 17, 10),
+        ({}, 4_000, 1_000, 16, 5),
+        ({"evaluate": "all"}, 4_000, 1_000, 16, 5),
+        ({"evaluate": 900}, 4_000, 1_000, 16, 10),
+    ],
+)
+def test_there_are_fewer_rungs_where_they_are_dear(
+    objective: dict[str, Any], train: int, validation: int, epochs: int, expected: int
+) -> None:
+    spec = ObjectiveSpec(**objective)
+    assert rungs_of(spec, train=train, validation=validation, epochs=epochs) == expected
+
+
+@pytest.mark.parametrize(
+    ("sections", "rungs"),
+    [
+        ({}, "auto"),
+        ({"pruner": {"name": "none"}}, "auto"),
+        ({"pruner": {"first": 40, "reduction": 2}}, "auto"),
+        # Cuts at 10, 30 and 90 % are not between five rungs.
+        ({"pruner": {"first": 10}}, 10),
+        ({"pruner": {"name": "hyperband", "first": 30}}, 10),
+        ({"pruner": {"name": "median"}}, 10),
+        ({"training": {"patience": 3}}, 10),
+        ({"space": {"patience": [2, 3]}}, 10),
+        ({"data": {"source": "sklearn:digits", "folds": 3}}, 10),
+        ({"data": {"source": "sklearn:digits", "folds": 3}, "objective": {"rungs": 4}}, 4),
+    ],
+)
+def test_what_counts_rungs_has_them_all(sections: dict[str, Any], rungs: Any) -> None:
+    spec = _study(**{"space": {}, **sections})
+    assert objective_of(spec).rungs == rungs
+    assert assemble(spec, default_params(spec), 0).objective.rungs == rungs
+
+
+def _study(space: dict[str, Any], **sections: Any) -> StudySpec:
     return StudySpec.model_validate(
         {
             "name": "s",
@@ -61,6 +108,7 @@ def _study(space: dict[str, Any]) -> StudySpec:
             "model": {"name": "builtin:convnet", "weights": "none"},
             "training": {"epochs": 5},
             "space": space,
+            **sections,
         }
     )
 
