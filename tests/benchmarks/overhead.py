@@ -228,6 +228,7 @@ def _content(epochs: int, trials: int) -> dict[str, Any]:
         "model": {"name": "builtin:convnet", "weights": "none"},
         "training": {"epochs": epochs, "batch_size": 32, "learning_rate": 1e-3},
         "space": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
+        "objective": {"rungs": 10},
         "pruner": {"name": "none"},
         "budget": {"trials": trials},
         "resources": {"devices": "cpu", "trials_per_device": SLOTS, "threads_per_trial": 1},
