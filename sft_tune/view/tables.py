@@ -12,6 +12,8 @@ from rich.text import Text
 
 from sft_tune.spec.faults import SHORT, from_flags
 from sft_tune.spec.function_task import is_function
+from sft_tune.spec.tasks import TASKS, TRAINING_OF_SOME
+from sft_tune.spec.techniques import unread
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.view import words
 from sft_tune.view.grid import Column, Grid
@@ -179,7 +181,8 @@ def rungs_table(rows: Sequence[EvaluationRow], metric: str | None) -> Table:
     before = ("at", "epoch", "step", "train loss", *(["measured on"] if in_part else []))
     for name in (*before, *names, "learning rate", "gradient", "time"):
         style = "bold" if name == metric else ""
-        table.add_column(in_lines(name), justify="right", style=style, vertical="bottom")
+        title = "val loss" if name == "loss" else name  # beside that of training
+        table.add_column(in_lines(title), justify="right", style=style, vertical="bottom")
     for row in rows:
         metrics = row.metrics
         table.add_row(
@@ -234,15 +237,10 @@ def configuration(
         parts.append(_searched_table(params, default))
     if config is None:
         return Group(*parts)
-    if parts:
-        parts.append("")
-    fixed = {
-        name: value
-        for name, value in flat_settings(config).items()
-        if name not in params and value is not None
-    }
-    parts.append(Text("fixed", style="dim"))
-    parts.append(Text(words.settings(fixed)))
+    fixed = fixed_settings(config, params)
+    if fixed:
+        parts += [""] if parts else []
+        parts += [Text("fixed", style="dim"), Text(words.settings(fixed))]
     return Group(*parts)
 
 
@@ -260,6 +258,22 @@ def _searched_table(params: Mapping[str, Any], default: Mapping[str, Any] | None
             cells.append("same" if same else was)
         table.add_row(*cells)
     return table
+
+
+def fixed_settings(config: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide a trial beside ``params``, its point of the space.
+
+    What its task or its other settings give no effect is left out, as what has no value.
+    """
+    given = flat_settings(config)
+    ignored: set[str] = set()
+    task = config.get("task", "")
+    if not is_function(task):
+        ignored = unread(given)
+        if task in TASKS:
+            ignored |= TRAINING_OF_SOME - set(TASKS[task].training)
+    left_out = ignored | set(params)
+    return {k: v for k, v in given.items() if v is not None and k not in left_out}
 
 
 def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
