@@ -82,29 +82,33 @@ def done_of(row: StudyRow) -> int:
     return sum(row.states.get(state, 0) for state in FINISHED)
 
 
-def studies_table(rows: Sequence[StudyRow], now: float) -> RenderableType:
-    """Return every study on a line."""
-    table = plain_table()
-    table.add_column("study", style="bold", overflow="fold")
-    table.add_column("state")
-    table.add_column("trials", justify="right", no_wrap=True)
-    table.add_column("metric")
-    table.add_column("best", justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("begun", style="dim", no_wrap=True)
-    for row in rows:
-        state = state_of_study(row, now)
-        trials = f"{done_of(row)} of {row.max_trials}" if row.max_trials else str(done_of(row))
-        table.add_row(
-            row.name,
-            Text(state, style=STYLES.get(state, "")),
-            trials,
-            row.metric or words.NOTHING,
-            words.score(row.best),
-            words.duration(row.active_seconds),
-            words.moment(row.created),
-        )
-    return table
+def studies_table(rows: Sequence[StudyRow], console: Console, now: float) -> RenderableType:
+    """Return every study on a line, as many of its columns as ``console`` has room for."""
+    states = [state_of_study(row, now) for row in rows]
+    trials = [
+        f"{done_of(row)} of {row.max_trials}" if row.max_trials else str(done_of(row))
+        for row in rows
+    ]
+    bold, dim = [Style(bold=True)] * len(rows), [Style(dim=True)] * len(rows)
+    coloured = [Style.parse(STYLES.get(state, "")) for state in states]
+    metrics = [row.metric or words.NOTHING for row in rows]
+    columns = [
+        Column("study", [row.name for row in rows], right=False, styles=bold),
+        Column("state", states, right=False, styles=coloured),
+        Column("trials", trials),
+        Column("metric", metrics, right=False),
+        Column("best", [words.score(row.best) for row in rows]),
+        Column("time", [words.duration(row.active_seconds) for row in rows]),
+        Column("begun", [words.moment(row.created) for row in rows], right=False, styles=dim),
+    ]
+    shown = list(columns)
+    while len(shown) > 2 and Grid(shown).width > console.width:
+        shown.pop()
+    fitting = Grid(shown, gives_way=0)
+    if len(shown) == len(columns):
+        return fitting
+    hidden = ", ".join(column.title for column in columns[len(shown) :])
+    return Group(fitting, Text(f"\nno room for {hidden}; --json has all", style="dim"))
 
 
 def searched(rows: Sequence[TrialRow]) -> list[str]:

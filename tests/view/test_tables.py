@@ -39,11 +39,17 @@ def test_studies_stand_on_a_line_each(draw_text: Draw) -> None:
         study_row(name="reviews", lease_until=NOW + 5, max_trials=None, best=None),
         study_row(name="theirs", managed=False, metric=None, active_seconds=None, created=None),
     ]
-    lines = draw_text(studies_table(rows, NOW), 100).splitlines()
+    lines = draw_text(studies_table(rows, console(100), NOW), 100).splitlines()
     assert lines[0].split() == ["study", "state", "trials", "metric", "best", "time", "begun"]
     assert lines[1].startswith("digits   finished: trials  5 of 10  accuracy  0.9000  2m 05s")
     assert lines[2].startswith("reviews  running                 5  accuracy       –  2m 05s")
     assert lines[3].split()[-2:] == ["–", "–"]
+    narrow = draw_text(studies_table(rows, console(40), NOW), 40).splitlines()
+    assert narrow[0].split() == ["study", "state", "trials"]
+    assert narrow[1].startswith("digits   finished: trials  5 of 10")
+    assert " ".join(narrow[4:]).split() == (
+        "no room for metric, best, time, begun; --json has all".split()
+    )
 
 
 @pytest.mark.parametrize(
