@@ -129,6 +129,9 @@ def test_a_study_says_what_it_is(study: Study) -> None:
     assert study.spec.training.epochs == 8
     assert repr(study).startswith("Study('program', storage='sqlite:///")
     assert "hunter2" not in repr(Study("s", study.spec, "postgresql://u:hunter2@h/d"))
+    best = study.best
+    reached = f"accuracy {best.value:.4f}"
+    assert repr(best) == f"<Best: trial 1 of 'program', {reached}, learning_rate=0.01>"
 
 
 def test_what_is_not_there_is_said(study: Study, script: tuple[Path, str]) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sft_tune.spec.space import Value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Best:
     """The best trial of a study, on validation.
 
@@ -39,7 +39,16 @@ class Best:
     metrics: Mapping[str, float]
     checkpoint: Path | str | None
     confirmed: bool = False
-    _study: Study | None = field(default=None, repr=False, compare=False)
+    _study: Study | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        """Say in a line what it is; the configuration alone would be fifty."""
+        from sft_tune.view import words
+
+        of = "" if self._study is None else f" of {self._study.name!r}"
+        reached = f"{self.config.objective.metric} {words.score(self.value)}"
+        told = ", ".join(part for part in (reached, words.settings(self.params)) if part)
+        return f"<Best: trial {self.number}{of}, {told}>"
 
     def load_model(self, device: str = "cpu") -> torch.nn.Module:
         """Return the fine-tuned model, in evaluation mode; its ``labels`` are the classes' names.

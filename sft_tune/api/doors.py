@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def tune(
     spec: str | Path | Mapping[str, Any] | Callable[..., Any],
     *,
+    name: str | None = None,
     space: Mapping[str, Any] | None = None,
     metric: str | None = None,
     direction: Literal["maximize", "minimize"] | None = None,
@@ -44,12 +45,13 @@ def tune(
             "model": {"name": "builtin:convnet", "weights": "none"},
             "space": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
         }, trials=10)
-        study = sft_tune.tune(train, space={"depth": [1, 2, 4]}, metric="accuracy",
-                              direction="maximize", trials=10)
+        study = sft_tune.tune(train, name="depths", space={"depth": [1, 2, 4]},
+                              metric="accuracy", direction="maximize", trials=10)
 
     Args:
         spec: path of a study file, or its sections as a mapping (relative paths in it are
             relative to the working directory), or a training function of yours (see `task`).
+        name: of the study, for a training function. Default: the function's own.
         space: what is searched, for a training function.
         metric: the objective, for a training function.
         direction: ``maximize`` or ``minimize``, for a training function.
@@ -70,7 +72,7 @@ def tune(
     from sft_tune.run.slots import warm_up
     from sft_tune.run.study import start_study
 
-    given = {"space": space, "metric": metric, "direction": direction}
+    given = {"name": name, "space": space, "metric": metric, "direction": direction}
     loaded = with_budget(_loaded(_described(spec, given)), trials=trials, hours=hours)
     warm_up(loaded.spec)
     with open_database(storage or loaded.spec.storage.url, create=True) as db:
@@ -149,8 +151,8 @@ def _described(
         return study_of(spec, given)
     if given:
         raise UserError(
-            f"{', '.join(given)} are for training functions; a study file or mapping has them as "
-            "`space` and `objective`"
+            f"only training functions take {', '.join(given)} (got a study file or mapping); write "
+            "`name`, `space` and `objective` there"
         )
     return spec
 

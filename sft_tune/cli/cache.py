@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sft_tune.cli.options import AsJson
-from sft_tune.cli.output import console, print_json
+from sft_tune.cli.output import confirm, console, print_json
 from sft_tune.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def _clear(root: Path, found: Sequence[Kept], *, yes: bool, as_json: bool) -> No
         if as_json:
             raise UserError("--json does not ask; give --yes to clear")
         size = words.size(sum(entry.size for entry in free))
-        if not typer.confirm(f"delete {len(free)} of {len(found)} entries ({size})?"):
-            raise typer.Abort
+        confirm(f"delete {len(free)} of {len(found)} entries ({size})?")
     gone = [entry for entry in free if remove(root, entry.key)]
     freed = sum(entry.size for entry in gone)
     if as_json:

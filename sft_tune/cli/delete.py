@@ -11,6 +11,7 @@ import typer
 
 from sft_tune.cli.lookup import living
 from sft_tune.cli.options import Storage, StudyName
+from sft_tune.cli.output import confirm
 from sft_tune.errors import UserError
 from sft_tune.session import open_database
 
@@ -44,8 +45,8 @@ def delete(
             size = words.size(sum(sizes))
             place = words.short_path(row.artifacts)
             print(f"{words.plural(len(sizes), 'file')} ({size}) in {place}")
-        if not yes and not typer.confirm("delete all of this for ever?"):
-            raise typer.Abort
+        if not yes:
+            confirm("delete all of this for ever?")
         delete_study(db, study)
     if row.artifacts is not None:
         _remove(row.artifacts)

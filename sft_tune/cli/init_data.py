@@ -7,10 +7,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft_tune.errors import DataError
+from sft_tune.spec.guess import wrong_separator
+
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 ROWS = 200
 
 
@@ -36,11 +40,18 @@ def first_rows(path: Path) -> dict[str, list[Any]]:
     """Return the first values of each column of a table, None where there is none.
 
     A file that cannot be read has no columns: `sft-tune check` says what is wrong with it.
+
+    Raises:
+        DataError: its ending says another separator than it has, so that nothing could be guessed.
     """
+    kind = path.suffix.lower()
     try:
         frame = _read(path)
     except (OSError, ValueError, ImportError):  # pandas' and pyarrow's errors are of these
         return {}
+    names = [str(name) for name in frame.columns]
+    if kind in SEPARATORS and (wrong := wrong_separator(path, names, SEPARATORS[kind])):
+        raise DataError(wrong)
     return {
         str(name): [_plain(value) for value in frame.iloc[:, i].astype(object).tolist()]
         for i, name in enumerate(frame.columns)
@@ -51,8 +62,8 @@ def _read(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     kind = path.suffix.lower()
-    if kind in (".csv", ".tsv"):
-        return pd.read_csv(path, sep="\t" if kind == ".tsv" else ",", nrows=ROWS)
+    if kind in SEPARATORS:
+        return pd.read_csv(path, sep=SEPARATORS[kind], nrows=ROWS)
     if kind == ".parquet":
         from pyarrow import parquet
 

@@ -28,6 +28,7 @@ def list_(storage: Storage = None, as_json: AsJson = False) -> None:
     from sft_tune.view.tables import studies_table
 
     if rows:
-        console().print(studies_table(rows, time.time()))
+        out = console()
+        out.print(studies_table(rows, out, time.time()))
     else:
         print(f"no studies yet in {where}; `sft-tune start` adds one")

@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from sft_tune.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,6 +42,23 @@ def check_folder_of(output: Path) -> None:
     """
     if not output.parent.is_dir():
         raise UserError(f"--output: the folder {output.parent} does not exist; make it")
+
+
+def confirm(question: str) -> None:
+    """Ask before what cannot be taken back, and end the line.
+
+    Raises:
+        Abort: the answer is no, or there is none.
+    """
+    ended = False
+    try:
+        answer = typer.confirm(question)
+        ended = sys.stdin.isatty()  # by the one who answered
+    finally:
+        if not ended:
+            print()
+    if not answer:
+        raise typer.Abort
 
 
 def print_json(data: Any) -> None:

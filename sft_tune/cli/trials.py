@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sft_tune.store.rows import TrialRow
 
 KEYS = ("number", "value", "seconds")
+Format = Literal["table", "csv", "json", "parquet"]
+ENDINGS: dict[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
 
 
 def trials(
@@ -34,9 +36,13 @@ def trials(
         ),
     ] = "number",
     format_: Annotated[
-        Literal["table", "csv", "json", "parquet"],
-        typer.Option("--format", help="What to print."),
-    ] = "table",
+        Format | None,
+        typer.Option(
+            "--format",
+            show_default=False,
+            help="What to print. Default: a table; with --output, by the file's ending.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -44,7 +50,7 @@ def trials(
             "-o",
             metavar="FILE",
             show_default=False,
-            help="Write csv, json or parquet to this file.",
+            help="Write to this file: .csv, .json or .parquet.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -56,7 +62,7 @@ def trials(
     """
     from sft_tune.store.reads import best_row, study_row, trial_rows
 
-    kind = "json" if as_json else format_
+    kind = "json" if as_json else format_ or _kind_of(output)
     _check_output(kind, output)
     with open_database(storage) as db:
         found, rows = living(study_row(db, study), trial_rows(db, study))
@@ -81,9 +87,22 @@ def trials(
         print(f"no trials yet in study {study}")
 
 
+def _kind_of(output: Path | None) -> Format:
+    """Return what the ending of ``output`` says; a table where nothing is written to a file."""
+    if output is None:
+        return "table"
+    kind = ENDINGS.get(output.suffix.lower())
+    if kind is None:
+        raise UserError(
+            f"--output: the file's ending must be one of {', '.join(ENDINGS)} (got {output.name}); "
+            "give --format for another"
+        )
+    return kind
+
+
 def _check_output(kind: str, output: Path | None) -> None:
     if kind == "table" and output is not None:
-        raise UserError("--output is for csv, json and parquet; give --format too")
+        raise UserError("--output is for csv, json and parquet; give no --format table")
     if kind == "parquet" and output is None and sys.stdout.isatty():
         raise UserError("parquet is not for a terminal; give --output FILE, or redirect to a file")
     if output is not None:

@@ -231,7 +231,8 @@ def checkpoint_of(row: TrialRow) -> str:
     """
     if row.checkpoint is None:
         raise UserError(
-            f"the weights of trial {row.number} were not kept (resources.keep_checkpoints); "
-            "export another trial, or train it anew with --refit"
+            f"the weights of trial {row.number} were not kept: only the best trials keep theirs "
+            "(resources.keep_checkpoints, `sft-tune prune-checkpoints`); export another trial, or "
+            "train it anew with --refit"
         )
     return row.checkpoint

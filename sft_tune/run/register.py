@@ -174,15 +174,18 @@ def _as_begun(record: StudyRecord, spec: StudySpec) -> StudySpec:
 
 def _refuse_changes(record: StudyRecord, spec: StudySpec, accept_changes: bool) -> None:
     never, on_request = differences(record.spec, _as_begun(record, spec))
+    other = "give the file another `name`"
+    if is_function(spec.task):
+        other = "give the study another name (`tune(..., name=...)`, in a study file `name`)"
     if never:
         raise StudyExistsError(
             f"study {spec.name!r} is in the database with other content, and these may not "
-            "change:\n  " + "\n  ".join(never) + "\nGive the file another `name`, or "
+            "change:\n  " + "\n  ".join(never) + f"\n{other[0].upper()}{other[1:]}, or "
             f"`sft-tune delete {spec.name}` first."
         )
     if on_request and not accept_changes:
         raise StudyExistsError(
             f"the file of study {spec.name!r} differs from the database's:\n  "
             + "\n  ".join(on_request)
-            + "\nGo on with the new values by --accept-changes, or give the file another `name`."
+            + f"\nGo on with the new values by --accept-changes, or {other}."
         )

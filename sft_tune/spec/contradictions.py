@@ -15,9 +15,9 @@ from sft_tune.spec.rules import Finding, Rule, combinations, known_combinations,
 from sft_tune.spec.space_rules import check_space
 from sft_tune.spec.study import StudySpec
 from sft_tune.spec.task_rules import TASK_RULES
-from sft_tune.spec.tasks import Metric
+from sft_tune.spec.tasks import MULTI_LABEL, TASKS, Metric
 from sft_tune.spec.techniques import TECHNIQUE_RULES
-from sft_tune.spec.wording import did_you_mean, shown, words
+from sft_tune.spec.wording import near, shown
 
 _PRUNER_KEYS = {
     "reduction": ("asha", "hyperband"),
@@ -152,11 +152,13 @@ def _no_arguments(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
 
 
 def _metric_of_task(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
-    known = get_args(Metric)
+    known: tuple[str, ...] = get_args(Metric)
     if findings.ok(("objective", "metric")) and spec.objective.metric not in known:
-        guess = did_you_mean(spec.objective.metric, known)
-        remedy = f"; {guess}" if guess.startswith("did") else ""
-        yield ("objective", "metric"), f"must be {words(Metric)}{remedy}"
+        if findings.ok(("task",)):
+            known = ("auto", *(MULTI_LABEL if spec.data.multi_label else TASKS[spec.task].metrics))
+        guess = near(spec.objective.metric, known)
+        remedy = f"; did you mean {guess}?" if guess else ""
+        yield ("objective", "metric"), f"must be one of {', '.join(known)}{remedy}"
 
 
 def _pruner(spec: StudySpec, findings: Findings) -> Iterator[Finding]:

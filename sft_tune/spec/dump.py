@@ -25,9 +25,9 @@ def dump_training(config: TrialConfig) -> str:
 
 def _settings(config: TrialConfig) -> dict[str, dict[str, Any]]:
     """Return the sections of all that ``config`` reads: the loader refuses what is in vain."""
-    ignored = unread(config.model, config.training)
     model = config.model.model_dump(mode="json")
     training = config.training.model_dump(mode="json")
+    ignored = unread({**training, **{f"model.{key}": value for key, value in model.items()}})
     return {
         "model": {key: value for key, value in model.items() if f"model.{key}" not in ignored},
         "training": {key: value for key, value in training.items() if key not in ignored},

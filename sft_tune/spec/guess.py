@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sft_tune.spec.tasks import TASKS, Input, Task
@@ -40,6 +41,22 @@ class Guess:
     task: Task | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def wrong_separator(path: Path, header: Sequence[str], separator: str) -> str:
+    """Return why the first line of a .csv or .tsv, read as ``header``, is none; empty: it is one.
+
+    Args:
+        path: of the file.
+        header: what lies between the separators of the line.
+        separator: the one that the ending says.
+    """
+    if len(header) != 1 or not any(mark in header[0] for mark in ";\t|"):
+        return ""
+    return (
+        f"{path} does not look separated by {separator!r}: its header is {header[0]!r}. "
+        "Write it with commas (.csv) or tabs (.tsv)."
+    )
 
 
 def guess(table: Table, task: Task | None = None) -> Guess:

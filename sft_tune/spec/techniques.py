@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sft_tune.spec.config import setting
 from sft_tune.spec.findings import Findings
-from sft_tune.spec.model import ModelSpec
 from sft_tune.spec.rules import Finding, Rule, combinations, known_combinations, place_of, places_of
 from sft_tune.spec.study import StudySpec
-from sft_tune.spec.training import TrainingSpec
 from sft_tune.spec.wording import settings, shown
 
 _ADAPTIVE = ("adamw", "adam", "muon")
@@ -41,14 +39,22 @@ _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
 _LORA_DETAILS = ("model.lora_alpha", "model.lora_dropout", "model.lora_targets", "model.lora_merge")
 
 
-def unread(model: ModelSpec, training: TrainingSpec) -> set[str]:
-    """Return the settings (``momentum``, ``model.lora_alpha``) that one configuration ignores."""
-    names = {name for name, (other, read) in _NEEDS.items() if getattr(training, other) not in read}
-    if training.batch_tokens is not None:
+def unread(given: Mapping[str, Any]) -> set[str]:
+    """Return the settings (``momentum``, ``model.lora_alpha``) that one configuration ignores.
+
+    Args:
+        given: its settings, under the names that the space has for them.
+    """
+    names = {
+        name
+        for name, (other, read) in _NEEDS.items()
+        if other in given and given[other] not in read
+    }
+    if given.get("batch_tokens") is not None:
         names.add("batch_size")
-    if training.patience is None:
+    if given.get("patience") is None:
         names.add("min_change")
-    if model.lora_rank is None:
+    if given.get("model.lora_rank") is None:
         names.update(_LORA_DETAILS)
     return names
 

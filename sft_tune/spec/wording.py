@@ -28,7 +28,7 @@ _PLAIN: dict[Any, tuple[str, str]] = {
     str: ("text", "texts"),
 }
 ANY_VALUE = "a single value (number, text, true, false or null)"
-# Names that other tools give to settings of ours, too different in spelling for a near match.
+# Names that other tools give to settings and metrics, too different in spelling for a near match.
 _ALIASES = {
     "lr": "learning_rate",
     "eta_min": "min_learning_rate",
@@ -54,6 +54,10 @@ _ALIASES = {
     "max": "high",
     "choices": "values",
     "options": "values",
+    "acc": "accuracy",
+    "f1": "f1_macro",
+    "mcc": "matthews",
+    "miou": "mean_iou",
 }
 
 

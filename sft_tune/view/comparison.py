@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft_tune.errors import UserError
 from sft_tune.view import contest_tables as tables
+from sft_tune.view import words
 from sft_tune.view.contest import Contest, contest
 from sft_tune.view.contest_cost import AXES
 from sft_tune.view.marginal import Marginal, marginal_cells, marginal_words
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 HEADINGS = {"trials": "By trials", "seconds": "By time on the device", "wall": "By wall time"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Studies side by side, as pandas frames, pictures and a page.
 
@@ -36,6 +37,14 @@ class Comparison:
     """
 
     result: Contest
+
+    def __repr__(self) -> str:
+        """Say in a line what is compared; every trial of the studies is in `result`."""
+        found = (
+            f"{entrant.label!r} {words.score(entrant.spent.best)}"
+            for entrant in self.result.entrants
+        )
+        return f"<Comparison by {self.result.metric}: {', '.join(found)}>"
 
     @property
     def studies(self) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
 from sft_tune.store.finalist_rows import FinalistRow
 from sft_tune.store.rows import TrialRow
+from sft_tune.view import words
 from sft_tune.view.statistics import Interval, chances_of_best, paired_difference, t_interval
 
 SURE = 0.9
@@ -84,6 +85,12 @@ class Standings(NamedTuple):
     open: int
     ended: int
     has_test: bool
+
+    def __repr__(self) -> str:
+        """Say in a line who leads; every run is in `finalists`."""
+        first, many = self.leader, words.plural(len(self.finalists), "finalist")
+        reached = f"{self.metric} {words.plus_minus(first.validation)}"
+        return f"<Standings of {self.study!r}: {many}, trial {first.number} leads, {reached}>"
 
     @property
     def leader(self) -> Finalist:

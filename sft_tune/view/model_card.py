@@ -14,7 +14,7 @@ from sft_tune.view import words
 from sft_tune.view.finalists import Standings, standings
 from sft_tune.view.finalists_words import confirmed_in_words
 from sft_tune.view.summary import Summary, summarize
-from sft_tune.view.tables import flat_settings
+from sft_tune.view.tables import fixed_settings
 
 
 class SplitRow(NamedTuple):
@@ -79,11 +79,6 @@ def make_card(
     found = standings(record.spec, rows, runs) if runs else None
     default = default_params(record.spec)
     config = exported["config"]
-    fixed = {
-        name: value
-        for name, value in flat_settings(config).items()
-        if name not in row.params and value is not None
-    }
     return ModelCard(
         exported=exported,
         task=record.task,
@@ -97,7 +92,7 @@ def make_card(
             (name, words.setting(value), _default_of(name, value, default))
             for name, value in row.params.items()
         ),
-        fixed=fixed,
+        fixed=fixed_settings(config, row.params),
         search=_search(record, rows),
         confirmed=_confirmed(found, record.name, number),
         seed=config["seed"],

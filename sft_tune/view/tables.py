@@ -12,6 +12,8 @@ from rich.text import Text
 
 from sft_tune.spec.faults import SHORT, from_flags
 from sft_tune.spec.function_task import is_function
+from sft_tune.spec.tasks import TASKS, TRAINING_OF_SOME
+from sft_tune.spec.techniques import unread
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.view import words
 from sft_tune.view.grid import Column, Grid
@@ -80,29 +82,33 @@ def done_of(row: StudyRow) -> int:
     return sum(row.states.get(state, 0) for state in FINISHED)
 
 
-def studies_table(rows: Sequence[StudyRow], now: float) -> RenderableType:
-    """Return every study on a line."""
-    table = plain_table()
-    table.add_column("study", style="bold", overflow="fold")
-    table.add_column("state")
-    table.add_column("trials", justify="right", no_wrap=True)
-    table.add_column("metric")
-    table.add_column("best", justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("begun", style="dim", no_wrap=True)
-    for row in rows:
-        state = state_of_study(row, now)
-        trials = f"{done_of(row)} of {row.max_trials}" if row.max_trials else str(done_of(row))
-        table.add_row(
-            row.name,
-            Text(state, style=STYLES.get(state, "")),
-            trials,
-            row.metric or words.NOTHING,
-            words.score(row.best),
-            words.duration(row.active_seconds),
-            words.moment(row.created),
-        )
-    return table
+def studies_table(rows: Sequence[StudyRow], console: Console, now: float) -> RenderableType:
+    """Return every study on a line, as many of its columns as ``console`` has room for."""
+    states = [state_of_study(row, now) for row in rows]
+    trials = [
+        f"{done_of(row)} of {row.max_trials}" if row.max_trials else str(done_of(row))
+        for row in rows
+    ]
+    bold, dim = [Style(bold=True)] * len(rows), [Style(dim=True)] * len(rows)
+    coloured = [Style.parse(STYLES.get(state, "")) for state in states]
+    metrics = [row.metric or words.NOTHING for row in rows]
+    columns = [
+        Column("study", [row.name for row in rows], right=False, styles=bold),
+        Column("state", states, right=False, styles=coloured),
+        Column("trials", trials),
+        Column("metric", metrics, right=False),
+        Column("best", [words.score(row.best) for row in rows]),
+        Column("time", [words.duration(row.active_seconds) for row in rows]),
+        Column("begun", [words.moment(row.created) for row in rows], right=False, styles=dim),
+    ]
+    shown = list(columns)
+    while len(shown) > 2 and Grid(shown).width > console.width:
+        shown.pop()
+    fitting = Grid(shown, gives_way=0)
+    if len(shown) == len(columns):
+        return fitting
+    hidden = ", ".join(column.title for column in columns[len(shown) :])
+    return Group(fitting, Text(f"\nno room for {hidden}; --json has all", style="dim"))
 
 
 def searched(rows: Sequence[TrialRow]) -> list[str]:
@@ -179,7 +185,8 @@ def rungs_table(rows: Sequence[EvaluationRow], metric: str | None) -> Table:
     before = ("at", "epoch", "step", "train loss", *(["measured on"] if in_part else []))
     for name in (*before, *names, "learning rate", "gradient", "time"):
         style = "bold" if name == metric else ""
-        table.add_column(in_lines(name), justify="right", style=style, vertical="bottom")
+        title = "val loss" if name == "loss" else name  # beside that of training
+        table.add_column(in_lines(title), justify="right", style=style, vertical="bottom")
     for row in rows:
         metrics = row.metrics
         table.add_row(
@@ -234,15 +241,10 @@ def configuration(
         parts.append(_searched_table(params, default))
     if config is None:
         return Group(*parts)
-    if parts:
-        parts.append("")
-    fixed = {
-        name: value
-        for name, value in flat_settings(config).items()
-        if name not in params and value is not None
-    }
-    parts.append(Text("fixed", style="dim"))
-    parts.append(Text(words.settings(fixed)))
+    fixed = fixed_settings(config, params)
+    if fixed:
+        parts += [""] if parts else []
+        parts += [Text("fixed", style="dim"), Text(words.settings(fixed))]
     return Group(*parts)
 
 
@@ -260,6 +262,22 @@ def _searched_table(params: Mapping[str, Any], default: Mapping[str, Any] | None
             cells.append("same" if same else was)
         table.add_row(*cells)
     return table
+
+
+def fixed_settings(config: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide a trial beside ``params``, its point of the space.
+
+    What its task or its other settings give no effect is left out, as what has no value.
+    """
+    given = flat_settings(config)
+    ignored: set[str] = set()
+    task = config.get("task", "")
+    if not is_function(task):
+        ignored = unread(given)
+        if task in TASKS:
+            ignored |= TRAINING_OF_SOME - set(TASKS[task].training)
+    left_out = ignored | set(params)
+    return {k: v for k, v in given.items() if v is not None and k not in left_out}
 
 
 def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,20 @@ print(*(model.labels[int(index)] for index in logits.argmax(1)))
     assert sum(right) >= 30  # chance: 4
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "usage: python load_model.py PICTURE..."),
+        (["nowhere.png"], "error: nowhere.png: No such file or directory"),
+        (["model.json"], "error: model.json: no picture"),
+    ],
+)
+def test_the_exported_script_says_what_it_takes(exported: Once, args: list[str], said: str) -> None:
+    script = [sys.executable, "load_model.py", *args]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=exported.folder, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{said}\n")
+
+
 def test_the_exported_study_file_gives_the_trials_numbers_again(
     exported: Once, run: Run, tiny: Tiny
 ) -> None:
@@ -205,7 +219,7 @@ def test_a_refit_trains_on_validation_too_and_says_that_its_numbers_mean_nothing
     ("args", "said"),
     [
         (("--trial", "9"), "has no trial 9"),
-        (("--trial", "2"), "the weights of trial 2 were not kept"),
+        (("--trial", "2"), "trial 2 were not kept: only the best trials keep theirs"),
         (("--soup", "--refit"), "a soup cannot be combined with that"),
         (("--soup", "--trial", "1"), "a soup begins with the best trial"),
         (("--format", "tensorflow"), "'tensorflow'"),

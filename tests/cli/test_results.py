@@ -67,14 +67,14 @@ def test_trials_come_as_table_csv_and_json(run: Run, tiny: Tiny) -> None:
 def test_trials_come_as_parquet_in_a_file_or_a_pipe(run: Run, tiny: Tiny) -> None:
     import pandas
 
-    run("trials", "tiny", "--format", "parquet", "-o", "t.parquet", "--storage", tiny.storage)
+    run("trials", "tiny", "-o", "t.parquet", "--storage", tiny.storage)
     frame = pandas.read_parquet("t.parquet")
     assert list(frame["number"]) == [0, 1, 2]
     assert sorted(frame["learning_rate"]) == [1e-6, 1e-2, 1e30]
     piped = run("trials", "tiny", "--format", "parquet", "--storage", tiny.storage).stdout_bytes
     assert piped == Path("t.parquet").read_bytes()
     refused = run("trials", "tiny", "-o", "t.txt", "--storage", tiny.storage, code=2)
-    assert "give --format too" in refused.stderr
+    assert "ending must be one of .csv, .json, .parquet (got t.txt)" in refused.stderr
     gone = ("--format", "csv", "-o", "no/t.csv", "--storage", tiny.storage)
     assert "no does not exist" in run("trials", "tiny", *gone, code=2).stderr
 

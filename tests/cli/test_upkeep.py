@@ -144,6 +144,13 @@ def test_init_leaves_it_to_check_to_say_what_is_wrong_with_a_file(run: Run, text
     assert (written["task"], written["data"]["text_column"]) == ("text-classification", "text")
 
 
+def test_init_refuses_a_table_that_its_ending_does_not_describe(run: Run) -> None:
+    Path("semi.csv").write_text("review;stars\ngood film;1\n")
+    refused = run("init", "--data", "semi.csv", code=2).stderr
+    assert "semi.csv does not look separated by ',': its header is 'review;stars'" in refused
+    assert not Path("study.yaml").exists()
+
+
 def test_init_refuses_a_model_that_torchvision_does_not_have(run: Run) -> None:
     stderr = run("init", "--model", "torchvision:resnet999", code=2).stderr
     assert "torchvision has no classification model 'resnet999' (did you mean resnet" in stderr

@@ -14,7 +14,7 @@ import optuna
 import pytest
 
 import sft_tune
-from sft_tune.errors import TrialError, UserError
+from sft_tune.errors import StudyExistsError, TrialError, UserError
 from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.events import Event, RungReached
 from sft_tune.run.study import start_study
@@ -138,8 +138,8 @@ GUARD
 """
 
 
-def script(folder: Path, guard: str) -> subprocess.CompletedProcess[str]:
-    (folder / "script.py").write_text(SCRIPT.replace("GUARD", guard))
+def script(folder: Path, guard: str, text: str = SCRIPT) -> subprocess.CompletedProcess[str]:
+    (folder / "script.py").write_text(text.replace("GUARD", guard))
     return subprocess.run(
         [sys.executable, "script.py"], capture_output=True, text=True, cwd=folder, check=False
     )
@@ -156,5 +156,18 @@ def test_a_script_without_a_guard_is_told_to_have_one(tmp_path: Path) -> None:
 
 
 def test_what_belongs_to_functions_is_refused_elsewhere() -> None:
-    with pytest.raises(UserError, match="space are for training functions"):
-        sft_tune.tune("study.yaml", space={"x": [1]})
+    with pytest.raises(UserError, match="only training functions take name, space"):
+        sft_tune.tune("study.yaml", name="other", space={"x": [1]})
+
+
+def test_another_function_of_the_same_name_needs_another_name(tmp_path: Path) -> None:
+    run(tmp_path, space={"x": [3]}, budget={"trials": 1})
+    (tmp_path / "other.py").write_text(textwrap.dedent(FUNCTION))
+    with pytest.raises(StudyExistsError, match=r"another name \(`tune\(\.\.\., name=\.\.\.\)`"):
+        run(tmp_path, space={"x": [3]}, budget={"trials": 1}, task="python:other.py:train")
+
+
+def test_a_script_names_its_study(tmp_path: Path) -> None:
+    named = SCRIPT.replace("tune(train, ", 'tune(train, name="mine", ')
+    done = script(tmp_path, 'if __name__ == "__main__":', named)
+    assert (done.stdout, done.stderr) == ("mine 5 ['x'] True\n", "")

@@ -105,6 +105,7 @@ TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"objective": {"metric": "loss", "direction": "maximize"}}, "objective.direction", "loss is better when lower; remove the line", "'maximize'"),
     ({"budget": {"target": 95}}, "budget.target", "accuracy lies between 0 and 1; write 0.95", "95"),
     ({"budget": {"target": -0.5}}, "budget.target", "accuracy lies between 0 and 1", "-0.5"),
+    ({"objective": {"metric": "f1"}}, "objective.metric", "must be one of auto, accuracy, balanced_accuracy, f1_macro, f1_micro, f1_weighted, precision_macro, recall_macro, matthews, loss; did you mean f1_macro?", "'f1'"),
     ({"budget": {"target": -1}, "objective": {"metric": "loss"}}, "budget.target", "loss is not below 0", "-1"),
     ({"budget": {"target": -2}, "objective": {"metric": "matthews"}}, "budget.target", "matthews lies between -1 and 1", "-2"),
     ({"pruner": {"percentile": 10}}, "pruner.percentile", "is read only by percentile, not asha; remove it, or set `name: percentile`", "10"),

@@ -90,7 +90,8 @@ def test_what_a_configuration_ignores_is_refused_in_a_file_and_left_out_of_its_d
     written = {"model": model.model_dump(mode="json"), "training": training}
     found = problems(tmp_path, **written)
     in_vain = {path for path, rule in found.items() if rule.startswith("has an effect only with")}
-    ignored = unread(model, config.training)
+    named = {f"model.{name}": value for name, value in model.model_dump().items()}
+    ignored = unread({**config.training.model_dump(), **named})
     kept = {
         "model": model.model_dump(exclude={name.removeprefix("model.") for name in ignored}),
         "training": config.training.model_dump(exclude=ignored),

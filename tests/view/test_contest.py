@@ -158,6 +158,7 @@ def test_a_comparison_says_it_in_tables_words_frames_and_a_page(draw_text: Draw)
     page = found.to_html() + found._repr_html_()
     assert page.count('<div class="plot"') == 3 and "&lt;b&gt;" in page and "<td><b>" not in page
     assert len(found.plot("wall").data) == 2
+    assert repr(found) == "<Comparison by accuracy: 'A' 0.8000, '<b>' 0.7500>"
 
 
 def test_confirmed_trials_are_compared_seed_by_seed() -> None:

@@ -55,6 +55,8 @@ def test_a_clear_winner_is_confirmed() -> None:
     assert leader.test is not None and leader.test.mean == pytest.approx(0.89)
     assert leader.luck is not None and leader.luck.mean == pytest.approx(0.02)
     assert confirmed_in_words(found, "s").startswith("yes: 0.9100")
+    said = "3 finalists, trial 1 leads, accuracy 0.9100 ± "
+    assert said in repr(found) and len(repr(found)) < 100
 
 
 def test_a_lucky_winner_is_not_confirmed() -> None:

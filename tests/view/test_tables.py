@@ -39,11 +39,17 @@ def test_studies_stand_on_a_line_each(draw_text: Draw) -> None:
         study_row(name="reviews", lease_until=NOW + 5, max_trials=None, best=None),
         study_row(name="theirs", managed=False, metric=None, active_seconds=None, created=None),
     ]
-    lines = draw_text(studies_table(rows, NOW), 100).splitlines()
+    lines = draw_text(studies_table(rows, console(100), NOW), 100).splitlines()
     assert lines[0].split() == ["study", "state", "trials", "metric", "best", "time", "begun"]
     assert lines[1].startswith("digits   finished: trials  5 of 10  accuracy  0.9000  2m 05s")
     assert lines[2].startswith("reviews  running                 5  accuracy       –  2m 05s")
     assert lines[3].split()[-2:] == ["–", "–"]
+    narrow = draw_text(studies_table(rows, console(40), NOW), 40).splitlines()
+    assert narrow[0].split() == ["study", "state", "trials"]
+    assert narrow[1].startswith("digits   finished: trials  5 of 10")
+    assert " ".join(narrow[4:]).split() == (
+        "no room for metric, best, time, begun; --json has all".split()
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,7 @@ def test_steps_of_another_program_are_no_percent(draw_text: Draw) -> None:
 def test_rungs_have_the_objective_first(draw_text: Draw) -> None:
     rows = [rung_row(3, 50, 0.51, 1.5), rung_row(3, 100, 0.72, 83.0)]
     assert draw_text(rungs_table(rows, "accuracy")).splitlines() == [
-        "                     train                    learning",
+        "                     train               val  learning",
         "   at  epoch  step    loss  accuracy    loss      rate  gradient    time",
         " 50 %      1    50  1.5000    0.5100  1.2500   3.2e-05      0.75    1.5s",
         "100 %      2   100  1.5000    0.7200  1.2500   3.2e-05      0.75  1m 23s",
@@ -162,6 +168,21 @@ def test_a_configuration_marks_what_differs_from_the_default(draw_text: Draw) ->
         "fixed",
         "model.name=builtin:convnet, model.weights=none, optimizer=sgd",
     ]
+
+
+def test_what_has_no_effect_is_no_setting_of_a_trial(draw_text: Draw) -> None:
+    training = {"optimizer": "adamw", "momentum": 0.9, "mix": "none", "freeze": "backbone"}
+    config = {
+        "task": "text-classification",
+        "model": {"name": "transformers:m", "lora_rank": None, "lora_targets": "all-linear"},
+        "training": {**training, "token_masking": 0.0, "color_jitter": 0.0, "freeze_blocks": 1},
+    }
+    assert draw_text(configuration(config, {}, None), 100).splitlines() == [
+        "fixed",
+        "model.name=transformers:m, optimizer=adamw, freeze=backbone, token_masking=0",
+    ]
+    function = {"task": "python:f.py:train", "arguments": {}}
+    assert "fixed" not in draw_text(configuration(function, {"depth": 2}, None))
 
 
 def test_without_a_known_default_nothing_is_compared(draw_text: Draw) -> None:

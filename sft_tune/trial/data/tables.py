@@ -15,6 +15,7 @@ from typing import Any
 
 from sft_tune.errors import DataError
 from sft_tune.spec.data import DataSpec
+from sft_tune.spec.guess import wrong_separator
 from sft_tune.spec.tasks import Task
 from sft_tune.trial.data.columns import columns_of, reads_files
 from sft_tune.trial.data.examples import Examples, SplitName, check_columns, files_identity, reason
@@ -37,11 +38,8 @@ def _read_delimited(path: Path, wanted: dict[str, str], delimiter: str) -> Table
         header = next(reader, None)
         if header is None:
             raise DataError(f"{path} is empty; it needs a header line with the columns' names.")
-        if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
-            raise DataError(
-                f"{path} does not look separated by {delimiter!r}: its header is {header[0]!r}. "
-                "Write it with commas (.csv) or tabs (.tsv)."
-            )
+        if wrong := wrong_separator(path, header, delimiter):
+            raise DataError(wrong)
         check_columns(header, wanted, str(path))
         positions = {name: header.index(name) for name in wanted.values()}
         columns: dict[str, list[Any]] = {name: [] for name in positions}

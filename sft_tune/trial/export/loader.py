@@ -168,6 +168,16 @@ def main(paths: list[str]) -> None:
     """Print for each picture of ``paths`` the three likeliest labels, or the number."""
     from PIL import Image
 
+    if not paths or paths[0] in ("-h", "--help"):
+        print("usage: python load_model.py PICTURE...", file=sys.stdout if paths else sys.stderr)
+        sys.exit(0 if paths else 2)
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except OSError as error:
+            print(f"error: {path}: {error.strerror or 'no picture'}", file=sys.stderr)
+            sys.exit(2)
     model = load_model()
     labels: Any = model.labels
     settings: Any = model.settings

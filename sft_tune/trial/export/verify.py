@@ -43,7 +43,9 @@ def verify(
     Args:
         config: the configuration that was trained.
         folder: what `export` has written.
-        reference: the logits that it wrote, of the weights as they were.
+        reference: the logits that it wrote, of the weights as they were. What is prepared with the
+            exported tokenizer or feature extractor is kept beside it, not in ``cache``: nobody
+            else has those files where they lie now.
         call: arguments that each forward pass needs.
         onnx: check ``model.onnx`` too.
         device: ``cpu``, or ``cuda:N``.
@@ -59,7 +61,7 @@ def verify(
         ModelError: when the files cannot be loaded, or do not do to images what the trial did.
     """
     where = open_device(device)
-    built, data = _loaded(config, folder, call, cache)
+    built, data = _loaded(config, folder, call, cache, reference.parent)
     example = example_of(data.validation, built.normalize, where, compared(config))
     wanted = load_file(reference)["logits"]
     found = {
@@ -80,11 +82,11 @@ def verify(
 
 
 def _loaded(
-    config: TrialConfig, folder: Path, call: dict[str, Any], cache: Path
+    config: TrialConfig, folder: Path, call: dict[str, Any], cache: Path, scratch: Path
 ) -> tuple[BuiltModel, Prepared]:
     """Return the model of ``folder``, and the data as its files say that it is prepared."""
     if config.model.name.partition(":")[0] == "transformers":
-        return _loaded_transformers(config, folder, call, cache)
+        return _loaded_transformers(config, folder, call, cache, scratch)
     data = prepare(config.task, config.data, config.model, cache=cache)
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf8"))
     module = _script(folder).load_model()
@@ -93,7 +95,7 @@ def _loaded(
 
 
 def _loaded_transformers(
-    config: TrialConfig, folder: Path, call: dict[str, Any], cache: Path
+    config: TrialConfig, folder: Path, call: dict[str, Any], cache: Path, scratch: Path
 ) -> tuple[BuiltModel, Prepared]:
     import transformers
 
@@ -107,6 +109,7 @@ def _loaded_transformers(
     if TASKS[config.task].input != "image":
         # The exported tokenizer or feature extractor in place of the pretrained model's.
         model = model.model_copy(update={"name": f"transformers:{folder}"})
+        cache = scratch
     data = prepare(config.task, config.data, model, cache=cache)
     normalize: Any = ((0.5,) * 3, (0.5,) * 3)
     if isinstance(data.train, ImageSplit):

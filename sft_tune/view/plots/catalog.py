@@ -82,7 +82,7 @@ def save_plot(drawing: style.Drawing, path: Path, name: str) -> None:
     if ending not in PICTURES:
         raise UserError(
             f"--save: a plot is a page ({PAGE}) or a picture ({', '.join(PICTURES)}), "
-            f"by its ending (got {path.name})"
+            f"by its ending (got {path})"
         )
     _save_picture(drawing, path)
 
@@ -95,7 +95,7 @@ def _save_picture(drawing: style.Drawing, path: Path) -> None:
             f"--save {path.name}: pictures need kaleido: pip install 'sft_tune[pictures]'; "
             f"or save a page: --save {path.stem}{PAGE}"
         ) from None
-    figure = style.titled(drawing)
+    figure = style.titled(drawing, toolbar=False)
     try:
         figure.write_image(path, width=1000, height=figure.layout.height, scale=2)
     except Exception as error:

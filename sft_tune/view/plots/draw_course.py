@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from plotly import graph_objects as go
 
@@ -37,9 +38,15 @@ def draw_history(material: Material) -> Drawing:
                     kind, [p.number for p in own], [p.value for p in own], own, material.metric
                 )
             )
-    figure.update_xaxes(title_text="trial", rangemode="tozero")
+    figure.update_xaxes(title_text="trial", **_numbers(data.points[-1].number))
     figure.update_yaxes(title_text=metric_title(material), range=value_range(material))
     return Drawing(figure, _history_title(material, data), _left_out(data))
+
+
+def _numbers(last: int) -> dict[str, Any]:
+    """Return settings of an axis of trials up to ``last``, with room for the marks at its ends."""
+    room = max(0.5, 0.02 * last)
+    return {"range": [-room, last + room], "dtick": 1 if last < 10 else None}
 
 
 def _history_title(material: Material, data: rows.History) -> str:

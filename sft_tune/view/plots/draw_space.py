@@ -12,7 +12,7 @@ from sft_tune.view import words
 from sft_tune.view.material import Material
 from sft_tune.view.plots import space_rows, style
 from sft_tune.view.plots.marks import MOST_HOVERS, value_range
-from sft_tune.view.plots.rows import KINDS
+from sft_tune.view.plots.rows import COMPLETED, KINDS, OTHER, PRUNED, RUNNING
 from sft_tune.view.plots.space_rows import CHOICES, LOG, Axis, SpacePoint
 from sft_tune.view.plots.style import Drawing
 from sft_tune.view.plots.ticks import axis_settings
@@ -120,6 +120,10 @@ def _setting(axis: Axis, point: SpacePoint) -> str:
     return words.number(10**place if axis.scale == LOG else place)
 
 
+_ON_SURFACE = {PRUNED: "circle", OTHER: "x", RUNNING: "triangle-right"}
+"""The marks of trials that did not complete, where there is a surface behind them."""
+
+
 def draw_contour(material: Material, names: Sequence[str]) -> Drawing:
     """Draw the objective over two hyperparameters: a smoothed surface, and the trials on it."""
     data = space_rows.contour(material, names)
@@ -159,10 +163,13 @@ def draw_contour(material: Material, names: Sequence[str]) -> Drawing:
 
 
 def _contour_marks(kind: str, own: Sequence[SpacePoint], metric: str) -> go.Scatter:
-    line = {"width": 1, "color": "#ffffff"}
     mark = {**style.MARKS[kind], "opacity": 1.0}
-    if kind == "completed":
-        mark |= {"color": style.INK, "line": line, "size": 8}
+    if kind == COMPLETED:
+        mark |= {"color": style.INK, "line": {"width": 1, "color": "#ffffff"}, "size": 8}
+    elif kind in _ON_SURFACE:
+        # Filled and bordered: a line alone is lost where the surface is as bright as it is.
+        line = {"width": 1.4, "color": style.INK}
+        mark |= {"symbol": _ON_SURFACE[kind], "color": "#ffffff", "line": line, "size": 8}
     return go.Scatter(
         x=[p.places[0] for p in own],
         y=[p.places[1] for p in own],

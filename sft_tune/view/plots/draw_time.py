@@ -10,14 +10,14 @@ from sft_tune.view import words
 from sft_tune.view.material import Material
 from sft_tune.view.plots import rows, style
 from sft_tune.view.plots.marks import metric_title, staircase, time_unit, trial_marks, value_range
-from sft_tune.view.plots.rows import KINDS, OTHER, PRUNED
+from sft_tune.view.plots.rows import DEFAULT, KINDS, OTHER, PRUNED
 from sft_tune.view.plots.style import Drawing
 
 FAINT = (PRUNED, OTHER)
 
 
 def draw_cost(material: Material) -> Drawing:
-    """Draw quality against time on the device, with the front that nothing beats."""
+    """Draw quality against time on the device, with the front of the completed trials."""
     data = rows.cost(material)
     if not data:
         return Drawing(style.message("no trial has both a time and a value"), "No cost yet", "")
@@ -28,7 +28,7 @@ def draw_cost(material: Material) -> Drawing:
         staircase(
             [p.seconds / factor for p in front],
             [p.value for p in front],
-            name="nothing is cheaper and better",
+            name="best completed within the time",
             width=1.4,
         )
     )
@@ -45,24 +45,30 @@ def draw_cost(material: Material) -> Drawing:
     else:
         figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(title_text=metric_title(material), range=value_range(material))
-    return Drawing(figure, _cost_title(material, front), _cost_note(material, data))
+    return Drawing(figure, _cost_title(data, material), _cost_note(material, data))
 
 
-def _cost_title(material: Material, front: Sequence[rows.CostPoint]) -> str:
-    if not front:
-        return "What each trial took and gave"
-    last, first = front[-1], front[0]
-    told = f"{words.duration(last.seconds)} on the device for {material.metric} "
-    told += words.score(last.value)
-    if len(front) == 1:
+def _cost_title(data: Sequence[rows.CostPoint], material: Material) -> str:
+    """Return what the best completed trial took and gave, and the default beside it."""
+    best = max((p for p in data if p.front), key=lambda p: p.seconds, default=None)
+    if best is None:
+        return "No trial with a time has completed yet"
+    told = (
+        f"{material.metric} {words.score(best.value)} took {words.duration(best.seconds)} on the "
+    )
+    told += f"device (trial {best.number})"
+    default = next((p for p in data if p.kind == DEFAULT and p is not best), None)
+    if default is None:
         return told
-    return f"{told}; {words.score(first.value)} took {words.duration(first.seconds)}"
+    took = words.duration(default.seconds)
+    return f"{told}; the default's {words.score(default.value)} took {took}"
 
 
 def _cost_note(material: Material, data: Sequence[rows.CostPoint]) -> str:
     whole = sum(p.seconds for p in data)
     cut = sum(p.seconds for p in data if p.kind in FAINT)
-    note = f"{words.duration(whole)} in all, {cut / whole:.0%} of it in trials that were cut."
+    note = "The line joins the completed trials that none beat for less. "
+    note += f"{words.duration(whole)} in all, {cut / whole:.0%} of it in trials that were cut."
     timed = material.record is not None
     return note if timed else f"{note} Times are from a trial's start to its end."
 

@@ -66,7 +66,7 @@ class Curves(NamedTuple):
 
 
 class CostPoint(NamedTuple):
-    """What a trial took and gave; ``front``: none took less and gave more."""
+    """What a trial took and gave; ``front``: it completed, as none did that took less for more."""
 
     number: int
     seconds: float

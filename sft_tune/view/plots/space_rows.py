@@ -36,6 +36,7 @@ class Axis(NamedTuple):
         choices: with ``choices``: what stands at 0, 1, 2 and so on.
         low: the least place on the axis (of ``log``: the logarithm to base 10).
         high: the greatest.
+        step: with ``linear``: the distance between values that it can have; 0: it can have any.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Axis(NamedTuple):
     choices: tuple[str, ...]
     low: float
     high: float
+    step: float = 0.0
 
     def place(self, value: Any) -> float:
         """Return where ``value`` lies on the axis."""
@@ -156,7 +158,9 @@ def axis_of(name: str, values: Sequence[Any], parameter: Parameter | None) -> Ax
     log = parameter.log if parameter is not None else low > 0 and high / low >= _WIDE
     if log and low > 0:
         return Axis(name, LOG, (), math.log10(low), math.log10(high))
-    return Axis(name, LINEAR, (), float(low), float(high))
+    whole = all(isinstance(value, int) for value in (*values, low, high))
+    step = (parameter.step if parameter is not None else None) or (1 if whole else 0)
+    return Axis(name, LINEAR, (), float(low), float(high), float(step))
 
 
 def _in_order(values: Sequence[Any]) -> list[Any]:

@@ -143,8 +143,14 @@ def message(text: str) -> go.Figure:
     return figure
 
 
-def titled(drawing: Drawing, width: int = 90) -> go.Figure:
-    """Return the figure with its title and note in it, for where it stands alone."""
+def titled(drawing: Drawing, width: int = 90, *, toolbar: bool = True) -> go.Figure:
+    """Return the figure with its title and note in it, for where it stands alone.
+
+    Args:
+        drawing: the figure.
+        width: columns of the title.
+        toolbar: leave plotly's toolbar a line of its own above the title.
+    """
     import textwrap
 
     def lines(text: str, columns: int) -> list[str]:
@@ -154,7 +160,8 @@ def titled(drawing: Drawing, width: int = 90) -> go.Figure:
     text = f"<b>{'<br>'.join(title)}</b>"
     if note:
         text += f"<br><span style='font-size:12px;color:{QUIET}'>{'<br>'.join(note)}</span>"
-    room = 38 + 22 * len(title) + 17 * len(note)
+    above = 44 if toolbar else 22
+    room = 16 + above + 22 * len(title) + 17 * len(note)
     figure = go.Figure(drawing.figure)
     margin = figure.layout.margin
     figure.update_layout(
@@ -166,7 +173,7 @@ def titled(drawing: Drawing, width: int = 90) -> go.Figure:
             "y": 1,
             "yref": "container",
             "yanchor": "top",
-            "pad": {"t": 22},
+            "pad": {"t": above},
         },
         height=(figure.layout.height or 380) + room,
         margin={"l": 60, "r": 30, "t": (margin.t or 0) + room, "b": 50},

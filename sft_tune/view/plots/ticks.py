@@ -36,9 +36,25 @@ def tick_marks(axis: Axis) -> tuple[list[float], list[str]]:
     if span <= 0:
         return [axis.low], [words.number(axis.low)]
     marks = [axis.low + span * i / 4 for i in range(5)]
-    if all(float(end).is_integer() for end in (axis.low, axis.high)) and span <= _MOST_TICKS:
-        marks = [axis.low + i for i in range(int(span) + 1)]
-    return marks, [words.number(mark, 3) for mark in marks]
+    if axis.step:
+        marks = _step_marks(axis)
+    return marks, [_plain(mark) if axis.step else words.number(mark, 3) for mark in marks]
+
+
+def _plain(mark: float) -> str:
+    """Return the text of a value of steps: integers in full."""
+    return words.number(int(mark) if mark.is_integer() else mark, 3)
+
+
+def _step_marks(axis: Axis) -> list[float]:
+    """Return marks at values that there are: all of few, else every 2nd, 5th, 10th and so on."""
+    count = math.floor((axis.high - axis.low) / axis.step + 1e-9)
+    units = (factor * 10**power for power in range(16) for factor in (1, 2, 5))
+    unit = next((unit for unit in units if count // unit < _MOST_TICKS), count)
+    before = axis.low / axis.step
+    # At multiples where the values are multiples: 10, 20, 30 and not 3, 13, 23.
+    first = -round(before) % unit if abs(before - round(before)) < 1e-9 else 0
+    return [axis.low + i * axis.step for i in range(first, count + 1, unit)]
 
 
 def _log_marks(axis: Axis) -> tuple[list[float], list[str]]:

@@ -12,6 +12,7 @@ from sft_tune.cli.plot import Name
 from sft_tune.errors import UserError
 from sft_tune.store.importances import Importances
 from sft_tune.view.material import Material
+from sft_tune.view.plots import style
 from sft_tune.view.plots.catalog import PLOTS, draw_plot, save_plot
 from sft_tune.view.plots.marks import time_unit
 from sft_tune.view.plots.style import titled
@@ -78,10 +79,29 @@ def test_titles_say_what_is_seen() -> None:
     assert draw_plot(study, "history").title == (
         "Trial 1 reached accuracy 0.9000, 0.4000 above the default configuration"
     )
+    assert draw_plot(study, "cost").title == (
+        "accuracy 0.9000 took 10s on the device (trial 1); the default's 0.5000 took 10s"
+    )
     assert draw_plot(study, "default").title == "accuracy 0.5000 → 0.9000 (+0.4000)"
     assert draw_plot(material(rows[:1]), "history").title.endswith(
         "nothing tried beats the default configuration"
     )
+
+
+def test_no_mark_is_cut_in_half_or_lost() -> None:
+    history = draw_plot(STUDIES["a few"], "history").figure
+    low, high = history.layout.xaxis.range
+    assert low < 0 and high > 29
+    contour = draw_plot(STUDIES["a few"], "contour", ["learning_rate", "decay_factor"]).figure
+    pruned = next(trace for trace in contour.data if trace.name == "pruned")
+    assert (pruned.marker.color, pruned.marker.line.color) == ("#ffffff", style.INK)
+
+
+def test_the_toolbar_lies_on_no_title() -> None:
+    drawing = draw_plot(STUDIES["a few"], "slice")
+    page, picture = titled(drawing), titled(drawing, toolbar=False)
+    assert page.layout.title.pad.t - picture.layout.title.pad.t == 22
+    assert page.layout.height - picture.layout.height == 22
 
 
 def test_few_trials_are_said_to_rank_importances_badly() -> None:
@@ -116,9 +136,11 @@ def test_a_page_has_plotly_once_and_fetches_nothing(tmp_path: Path) -> None:
     assert "<script src" not in text
 
 
-def test_an_ending_that_is_no_picture_is_refused(tmp_path: Path) -> None:
+def test_an_ending_that_is_no_picture_is_refused() -> None:
     with pytest.raises(UserError, match=r"by its ending \(got x.txt\)"):
-        save_plot(draw_plot(STUDIES["a few"], "history"), tmp_path / "x.txt", "x")
+        save_plot(draw_plot(STUDIES["a few"], "history"), Path("x.txt"), "x")
+    with pytest.raises(UserError, match=r"\(got \.\)"):
+        save_plot(draw_plot(STUDIES["a few"], "history"), Path("."), "x")
 
 
 @pytest.mark.parametrize(

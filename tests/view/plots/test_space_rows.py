@@ -19,6 +19,7 @@ from sft_tune.view.plots.space_rows import (
     slices,
     varied,
 )
+from sft_tune.view.plots.ticks import tick_marks
 from tests.view.examples import pruned_row, trial_row
 from tests.view.materials import material
 
@@ -49,6 +50,25 @@ def test_values_and_space_decide_the_axis(
     assert (axis.low, axis.high) == pytest.approx(ends)
     for value in values:
         assert axis.low <= axis.place(value) <= axis.high
+
+
+@pytest.mark.parametrize(
+    ("values", "parameter", "marks"),
+    [
+        ([10, 40], {"low": 10, "high": 40, "step": 10}, "10 20 30 40"),
+        ([5, 100], {"low": 5, "high": 100, "step": 5}, "25 50 75 100"),
+        ([3, 27], {"low": 3, "high": 27, "step": 8}, "3 11 19 27"),
+        ([1, 1000], {"low": 1, "high": 3000}, "500 1000 1500 2000 2500 3000"),
+        ([2, 6], None, "2 3 4 5 6"),
+        ([0.1, 0.3], {"low": 0.1, "high": 0.4, "step": 0.1}, "0.1 0.2 0.3 0.4"),
+        ([0.0, 0.2], {"low": 0, "high": 1}, "0 0.25 0.5 0.75 1"),
+    ],
+)
+def test_marks_of_steps_are_at_values_that_there_are(
+    values: list[Any], parameter: dict[str, Any] | None, marks: str
+) -> None:
+    given = None if parameter is None else Parameter.model_validate(parameter)
+    assert " ".join(tick_marks(axis_of("x", values, given))[1]) == marks
 
 
 def test_choices_keep_the_order_of_the_space_and_unknown_ones_follow() -> None:
