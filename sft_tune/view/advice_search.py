@@ -27,8 +27,8 @@ def noise_rule(facts: Facts) -> Iterator[Advice]:
         yield Advice(
             "noise",
             f"after {words.plural(one.validation.n, 'seed')} each, trial {one.number} is the best "
-            f"with a probability of {one.chance or 0:.0%} only (a seed moves its score by "
-            f"{words.score(deviation)}); more seeds may decide it",
+            f"with a probability of {words.chance(one.chance or 0)} only (a seed moves its score "
+            f"by {words.score(deviation)}); more seeds may decide it",
             {"chance": one.chance, "deviation": deviation, "margin": margin},
             "confirm",
             f"seeds: {seeds}",

@@ -68,7 +68,8 @@ def _to_default(leader: Finalist, found: Standings) -> str:
     difference = leader.to_default
     if difference is not None and not found.maximize:
         difference = negative(difference)
-    chance = None if difference is None else chance_of_lead(difference)
+    # Of two, the verdict has said it.
+    chance = None if difference is None or len(found.finalists) == 2 else chance_of_lead(difference)
     sure = "" if chance is None else f"; better with a probability of {words.chance(chance)}"
     return f"Trial {leader.number} against the default, seed by seed: {', '.join(parts)}{sure}."
 

@@ -107,10 +107,29 @@ def test_without_a_test_split_it_is_said(draw_text: Draw) -> None:
 
 
 def test_80_columns_hold_every_number_whole(draw_text: Draw) -> None:
-    found = stand({23: [0.90, 0.92], 9: [0.80, 0.85]}, {23: 0.95, 9: 0.8}, test=0.0)
+    found = stand({23: [0.90, 0.92], 9: [0.70, 0.75]}, {23: 0.95, 9: 0.8}, test=0.0)
     text = draw_text(draw_standings(found), 80)
     assert "…" not in text
-    assert "0.9100 ± 0.1271" in text and "-0.0850 ± 0.1906" in text and "9 (default)" in text
+    assert "0.7250 (0.4073 to 1)" in text and "-0.1850 ± 0.1906" in text and "9 (default)" in text
+
+
+def test_no_interval_goes_beyond_what_the_metric_can_be() -> None:
+    """Two seeds once gave an accuracy of 0.4429 ± 0.8494."""
+    found = stand({1: [0.2, 0.7], 9: [0.1, 0.8]}, {1: 0.9, 9: 0.5}, test=0.05)
+    leader = found.leader
+    assert (leader.validation.low, leader.validation.high) == (0.0, 1.0)
+    for one in found.finalists:
+        for interval in (one.validation, one.test, one.to_leader, one.to_default, one.luck):
+            if interval is not None:
+                assert interval.low is not None and interval.high is not None
+                assert interval.high - interval.low <= 2.0
+
+
+def test_of_two_there_is_one_probability(draw_text: Draw) -> None:
+    """Of the same two `confirm` once said 90 % and 97 %."""
+    found = stand({1: [0.92, 0.90, 0.94], 9: [0.91, 0.85, 0.90]}, {1: 0.93, 9: 0.86})
+    text = " ".join(draw_text(draw_standings(found), 120).split())
+    assert text.count("with a probability of") == 1 and "against the default" in text
 
 
 def test_as_plain_values() -> None:
