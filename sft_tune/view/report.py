@@ -24,7 +24,7 @@ PLOTS = (
     ("history", "History"),
     ("curves", "Learning curves"),
     ("importances", "What matters"),
-    ("slice", "The two that matter most"),
+    ("slice", "Along two hyperparameters"),
     ("contour", "Both at once"),
     ("parallel", "All hyperparameters"),
     ("cost", "Cost against quality"),

@@ -17,6 +17,7 @@ from sft_tune.view.advice import Advice, advice_json, draw_advice
 from sft_tune.view.advice_rules import advise, beforehand
 from sft_tune.view.advice_space import widened
 from sft_tune.view.estimate import Estimate
+from sft_tune.view.evidence import gather, seen_to_matter
 from tests.view.conftest import Draw
 from tests.view.examples import pruned_row, rung_row, study_row, trial_row
 
@@ -148,6 +149,13 @@ def test_a_parameter_without_influence_is_to_be_fixed() -> None:
             fixed = applied(piece)
             assert piece.numbers["name"] not in fixed.space
     assert "learning_rate" not in said and len(said) >= 10
+
+
+def test_what_is_seen_to_matter_is_more_than_chance() -> None:
+    rows, rungs = study(lambda p: 0.5 + 0.1 * math.log10(p["learning_rate"]), n=24)
+    assert seen_to_matter(gather(spec(), rows, rungs)) == ("learning_rate",)
+    assert seen_to_matter(gather(spec(), *study(lambda p: 0.5, n=24))) == ()
+    assert seen_to_matter(gather(spec(), [], [])) == ()
 
 
 def partly(params: dict[str, Any]) -> float:
