@@ -61,9 +61,10 @@ def param_importances(db: Database, name: str) -> Importances:
 
     Optuna's default evaluator: PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023), which asks
     how the best tenth of the trials (of few trials, the best five) differs from all of them,
-    hyperparameters with a condition included. Left to itself it reads completed trials only; where a pruner cuts most, few are
-    left. As it takes no more of a value than its rank, pruned trials are added here at what they
-    had reached, and diverged ones as the worst: neither is among the best.
+    hyperparameters with a condition included. Left to itself it reads completed trials only;
+    where a pruner cuts most, few are left. As it takes no more of a value than its rank, pruned
+    trials are added here at what they had reached, and diverged ones as the worst: neither is
+    among the best.
 
     Raises:
         StudyNotFoundError: neither we nor Optuna have the study.

@@ -51,11 +51,15 @@ def report_html(material: Material, versions: dict[str, str]) -> str:
         material: the study.
         versions: of what wrote the report: name and version.
     """
+    best = material.best
+    found = [] if best is None else [_configuration(material, best)]
+    if best is not None or material.runs:
+        found.append(Section("finalists", "Is the winner real?", finalists_html(material)))
+    plots = [_plot(material, name, heading) for name, heading in PLOTS if _has_values(material)]
     sections = [
-        _configuration(material),
-        Section("finalists", "Is the winner real?", finalists_html(material)),
+        *found,
         Section("advice", "What to change next", advice_html(material)),
-        *(_plot(material, name, heading) for name, heading in PLOTS),
+        *plots,
         _trials(material),
         _provenance(material, versions),
     ]
@@ -67,6 +71,11 @@ def report_html(material: Material, versions: dict[str, str]) -> str:
     )
     head = f"{_head(material)}\n<nav>{links}</nav>"
     return page(f"{material.study.name}: report", f"{head}\n{parts}")
+
+
+def _has_values(material: Material) -> bool:
+    """Tell whether there is anything to draw: a value, or a rung."""
+    return bool(material.rungs) or any(is_number(row.value) for row in material.trials)
 
 
 def _head(material: Material) -> str:
@@ -104,10 +113,8 @@ def _facts(material: Material) -> str:
     return f'<div class="facts">{cards}</div>'
 
 
-def _configuration(material: Material) -> Section:
-    best, default = material.best, material.default
-    if best is None:
-        return Section("best", "Best configuration", "<p>No trial has completed yet.</p>")
+def _configuration(material: Material, best: TrialRow) -> Section:
+    default = material.default
     titles = ["hyperparameter", "tuned"] + ([] if default is None else ["default"])
     rows = []
     for name, value in best.params.items():

@@ -203,6 +203,42 @@ def test_a_lead_within_the_noise_is_to_be_confirmed() -> None:
     assert advise(spec(), rows, rungs, examples=10**9) == []
 
 
+def test_a_tie_is_said_to_be_one() -> None:
+    """It once said: leads by 0.0000."""
+    rows = [trial_row(n, 0.9 if n in (2, 5, 6) else 0.3) for n in range(8)]
+    (piece,) = advise(spec(), rows, [], examples=400)
+    assert "3 trials tie at 0.9000 (trial 2 is the first of them)" in piece.text
+    assert "400 validation examples cannot tell 2 other trials from it" in piece.text
+
+
+def crashed(number: int, note: str = "RuntimeError: boom\nmore") -> TrialRow:
+    return trial_row(number, None, state="FAIL", reason="crashed", note=note)
+
+
+def test_where_every_trial_failed_the_error_is_said() -> None:
+    """It once said that nothing stands out from chance."""
+    rows = [crashed(n) for n in range(5)]
+    (piece,) = advise(spec(), rows, [])
+    assert piece.kind == "failures"
+    assert piece.text == (
+        "every trial failed (5 crashed): RuntimeError: boom; `sft-tune show s 0` has the whole "
+        "error"
+    )
+    (piece,) = advise(spec(), [crashed(0)], [])
+    assert piece.text.startswith("its one trial failed (1 crashed): RuntimeError: boom;")
+    lost = [row._replace(reason="diverged", note="loss is nan") for row in rows[1:]]
+    (piece,) = advise(spec(), [rows[0], *lost], [])
+    assert "(4 diverged, 1 crashed): loss is nan (4 of them); `sft-tune show s 1`" in piece.text
+
+
+def test_of_many_trials_a_few_that_crashed_are_no_advice() -> None:
+    rows, rungs = study(peak, n=40)
+    some = [crashed(40 + n, "OSError: no space") for n in range(8)]
+    assert advise(spec(), [*rows, *some[:2]], rungs) == []
+    (piece,) = advise(spec(), [*rows, *some], rungs)
+    assert piece.text.startswith("of 48 trials 8 crashed: OSError: no space; `sft-tune show s 40`")
+
+
 def test_a_pruner_that_cuts_what_would_have_led() -> None:
     """At 25 % the order is the reverse of the end: whatever is cut there would have led."""
     rows, rungs = study(peak, n=40, curve=lambda v, at: 0.4 - v / 10 if at == 25 else v)
