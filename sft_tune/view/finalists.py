@@ -45,6 +45,7 @@ class Finalist(NamedTuple):
         failed: runs that ended without a value, by reason.
         open: runs that have not ended.
         seconds: on the device, all its runs together.
+        checkpoint: the weights of its trial in the search; None: not kept.
     """
 
     number: int
@@ -64,6 +65,7 @@ class Finalist(NamedTuple):
     failed: Mapping[str, int]
     open: int
     seconds: float
+    checkpoint: str | None
 
 
 class Standings(NamedTuple):
@@ -98,6 +100,11 @@ class Standings(NamedTuple):
     def searched(self) -> Finalist | None:
         """The finalist that won the search, the one whose score is flattered the most."""
         return next((one for one in self.finalists if one.number == self.winner), None)
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether another than the winner of the search leads."""
+        return self.leader.number != self.winner
 
     @property
     def confirmed(self) -> bool:
@@ -157,6 +164,7 @@ def standings(
                 failed=_failed(own),
                 open=sum(run.phase != "ended" for run in own),
                 seconds=sum(run.seconds or 0.0 for run in own),
+                checkpoint=row.checkpoint,
             )
         )
     return Standings(

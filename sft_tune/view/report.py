@@ -9,6 +9,7 @@ from typing import NamedTuple
 from sft_tune.store.rows import TrialRow
 from sft_tune.view import words
 from sft_tune.view.glance import glance
+from sft_tune.view.judgement import standings_of
 from sft_tune.view.material import Material, is_number, seconds_of
 from sft_tune.view.plots.catalog import draw_plot
 from sft_tune.view.plots.rows import by_number
@@ -96,9 +97,14 @@ def _head(material: Material) -> str:
 def _facts(material: Material) -> str:
     """Return the numbers that are looked for first, large."""
     best, default = material.best, material.default_trial
+    found = standings_of(material)
     facts = []
     if best is not None:
         facts.append((words.score(best.value), f"best {material.metric}, trial {best.number}"))
+    if found is not None:
+        mean = found.leader.validation
+        seeds = words.plural(mean.n, "fresh seed")
+        facts.append((words.score(mean.mean), f"over {seeds}, trial {found.leader.number}"))
     if best is not None and default is not None:
         change = (best.value or 0.0) - (default.value or 0.0)
         facts.append((words.score(default.value), "default configuration"))

@@ -10,7 +10,13 @@ import pytest
 from sft_tune.store.finalist_rows import FinalistRow
 from sft_tune.view.finalists import Standings, standings
 from sft_tune.view.finalists_tables import draw_standings, standings_json
-from sft_tune.view.finalists_words import confirmed_in_words
+from sft_tune.view.finalists_words import (
+    confirmed_in_words,
+    fresh_in_words,
+    in_words,
+    leader_in_words,
+    leads_to,
+)
 from tests.view.conftest import Draw
 from tests.view.examples import DEFAULT, study_spec, trial_row
 
@@ -54,13 +60,13 @@ def test_a_clear_winner_is_confirmed() -> None:
     assert second.to_leader is not None and second.to_leader.mean == pytest.approx(-0.1)
     assert leader.test is not None and leader.test.mean == pytest.approx(0.89)
     assert leader.luck is not None and leader.luck.mean == pytest.approx(0.02)
-    assert confirmed_in_words(found, "s").startswith("yes: 0.9100")
+    assert confirmed_in_words(found).startswith("yes: 0.9100")
 
 
 def test_a_lucky_winner_is_not_confirmed() -> None:
     found = stand({1: [0.80, 0.90, 0.85], 2: [0.81, 0.89, 0.86]}, {1: 0.95, 2: 0.86})
     assert not found.confirmed
-    assert confirmed_in_words(found, "s").startswith("no: ")
+    assert confirmed_in_words(found).startswith("no: ")
     won = found.searched
     assert won is not None and won.luck is not None and won.luck.mean == pytest.approx(0.10)
 
@@ -90,6 +96,23 @@ def test_no_run_no_standings_and_open_runs_are_not_confirmed() -> None:
     assert found is not None and found.open == 1 and not found.confirmed
     failed = standings(study_spec(), rows, [*clear, run(2, 2, None, reason="diverged")])
     assert failed is not None and failed.finalists[1].failed == {"diverged": 1}
+
+
+def test_the_leader_is_named_with_the_commands_that_lead_to_it() -> None:
+    """`confirm` once refuted the winner, and `best` went on to show it alone."""
+    found = stand({1: [0.80, 0.81, 0.85], 2: [0.90, 0.89, 0.86]}, {1: 0.95, 2: 0.89, 9: 0.5})
+    assert found.overtaken
+    assert leader_in_words(found).startswith("trial 2 leads: 0.8833 ±")
+    assert "`sft-tune show s 2`" in leads_to(found)
+    assert "`sft-tune export s DIR --trial 2`" in leads_to(found)
+    assert leads_to(found) + "." in in_words(found)
+    fresh = fresh_in_words(found)
+    assert "trial 2 leads with 0.8833" in fresh and "trial 1 has 0.8200" in fresh
+    gone = found.leader._replace(checkpoint=None)
+    assert "export" not in leads_to(found._replace(finalists=(gone, *found.finalists[1:])))
+    held = stand({1: [0.90, 0.91], 2: [0.80, 0.81]}, {1: 0.95, 2: 0.89})
+    assert not held.overtaken and leader_in_words(held) == ""
+    assert not any("export" in line for line in in_words(held))
 
 
 def test_one_seed_says_nothing_about_chance(draw_text: Draw) -> None:
