@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sft_tune.cli.lookup import best_trial, default_point
+from sft_tune.cli.lookup import best_trial, default_point, standings_of
 from sft_tune.cli.options import AsJson, Storage, StudyName
 from sft_tune.cli.output import console, print_json
 from sft_tune.errors import UserError
 from sft_tune.session import open_database
 
 if TYPE_CHECKING:
-    from sft_tune.store.database import Database
     from sft_tune.view.finalists import Standings
 
 
@@ -38,7 +37,7 @@ def best(
         found = study_row(db, study)
         row = best_trial(db, study)
         default = None if as_yaml or as_json else default_point(db, found)
-        confirmation = None if as_yaml or not found.managed else _standings(db, study)
+        confirmation = None if as_yaml or not found.managed else standings_of(db, study)
     if as_yaml:
         if row.config is None:
             raise UserError(
@@ -61,6 +60,7 @@ def best(
                 **trial_json(row),
                 "config": row.config,
                 "confirmed": bool(confirmation and confirmation.confirmed),
+                "leader": None if confirmation is None else confirmation.leader.number,
             }
         )
         return
@@ -75,19 +75,8 @@ def _confirmed(confirmation: Standings | None, study: str) -> str:
     if confirmation is None:
         return f"no; `sft-tune confirm {study}` trains it again over fresh seeds"
     # Statistics import numpy, which a study without finalists need not wait for.
-    from sft_tune.view.finalists_words import confirmed_in_words
+    from sft_tune.view.finalists_words import confirmed_in_words, leader_in_words
 
-    return confirmed_in_words(confirmation, study)
-
-
-def _standings(db: Database, study: str) -> Standings | None:
-    from sft_tune.store.finalist_rows import finalist_rows
-
-    runs = finalist_rows(db, study)
-    if not runs:
-        return None
-    from sft_tune.store.reads import trial_rows
-    from sft_tune.store.records import find_study
-    from sft_tune.view.finalists import standings
-
-    return standings(find_study(db, study).spec, trial_rows(db, study), runs)
+    return "\n".join(
+        filter(None, (confirmed_in_words(confirmation), leader_in_words(confirmation)))
+    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from sft_tune.cli.lookup import standings_of
 from sft_tune.cli.options import AsJson, Storage, StudyName
 from sft_tune.cli.output import console, print_json
 from sft_tune.cli.stopping import EXIT_CODE, Stopping, say_at_once
@@ -67,12 +68,14 @@ def confirm(
         if not show:
             stream = sys.stderr if as_json else sys.stdout
             why = run_confirm(record, db, asked(record, top, seeds), stopping, stream=stream)
-        found = stand(record, db)
+        found = standings_of(db, record.name)
     if as_json:
         from sft_tune.view.finalists_tables import standings_json
 
         print_json(standings_json(found))
     else:
+        if found is not None and seeds is not None and not show:
+            _say_more_seeds(found, seeds)
         print_standings(found)
     if why in STOPPED:
         raise typer.Exit(stopping.exit_code or EXIT_CODE)
@@ -144,13 +147,11 @@ def _tell(event: Event, record: StudyRecord, db: Database, stream: TextIO) -> No
     print(f"{time.strftime('%H:%M:%S')} {text}", file=stream, flush=True)
 
 
-def stand(record: StudyRecord, db: Database) -> Standings | None:
-    """Return how the finalists of the study stand; None before any run has ended."""
-    from sft_tune.store.finalist_rows import finalist_rows
-    from sft_tune.store.reads import trial_rows
-    from sft_tune.view.finalists import standings
-
-    return standings(record.spec, trial_rows(db, record.name), finalist_rows(db, record.name))
+def _say_more_seeds(found: Standings, asked_for: int) -> None:
+    """Say that there are more seeds than were asked for: none is taken away, and all count."""
+    most = max(one.validation.n for one in found.finalists)
+    if most > asked_for:
+        print(f"--seeds {asked_for}: the finalists have up to {most} seeds already; all count\n")
 
 
 def print_standings(found: Standings | None) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sft_tune.spec.space import Value
     from sft_tune.store.database import Database
     from sft_tune.store.rows import StudyRow, TrialRow
+    from sft_tune.view.finalists import Standings
 
 
 def one_trial(db: Database, study: str, number: int) -> TrialRow:
@@ -81,6 +82,21 @@ def default_point(db: Database, study: StudyRow) -> dict[str, Value] | None:
     from sft_tune.store.records import find_study
 
     return default_params(find_study(db, study.name).spec)
+
+
+def standings_of(db: Database, study: str) -> Standings | None:
+    """Return how the finalists of ``study`` stand; None before any run has ended with a value."""
+    from sft_tune.store.finalist_rows import finalist_rows
+
+    runs = finalist_rows(db, study)
+    if not runs:
+        return None
+    # Statistics import numpy, which a study without finalists need not wait for.
+    from sft_tune.store.reads import trial_rows
+    from sft_tune.store.records import find_study
+    from sft_tune.view.finalists import standings
+
+    return standings(find_study(db, study).spec, trial_rows(db, study), runs)
 
 
 def options_of(db: Database) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sft_tune.cli.advise import print_briefly
-from sft_tune.cli.lookup import options_of
+from sft_tune.cli.lookup import options_of, standings_of
 from sft_tune.cli.options import AcceptChanges, FileStorage, StudyFile, TotalHours, TotalTrials
 from sft_tune.cli.output import console
 from sft_tune.cli.stopping import EXIT_CODE, Stopping, say_at_once
@@ -75,7 +75,7 @@ def _confirm(
     loaded: LoadedStudy, db: Database, stopping: Stopping, ray_address: str | None
 ) -> None:
     """Confirm the study as its file asks for, where anything has completed."""
-    from sft_tune.cli.confirm import STOPPED, asked, print_standings, run_confirm, stand
+    from sft_tune.cli.confirm import STOPPED, asked, print_standings, run_confirm
     from sft_tune.store.reads import best_row
     from sft_tune.store.records import find_study
 
@@ -85,7 +85,7 @@ def _confirm(
     print()
     wanted = asked(record, None, None)
     why = run_confirm(record, db, wanted, stopping, stream=sys.stdout, ray_address=ray_address)
-    print_standings(stand(record, db))
+    print_standings(standings_of(db, record.name))
     if why in STOPPED:
         raise typer.Exit(stopping.exit_code or EXIT_CODE)
 
@@ -176,6 +176,6 @@ def _say_ended(loaded: LoadedStudy, db: Database, ended: Ended, file: Path) -> N
         print(f"study {name} is finished: {what}\n")
     examples = find_study(db, name).facts.get("examples", {}).get("validation")
     rows, seconds = trial_rows(db, name), row.active_seconds or 0.0
-    summary = summarize(loaded.spec, rows, seconds, examples)
+    summary = summarize(loaded.spec, rows, seconds, examples, standings_of(db, name))
     console().print(draw_summary(summary, options_of(db)))
     print_briefly(db, name)

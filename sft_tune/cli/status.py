@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from sft_tune.cli.advise import BRIEFLY, EARLIEST, LATEST, advice_of
-from sft_tune.cli.lookup import default_point, living
+from sft_tune.cli.lookup import default_point, living, standings_of
 from sft_tune.cli.options import AsJson, Storage, StudyName
 from sft_tune.cli.output import console, print_json
 from sft_tune.session import open_database
@@ -38,6 +38,7 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
         progress = progress_of(goal, rows, rungs, now, tallies)
         wanted = found.managed and not as_json and EARLIEST <= progress.done <= LATEST
         advice = advice_of(db, study) if wanted else []
+        confirmed = standings_of(db, study) if wanted else None
     if as_json:
         from sft_tune.view.records import study_json
 
@@ -48,7 +49,12 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
         return
     out = console()
     width = min(out.width, WIDEST)
-    out.print(draw_status(found, progress, rows, runners, now, width, tallies), width=width)
+    told = ""
+    if confirmed is not None:
+        from sft_tune.view.finalists_words import fresh_in_words
+
+        told = fresh_in_words(confirmed)
+    out.print(draw_status(found, progress, rows, runners, now, width, tallies, told), width=width)
     if advice:
         from sft_tune.view.advice import draw_advice
 

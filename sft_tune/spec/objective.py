@@ -72,3 +72,12 @@ def resolve_direction(objective: ObjectiveSpec) -> Direction:
         return objective.direction
     # A metric of a training function that has no direction is refused where the file is checked.
     return METRICS.get(objective.metric, SCORE).direction
+
+
+def limits_of(objective: ObjectiveSpec, task: str) -> tuple[float | None, float | None]:
+    """Return the least and the greatest value of the metric; None: no limit, or none is known.
+
+    What a training function calls accuracy may be in percent: of its metrics nothing is known.
+    """
+    facts = None if is_function(task) else METRICS.get(objective.metric)
+    return (None, None) if facts is None else (facts.low, facts.high)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 FEWEST = 4
 """Below so many trials a ranking of hyperparameters says nothing."""
+BEST_SHARE = 0.1
+"""So many of the trials are the best ones, whose difference from all is asked for."""
+FEWEST_BEST = 5
+"""But at least so many, as Optuna's documentation of the evaluator advises; half at the most."""
 
 
 class Importances(NamedTuple):
@@ -32,12 +36,14 @@ class Importances(NamedTuple):
         trials: how many trials they are of.
         pruned: how many of these were pruned.
         missing: why there are none; empty where there are.
+        best: how many of the trials were taken as the best.
     """
 
     shares: tuple[tuple[str, float], ...]
     trials: int
     pruned: int = 0
     missing: str = ""
+    best: int = 0
 
     @property
     def is_noisy(self) -> bool:
@@ -54,10 +60,11 @@ def param_importances(db: Database, name: str) -> Importances:
     """Return the importances of the hyperparameters of the study ``name``.
 
     Optuna's default evaluator: PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023), which asks
-    how the best tenth of the trials differs from all of them, hyperparameters with a condition
-    included. Left to itself it reads completed trials only; where a pruner cuts most, few are
-    left. As it takes no more of a value than its rank, pruned trials are added here at what they
-    had reached, and diverged ones as the worst: neither is among the best.
+    how the best tenth of the trials (of few trials, the best five) differs from all of them,
+    hyperparameters with a condition included. Left to itself it reads completed trials only;
+    where a pruner cuts most, few are left. As it takes no more of a value than its rank, pruned
+    trials are added here at what they had reached, and diverged ones as the worst: neither is
+    among the best.
 
     Raises:
         StudyNotFoundError: neither we nor Optuna have the study.
@@ -79,7 +86,7 @@ def importances_of(ended: Sequence[FrozenTrial], *, maximize: bool) -> Importanc
         ended: of Optuna's; of their user attributes nothing is read.
         maximize: whether more is better.
     """
-    from optuna.importance import get_param_importances
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
     from optuna.trial import TrialState
 
     values = [_finite(trial) for trial in ended]
@@ -96,10 +103,15 @@ def importances_of(ended: Sequence[FrozenTrial], *, maximize: bool) -> Importanc
         _frozen(trial.number, worst if value is None else value, trial.params, trial.distributions)
         for trial, value in zip(ended, values, strict=True)
     ]
-    found = get_param_importances(_study_of(ranked, maximize), params=varied)
+    few = min(FEWEST_BEST, math.ceil(len(ranked) / 2))
+    best = max(few, math.ceil(BEST_SHARE * len(ranked)))
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=best / len(ranked))
+    study = _study_of(ranked, maximize)
+    found = get_param_importances(study, evaluator=evaluator, params=varied)
     shares = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     pruned = sum(trial.state == TrialState.PRUNED for trial in ended)
-    return Importances(tuple((name, float(share)) for name, share in shares), len(ended), pruned)
+    named = tuple((name, float(share)) for name, share in shares)
+    return Importances(named, len(ended), pruned, best=best)
 
 
 def _objectives(connection: Connection, study_id: int) -> int:

@@ -53,10 +53,8 @@ def adjusted_means(
         covariates: of each score [scores, covariates]; what others say already is left out.
         scores: one a trial.
     """
-    member = np.asarray(groups)
-    count = int(member.max()) + 1
-    one_hot = (member[:, None] == np.arange(count)).astype(np.float64)
-    design = _independent(one_hot, covariates - covariates.mean(axis=0))
+    count = max(groups) + 1
+    design = _design(groups, covariates)
     n, columns = design.shape
     if n < columns + SPARE:
         return None
@@ -79,6 +77,17 @@ def adjusted_means(
         float(means[high] - means[low]),
         t_of_pairs * math.sqrt(max(0.0, float(apart))),
     )
+
+
+def scores_needed(groups: Sequence[int], covariates: Floats) -> int:
+    """Return how many scores `adjusted_means` needs for these groups and covariates."""
+    return int(_design(groups, covariates).shape[1]) + SPARE
+
+
+def _design(groups: Sequence[int], covariates: Floats) -> Floats:
+    member = np.asarray(groups)
+    one_hot = (member[:, None] == np.arange(max(groups) + 1)).astype(np.float64)
+    return _independent(one_hot, covariates - covariates.mean(axis=0))
 
 
 def _independent(first: Floats, more: Floats) -> Floats:

@@ -13,7 +13,13 @@ from sft_tune.store.finalist_rows import FinalistRow
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.view import words
 from sft_tune.view.advice import Advice, Facts
-from sft_tune.view.advice_search import budget_rule, failures_rule, noise_rule, pruner_rule
+from sft_tune.view.advice_search import (
+    broken_rule,
+    budget_rule,
+    failures_rule,
+    noise_rule,
+    pruner_rule,
+)
 from sft_tune.view.advice_space import edge_rule, influence_rule
 from sft_tune.view.advice_training import horizon_rule, overfitting_rule
 from sft_tune.view.estimate import Estimate
@@ -21,6 +27,7 @@ from sft_tune.view.evidence import gather
 from sft_tune.view.finalists import standings
 
 RULES: tuple[Callable[[Facts], Iterator[Advice]], ...] = (
+    broken_rule,
     noise_rule,
     edge_rule,
     horizon_rule,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sft_tune.view import noise, words
 from sft_tune.view.advice import Advice, Facts
-from sft_tune.view.failures import failures
+from sft_tune.view.failures import broken, failures
 from sft_tune.view.pruning import eager_pruner
 
 
@@ -27,8 +27,8 @@ def noise_rule(facts: Facts) -> Iterator[Advice]:
         yield Advice(
             "noise",
             f"after {words.plural(one.validation.n, 'seed')} each, trial {one.number} is the best "
-            f"with a probability of {one.chance or 0:.0%} only (a seed moves its score by "
-            f"{words.score(deviation)}); more seeds may decide it",
+            f"with a probability of {words.chance(one.chance or 0)} only (a seed moves its score "
+            f"by {words.score(deviation)}); more seeds may decide it",
             {"chance": one.chance, "deviation": deviation, "margin": margin},
             "confirm",
             f"seeds: {seeds}",
@@ -39,21 +39,42 @@ def noise_rule(facts: Facts) -> Iterator[Advice]:
         return
     if not noise.is_noise(metric, leader.value, second.value, facts.examples):
         return
+    tied = sum(row.value == leader.value for row in evidence.done)
     close = sum(
         noise.is_noise(metric, leader.value, row.value, facts.examples)
         for row in evidence.done[1:]
         if row.value is not None
     )
     examples = words.plural(facts.examples, "validation example")
+    name = evidence.spec.name
+    told = (
+        f"trial {leader.number} leads by {words.score(margin)}, which {examples} cannot tell from "
+        f"chance ({words.plural(close, 'trial')} within it); `sft-tune confirm {name}` before "
+        "believing it"
+    )
+    if tied > 1:
+        told = (
+            f"{tied} trials tie at {words.score(leader.value)} (trial {leader.number} is the first "
+            f"of them); {examples} cannot tell {words.plural(close, 'other trial')} from it; "
+            f"`sft-tune confirm {name}` before believing it"
+        )
     yield Advice(
         "noise",
-        f"trial {leader.number} leads by {words.score(margin)}, which {examples} cannot tell from "
-        f"chance ({words.plural(close, 'trial')} within it); `sft-tune confirm "
-        f"{evidence.spec.name}` before believing it",
-        {"margin": margin, "examples": facts.examples, "within": close},
+        told,
+        {"margin": margin, "examples": facts.examples, "within": close, "tied": tied},
         "confirm",
         "seeds: 5",
     )
+
+
+def broken_rule(facts: Facts) -> Iterator[Advice]:
+    """Yield advice when trials crash, or when all failed; see `failures.broken`."""
+    found = broken(facts.evidence.rows)
+    if found is None:
+        return
+    show = f"`sft-tune show {facts.evidence.spec.name} {found.number}` has the whole error"
+    numbers = {name: value for name, value in found._asdict().items() if name != "reasons"}
+    yield Advice("failures", f"{found.in_words()}; {show}", {**numbers, **found.reasons})
 
 
 def failures_rule(facts: Facts) -> Iterator[Advice]:

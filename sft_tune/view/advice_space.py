@@ -12,6 +12,7 @@ from sft_tune.spec.yaml12 import to_flow
 from sft_tune.view import words
 from sft_tune.view.advice import FEWEST, Advice, Facts
 from sft_tune.view.evidence import (
+    SEEN,
     Evidence,
     common_progress,
     final_scores,
@@ -115,7 +116,7 @@ def influence_rule(facts: Facts) -> Iterator[Advice]:
     seen = [
         name
         for name in evidence.spec.space
-        if any(one is not None and one.p < 0.01 for one in (found[name], ends[name]))
+        if any(one is not None and one.p < SEEN for one in (found[name], ends[name]))
     ]
     if not seen:
         return

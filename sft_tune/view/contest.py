@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sft_tune.errors import UserError
+from sft_tune.spec.objective import limits_of
 from sft_tune.spec.plan import weighs_cost
 from sft_tune.view.contest_cost import AXES, Chance, Step, best_within, chances, steps_of
 from sft_tune.view.finalists import Finalist, Standings
@@ -102,7 +103,7 @@ def contest(
         UserError: they have not the same objective.
     """
     _same_objective(materials, labels)
-    maximize = materials[0].maximize
+    maximize, spec = materials[0].maximize, materials[0].spec
     ways = [steps_of(material) for material in materials]
     same = {axis: _smallest(axis, ways) for axis in AXES}
     measure = "seconds" if same["seconds"] else "trials"
@@ -128,7 +129,7 @@ def contest(
         measure=measure,
         differing=_differing(entrants),
         close=_close(entrants, maximize),
-        differences=_differences(entrants),
+        differences=_differences(entrants, limits_of(spec.objective, spec.task)),
     )
 
 
@@ -180,7 +181,9 @@ def _confirmed(material: Material, found: Standings | None) -> Finalist | None:
     return None if found is None else found.searched or found.leader
 
 
-def _differences(entrants: Sequence[Entrant]) -> tuple[Interval | None, ...]:
+def _differences(
+    entrants: Sequence[Entrant], limits: tuple[float | None, float | None]
+) -> tuple[Interval | None, ...]:
     """Return the paired differences to the first confirmed trial; see `Contest.differences`.
 
     Studies of one seed train their finalists over the same fresh seeds, so that what a seed does
@@ -195,7 +198,7 @@ def _differences(entrants: Sequence[Entrant]) -> tuple[Interval | None, ...]:
     for own in scores:
         shared = [] if first is None or own is first else [seed for seed in own if seed in first]
         pairs = [(own[seed], first[seed]) for seed in shared] if first is not None else []
-        found.append(paired_difference(*zip(*pairs, strict=True)) if pairs else None)
+        found.append(paired_difference(*zip(*pairs, strict=True), limits=limits) if pairs else None)
     return tuple(found)
 
 

@@ -20,6 +20,8 @@ from sft_tune.view.statistics import Influence, bins, influence
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 GROUPS = 4
 """A range is looked at in so many groups of about equal size."""
+SEEN = 0.01
+"""A parameter is seen to matter where chance explains as much less often than this."""
 PART = 8
 """Trials to a part of a range whose line is taken out."""
 
@@ -113,6 +115,22 @@ def influence_of(evidence: Evidence, name: str, scores: Mapping[int, float]) -> 
         return None
     groups = grouped(evidence.spec.space[name], [row.params[name] for row in rows])
     return influence(groups, [scores[row.number] for row in rows])
+
+
+def seen_to_matter(evidence: Evidence) -> tuple[str, ...]:
+    """Return the parameters that say more about the scores than chance does (p < `SEEN`).
+
+    At the progress that all trials reached, or at the end; the least p first.
+    """
+    progress = common_progress(evidence)
+    places = [final_scores(evidence)]
+    if progress is not None:
+        places.append(scores_at(evidence, progress))
+    least = {}
+    for name in evidence.spec.space:
+        found = (influence_of(evidence, name, scores) for scores in places)
+        least[name] = min((one.p for one in found if one is not None), default=1.0)
+    return tuple(sorted((n for n in least if least[n] < SEEN), key=lambda n: least[n]))
 
 
 def without(

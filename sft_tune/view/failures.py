@@ -1,8 +1,9 @@
-"""Where trials fail: the part of the space in which they diverge or run out of memory."""
+"""Why trials fail, and where: the part of the space in which they diverge or lack memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from sft_tune.view.statistics import PERMUTATIONS
 LEAST_SHARE = 0.15
 LEAST_COUNT = 3
 REASONS = ("diverged", "out_of_memory")
+ERRORS = ("crashed", "stalled")
 
 
 class Split(NamedTuple):
@@ -29,14 +31,73 @@ class Split(NamedTuple):
     p: float
 
 
+class Broken(NamedTuple):
+    """Trials that failed where no value of a hyperparameter is to blame, or that all failed.
+
+    Attributes:
+        failed: how many.
+        trials: of so many that have ended.
+        reasons: why they ended, with how many of each.
+        error: what most of them say, in a line; empty where nothing is known.
+        same: how many say it.
+        number: the first that does.
+    """
+
+    failed: int
+    trials: int
+    reasons: Mapping[str, int]
+    error: str
+    same: int
+    number: int
+
+    @property
+    def every(self) -> bool:
+        """Whether no trial came to anything."""
+        return self.failed == self.trials
+
+    def in_words(self) -> str:
+        """Return how many failed, and with what error."""
+        how = words.reasons(self.reasons)
+        if self.every:
+            told = "every trial failed" if self.trials > 1 else "its one trial failed"
+            told += f" ({how})"
+        else:
+            told = f"of {words.plural(self.trials, 'trial')} {how}"
+        if not self.error:
+            return told
+        some = "" if self.same == self.failed else f" ({self.same} of them)"
+        return f"{told}: {self.error}{some}"
+
+
+def broken(rows: Sequence[TrialRow]) -> Broken | None:
+    """Return what the trials ``rows`` failed of; None of few or none that did.
+
+    That is when all have failed, or at least 3, and 15 %, have crashed or stalled.
+    """
+    ended = [row for row in rows if row.reason is not None and row.duplicate_of is None]
+    every = bool(ended) and all(row.reason in (*ERRORS, *REASONS) for row in ended)
+    failed = ended if every else [row for row in ended if row.reason in ERRORS]
+    if not every and (len(failed) < LEAST_COUNT or len(failed) < LEAST_SHARE * len(ended)):
+        return None
+    errors = [(row.note or "").strip().partition("\n")[0] for row in failed]
+    error, same = Counter(errors).most_common(1)[0]
+    reasons = Counter(row.reason or "" for row in failed)
+    first = failed[errors.index(error)].number
+    return Broken(len(failed), len(ended), reasons, error, same, first)
+
+
 def failures(
     evidence: Evidence,
 ) -> Iterator[tuple[str, str, dict[str, Any], str | None]]:
     """Yield for each reason that ended over 15 % of the trials: reason, text, numbers, line.
 
     Where the failures lie is told when the best split of one parameter is better than that of 95
-    in 100 random assignments of the failures (over all parameters at once).
+    in 100 random assignments of the failures (over all parameters at once). Where every trial
+    failed there is no such place, and `broken` tells of them.
     """
+    told_of = broken(evidence.rows)
+    if told_of is not None and told_of.every:
+        return
     rows = [row for row in evidence.rows if row.params]
     for reason in REASONS:
         failed = np.array([row.reason == reason for row in rows], dtype=bool)

@@ -9,12 +9,16 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from sft_tune.spec.config import default_params
+from sft_tune.spec.objective import limits_of
 from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
 from sft_tune.store.finalist_rows import FinalistRow
 from sft_tune.store.rows import TrialRow
 from sft_tune.view import words
 from sft_tune.view.statistics import Interval, chances_of_best, paired_difference, t_interval
+
+Limits = tuple[float | None, float | None]
+"""The least and the greatest value of a metric; None: no limit."""
 
 SURE = 0.9
 """The chance of being the best from which a leader counts as confirmed."""
@@ -42,6 +46,7 @@ class Finalist(NamedTuple):
         failed: runs that ended without a value, by reason.
         open: runs that have not ended.
         seconds: on the device, all its runs together.
+        checkpoint: the weights of its trial in the search; None: not kept.
     """
 
     number: int
@@ -61,6 +66,7 @@ class Finalist(NamedTuple):
     failed: Mapping[str, int]
     open: int
     seconds: float
+    checkpoint: str | None
 
 
 class Standings(NamedTuple):
@@ -103,6 +109,11 @@ class Standings(NamedTuple):
         return next((one for one in self.finalists if one.number == self.winner), None)
 
     @property
+    def overtaken(self) -> bool:
+        """Whether another than the winner of the search leads."""
+        return self.leader.number != self.winner
+
+    @property
     def confirmed(self) -> bool:
         """Whether the winner of the search is likely the best of the finalists, all runs ended."""
         won = self.searched
@@ -128,15 +139,16 @@ def standings(
         return None
     sign = 1 if maximize else -1
     order = sorted(scores, key=lambda number: -sign * _mean(scores[number]))
+    limits = limits_of(spec.objective, spec.task)
     held_out = {number: _test_scores(runs, number, metric) for number in order}
-    chances = chances_of_best([list(scores[n].values()) for n in order], maximize=maximize)
+    chances = chances_of_best([scores[n] for n in order], maximize=maximize)
     leader = order[0]
     base = next((n for n in order if dict(by_number[n].params) == default), None)
     found = []
     for place, number in enumerate(order):
         row = by_number[number]
         own = [run for run in runs if run.number == number]
-        validation = t_interval(list(scores[number].values()))
+        validation = _interval(scores[number], limits)
         luck = None if row.value is None else validation.shifted_from(row.value)
         if luck is not None and not maximize:
             luck = negative(luck)
@@ -149,16 +161,17 @@ def standings(
                 seeds=tuple(scores[number]),
                 values=tuple(scores[number].values()),
                 validation=validation,
-                test=t_interval(list(held_out[number].values())) if held_out[number] else None,
-                to_leader=_against(scores, number, leader),
-                to_default=_against(scores, number, base),
-                test_to_leader=_against(held_out, number, leader),
-                test_to_default=_against(held_out, number, base),
+                test=_interval(held_out[number], limits) if held_out[number] else None,
+                to_leader=_against(scores, number, leader, limits),
+                to_default=_against(scores, number, base, limits),
+                test_to_leader=_against(held_out, number, leader, limits),
+                test_to_default=_against(held_out, number, base, limits),
                 chance=None if chances is None else chances[place],
                 luck=luck,
                 failed=_failed(own),
                 open=sum(run.phase != "ended" for run in own),
                 seconds=sum(run.seconds or 0.0 for run in own),
+                checkpoint=row.checkpoint,
             )
         )
     return Standings(
@@ -191,8 +204,12 @@ def _mean(scores: Mapping[int, float]) -> float:
     return sum(scores.values()) / len(scores)
 
 
+def _interval(scores: Mapping[int, float], limits: Limits) -> Interval:
+    return t_interval(list(scores.values())).within(*limits)
+
+
 def _against(
-    scores: Mapping[int, Mapping[int, float]], number: int, other: int | None
+    scores: Mapping[int, Mapping[int, float]], number: int, other: int | None, limits: Limits
 ) -> Interval | None:
     """Return the paired difference to ``other`` over the seeds that both have."""
     if other is None or other == number:
@@ -201,7 +218,7 @@ def _against(
     shared = [seed for seed in first if seed in second]
     if not shared:
         return None
-    return paired_difference([first[s] for s in shared], [second[s] for s in shared])
+    return paired_difference([first[s] for s in shared], [second[s] for s in shared], limits=limits)
 
 
 def negative(interval: Interval) -> Interval:

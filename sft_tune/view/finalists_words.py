@@ -11,6 +11,8 @@ def in_words(found: Standings) -> list[str]:
     """Return what the standings say, a sentence or two a line."""
     lines = [_verdict(found)]
     leader = found.leader
+    if found.overtaken:
+        lines.append(f"{leads_to(found)}.")
     if leader.to_default is not None:
         lines.append(_to_default(leader, found))
     if (won := found.searched) is not None and won.luck is not None:
@@ -32,11 +34,49 @@ def in_words(found: Standings) -> list[str]:
     return lines
 
 
-def confirmed_in_words(found: Standings, study: str) -> str:
+def leads_to(found: Standings) -> str:
+    """Return the commands that show the leader, and export it where its weights are kept."""
+    number, study = found.leader.number, found.study
+    told = f"`sft-tune show {study} {number}` shows trial {number}"
+    if found.leader.checkpoint is None:
+        return told
+    return f"{told}, `sft-tune export {study} DIR --trial {number}` exports it"
+
+
+def fresh_in_words(found: Standings) -> str:
+    """Return what fresh seeds say of the leader, and of the winner of the search if it is not."""
+    leader, won = found.leader, found.searched
+    told = (
+        f"over {words.plural(leader.validation.n, 'fresh seed')} trial {leader.number} leads with "
+        f"{words.plus_minus(leader.validation)}"
+    )
+    if leader.chance is not None and len(found.finalists) > 1:
+        told += f" (the best of {len(found.finalists)} with {words.chance(leader.chance)})"
+    if won is None or won is leader:
+        return told
+    return f"{told}, trial {won.number} has {words.plus_minus(won.validation)}"
+
+
+def leader_in_words(found: Standings) -> str:
+    """Return which trial leads in place of the winner of the search; empty where it leads."""
+    leader = found.leader
+    if not found.overtaken:
+        return ""
+    chance = (
+        "" if leader.chance is None else f", the best of them with {words.chance(leader.chance)}"
+    )
+    mean = words.plus_minus(leader.validation)
+    return f"trial {leader.number} leads: {mean}{chance}\n{leads_to(found)}"
+
+
+def confirmed_in_words(found: Standings) -> str:
     """Return whether the winner of the search is confirmed, and by what; else how to find out."""
     won = found.searched
     if won is None:
-        return f"no: the best trial is not among the finalists; `sft-tune confirm {study}` adds it"
+        return (
+            f"no: the best trial is not among the finalists; `sft-tune confirm {found.study}` "
+            "adds it"
+        )
     chance = "" if won.chance is None else f", the best of them with {words.chance(won.chance)}"
     test = "" if won.test is None else f", {words.plus_minus(won.test)} on test"
     seeds = words.plural(won.validation.n, "fresh seed")
@@ -56,7 +96,7 @@ def _verdict(found: Standings) -> str:
     )
     if found.confirmed:
         return f"Confirmed: {told[0].lower()}{told[1:]}."
-    if leader.number != found.winner:
+    if found.overtaken:
         return f"{told}; the search had chosen trial {found.winner}."
     return f"{told}: not enough to call it confirmed ({SURE:.0%}); more seeds may."
 
@@ -68,7 +108,8 @@ def _to_default(leader: Finalist, found: Standings) -> str:
     difference = leader.to_default
     if difference is not None and not found.maximize:
         difference = negative(difference)
-    chance = None if difference is None else chance_of_lead(difference)
+    # Of two, the verdict has said it.
+    chance = None if difference is None or len(found.finalists) == 2 else chance_of_lead(difference)
     sure = "" if chance is None else f"; better with a probability of {words.chance(chance)}"
     return f"Trial {leader.number} against the default, seed by seed: {', '.join(parts)}{sure}."
 

@@ -7,6 +7,9 @@ from collections import Counter
 from typing import NamedTuple
 
 from sft_tune.view import noise, words
+from sft_tune.view.failures import broken
+from sft_tune.view.finalists_words import fresh_in_words
+from sft_tune.view.judgement import standings_of
 from sft_tune.view.material import Material, seconds_of
 from sft_tune.view.status import past_of
 from sft_tune.view.tables import FINISHED, state_of_study
@@ -50,7 +53,11 @@ def glance(material: Material) -> Glance:
 def _headline(material: Material) -> str:
     best, default = material.best, material.default_trial
     if best is None or best.value is None:
-        return "No trial has completed yet."
+        found = broken(material.trials)
+        if found is None or not found.every:
+            return "No trial has completed yet."
+        told = found.in_words()
+        return f"{told[0].upper()}{told[1:]}."
     reached = f"Trial {best.number} reached {material.metric} {words.score(best.value)}"
     reached += " on validation" if material.study.metric else ""
     if default is None or default.value is None:
@@ -62,6 +69,9 @@ def _headline(material: Material) -> str:
 
 
 def _sure(material: Material) -> str:
+    found = standings_of(material) if material.runs else None
+    if found is not None:
+        return f"Fresh seeds, since the best of many scores is too good: {fresh_in_words(found)}."
     best, default, examples = material.best, material.default_trial, material.examples
     if best is None or best.value is None or not examples:
         return ""

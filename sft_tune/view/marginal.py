@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sft_tune.errors import UserError
+from sft_tune.spec.objective import limits_of
 from sft_tune.spec.space import Value
 from sft_tune.store.rows import TrialRow
 from sft_tune.view import words
-from sft_tune.view.adjusted import Adjusted, adjusted_means
+from sft_tune.view.adjusted import Adjusted, adjusted_means, scores_needed
 from sft_tune.view.contest_tables import Cells
 from sft_tune.view.evidence import (
     Evidence,
@@ -67,6 +68,7 @@ class Marginal(NamedTuple):
         influence: how much it says about the ranks of the scores; None: nothing can be said.
         span: the adjusted means of the best and the worst group: their labels, the difference,
             and half of its 95 % interval; None: there are none.
+        needed: how many trials adjusted means need; 0: of one group there is nothing to adjust.
     """
 
     study: str
@@ -76,6 +78,7 @@ class Marginal(NamedTuple):
     groups: tuple[Group, ...]
     influence: Influence | None
     span: tuple[str, str, float, float] | None = None
+    needed: int = 0
 
 
 def marginal(evidence: Evidence, name: str, *, unit: str = "%") -> Marginal:
@@ -114,7 +117,7 @@ def marginal(evidence: Evidence, name: str, *, unit: str = "%") -> Marginal:
         [row for row, group in zip(rows, groups, strict=True) if group == number]
         for number in sorted(set(groups))
     ]
-    adjusted = _adjusted(evidence, name, scores, members)
+    adjusted, needed = _adjusted(evidence, name, scores, members)
     at_end = "at the end, completed trials only"
     found = tuple(
         _group(evidence, name, own, scores, final, adjusted, place)
@@ -128,6 +131,7 @@ def marginal(evidence: Evidence, name: str, *, unit: str = "%") -> Marginal:
         groups=found,
         influence=influence_of(evidence, name, scores),
         span=_span(found, adjusted),
+        needed=needed,
     )
 
 
@@ -157,19 +161,20 @@ def _group(
 ) -> Group:
     sign = evidence.sign
     best = max if sign > 0 else min
+    limits = limits_of(evidence.spec.objective, evidence.spec.task)
     values = [sign * scores[row.number] for row in own]
     ends = [sign * final[row.number] for row in own if row.number in final]
     settings = [row.params[name] for row in own]
     first, last = words.setting(settings[0]), words.setting(settings[-1])
     return Group(
         label=first if first == last else f"{first} to {last}",
-        mean=t_interval(values),
+        mean=t_interval(values).within(*limits),
         median=statistics.median(values),
         best=best(values),
         adjusted=None if adjusted is None else sign * adjusted.means[place],
         adjusted_half=None if adjusted is None else adjusted.halves[place],
         completed=len(ends),
-        final=t_interval(ends) if ends else None,
+        final=t_interval(ends).within(*limits) if ends else None,
         final_best=best(ends) if ends else None,
     )
 
@@ -185,11 +190,14 @@ def _adjusted(
     name: str,
     scores: Mapping[int, float],
     members: Sequence[Sequence[TrialRow]],
-) -> Adjusted | None:
-    """Return the groups' adjusted means; None of too few trials, or of one group."""
+) -> tuple[Adjusted | None, int]:
+    """Return the groups' adjusted means, and how many trials they need.
+
+    None of too few trials, or of one group (which needs 0).
+    """
     rows = [row for own in members for row in own]
     if len(members) < 2:
-        return None
+        return None, 0
     groups = [place for place, own in enumerate(members) for _ in own]
     columns = [
         column
@@ -198,7 +206,8 @@ def _adjusted(
         for column in _columns(evidence, other, [row.params.get(other, _ABSENT) for row in rows])
     ]
     covariates = np.array(columns, dtype=np.float64).reshape(len(columns), len(rows)).T
-    return adjusted_means(groups, covariates, [scores[row.number] for row in rows])
+    found = adjusted_means(groups, covariates, [scores[row.number] for row in rows])
+    return found, scores_needed(groups, covariates)
 
 
 def _columns(evidence: Evidence, name: str, values: Sequence[Any]) -> list[list[float]]:
@@ -266,6 +275,12 @@ def marginal_words(found: Marginal) -> list[str]:
             "1980; interval by HC3); the plain means mix in what the sampler chose along with it. "
             f"The best, {best}, is ahead of the worst, {worst}, by {words.score(span)} ± "
             f"{words.score(half)}: {told} than chance explains."
+        )
+    elif found.needed:
+        has = sum(group.mean.n for group in found.groups)
+        lines.append(
+            f"adjusted: not known; to take out what the others explain needs {found.needed} "
+            f"trials with a value there (it has {has})."
         )
     return lines
 

@@ -34,6 +34,8 @@ class Material(NamedTuple):
         now: when it was read, in seconds since 1970.
         runs: its confirmation runs.
         found_space: of a study that is Optuna's alone, what its trials say that it searched.
+        seen: hyperparameters that are seen to matter (see `evidence.seen_to_matter`); computed
+            with ``importances``.
     """
 
     study: StudyRow
@@ -44,6 +46,7 @@ class Material(NamedTuple):
     now: float
     runs: Sequence[FinalistRow] = ()
     found_space: Mapping[str, Parameter] = MappingProxyType({})
+    seen: tuple[str, ...] = ()
 
     @property
     def spec(self) -> StudySpec:
@@ -110,7 +113,7 @@ def gather(db: Database, name: str, now: float, *, importances: bool = True) -> 
     study = study_row(db, name)
     found = param_importances(db, name) if importances else NOT_READ
     record = _record(db, name)
-    return Material(
+    material = Material(
         study=study,
         trials=trial_rows(db, name),
         rungs=evaluation_rows(db, name),
@@ -120,6 +123,13 @@ def gather(db: Database, name: str, now: float, *, importances: bool = True) -> 
         runs=finalist_rows(db, name),
         found_space=foreign_space(db, name) if record is None else MappingProxyType({}),
     )
+    if not importances:
+        return material
+    # Statistics import numpy, which a look at one trial need not wait for.
+    from sft_tune.view import evidence
+
+    found_in = evidence.gather(material.spec, material.trials, material.rungs)
+    return material._replace(seen=evidence.seen_to_matter(found_in))
 
 
 def _record(db: Database, name: str) -> StudyRecord | None:

@@ -109,7 +109,7 @@ def _confirmed(found: Standings | None, study: str, number: int) -> str:
     """Return whether fresh seeds confirm trial ``number``, in words."""
     if found is None:
         return f"no; `sft-tune confirm {study}` trains it again over fresh seeds"
-    told = confirmed_in_words(found, study)
+    told = confirmed_in_words(found)
     if found.winner == number:
         return told
     return f"no; of trial {found.winner}, which won the search, it is known: {told}"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from sft_tune.store.rows import TrialRow
 from sft_tune.view import words
 from sft_tune.view.glance import glance
+from sft_tune.view.judgement import standings_of
 from sft_tune.view.material import Material, is_number, seconds_of
 from sft_tune.view.plots.catalog import draw_plot
 from sft_tune.view.plots.rows import by_number
@@ -24,7 +25,7 @@ PLOTS = (
     ("history", "History"),
     ("curves", "Learning curves"),
     ("importances", "What matters"),
-    ("slice", "The two that matter most"),
+    ("slice", "Along two hyperparameters"),
     ("contour", "Both at once"),
     ("parallel", "All hyperparameters"),
     ("cost", "Cost against quality"),
@@ -51,11 +52,15 @@ def report_html(material: Material, versions: dict[str, str]) -> str:
         material: the study.
         versions: of what wrote the report: name and version.
     """
+    best = material.best
+    found = [] if best is None else [_configuration(material, best)]
+    if best is not None or material.runs:
+        found.append(Section("finalists", "Is the winner real?", finalists_html(material)))
+    plots = [_plot(material, name, heading) for name, heading in PLOTS if _has_values(material)]
     sections = [
-        _configuration(material),
-        Section("finalists", "Is the winner real?", finalists_html(material)),
+        *found,
         Section("advice", "What to change next", advice_html(material)),
-        *(_plot(material, name, heading) for name, heading in PLOTS),
+        *plots,
         _trials(material),
         _provenance(material, versions),
     ]
@@ -67,6 +72,11 @@ def report_html(material: Material, versions: dict[str, str]) -> str:
     )
     head = f"{_head(material)}\n<nav>{links}</nav>"
     return page(f"{material.study.name}: report", f"{head}\n{parts}")
+
+
+def _has_values(material: Material) -> bool:
+    """Tell whether there is anything to draw: a value, or a rung."""
+    return bool(material.rungs) or any(is_number(row.value) for row in material.trials)
 
 
 def _head(material: Material) -> str:
@@ -87,9 +97,14 @@ def _head(material: Material) -> str:
 def _facts(material: Material) -> str:
     """Return the numbers that are looked for first, large."""
     best, default = material.best, material.default_trial
+    found = standings_of(material)
     facts = []
     if best is not None:
         facts.append((words.score(best.value), f"best {material.metric}, trial {best.number}"))
+    if found is not None:
+        mean = found.leader.validation
+        seeds = words.plural(mean.n, "fresh seed")
+        facts.append((words.score(mean.mean), f"over {seeds}, trial {found.leader.number}"))
     if best is not None and default is not None:
         change = (best.value or 0.0) - (default.value or 0.0)
         facts.append((words.score(default.value), "default configuration"))
@@ -104,10 +119,8 @@ def _facts(material: Material) -> str:
     return f'<div class="facts">{cards}</div>'
 
 
-def _configuration(material: Material) -> Section:
-    best, default = material.best, material.default
-    if best is None:
-        return Section("best", "Best configuration", "<p>No trial has completed yet.</p>")
+def _configuration(material: Material, best: TrialRow) -> Section:
+    default = material.default
     titles = ["hyperparameter", "tuned"] + ([] if default is None else ["default"])
     rows = []
     for name, value in best.params.items():

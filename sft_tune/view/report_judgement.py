@@ -34,8 +34,8 @@ def _standings(found: Standings) -> str:
         "<p><b>Differences on validation, seed by seed</b></p>"
         f"{table_html(DIFFERENCES, difference_cells(found), best=0)}"
         '<p class="quiet">Intervals are Student\'s t; best: the probability that the true mean is '
-        "the best of these, by the posterior means under the reference prior; luck: what the "
-        "search's score was above the mean over fresh seeds.</p>"
+        "the best of these, by the posterior means over the same seeds; luck: what the search's "
+        "score was above the mean over fresh seeds.</p>"
     )
 
 

@@ -6,7 +6,7 @@ Pure functions of numbers; each names its source. Nothing here knows what a stud
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ class Interval(NamedTuple):
     """A mean of ``n`` values, and where the true mean lies at `CONFIDENCE`.
 
     ``low``, ``high`` and ``deviation`` (of one value) are None where n is below 2: of one value
-    nothing is known about the spread.
+    nothing is known about the spread. An end may be cut off at what is possible (see `within`).
     """
 
     mean: float
@@ -37,8 +37,24 @@ class Interval(NamedTuple):
 
     @property
     def half(self) -> float | None:
-        """Half of the interval's width."""
-        return None if self.high is None else self.high - self.mean
+        """Half of the interval's width; None where there is none, or an end of it is cut off."""
+        if self.low is None or self.high is None:
+            return None
+        up, down = self.high - self.mean, self.mean - self.low
+        return up if math.isclose(up, down, rel_tol=1e-6, abs_tol=1e-12) else None
+
+    def within(self, low: float | None, high: float | None) -> Interval:
+        """Return the interval without what lies beyond the values that a mean can have.
+
+        The true mean lies between them, so that what is left holds it as often as the whole did.
+        None is no limit.
+        """
+        if self.low is None or self.high is None:
+            return self
+        return self._replace(
+            low=self.low if low is None else max(self.low, low),
+            high=self.high if high is None else min(self.high, high),
+        )
 
     def excludes(self, value: float) -> bool:
         """Tell whether ``value`` lies outside of the interval; False where there is none."""
@@ -70,16 +86,25 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
     return Interval(mean, mean - half, mean + half, n, deviation)
 
 
-def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
+def paired_difference(
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    limits: tuple[float | None, float | None] = (None, None),
+) -> Interval:
     """Return the interval of the mean of ``first - second``, pair by pair (see `t_interval`).
 
     What a seed does to both of a pair cancels out, so that the interval is narrower than that of
-    two separate means.
+    two separate means. Values within ``limits`` are no further apart than these.
 
     Raises:
         ValueError: when the two are not of one length, or are empty.
     """
-    return t_interval([a - b for a, b in zip(first, second, strict=True)])
+    found = t_interval([a - b for a, b in zip(first, second, strict=True)])
+    low, high = limits
+    if low is None or high is None:
+        return found
+    return found.within(low - high, high - low)
 
 
 def t_quantile(probability: float, freedom: int) -> float:
@@ -107,23 +132,32 @@ def chance_of_lead(difference: Interval) -> float | None:
 
 
 def chances_of_best(
-    samples: Sequence[Sequence[float]], *, maximize: bool, draws: int = DRAWS, seed: int = 0
+    samples: Sequence[Mapping[int, float]], *, maximize: bool, draws: int = DRAWS, seed: int = 0
 ) -> list[float] | None:
-    """Return for each of ``samples`` (values over seeds) how likely its true mean is the best.
+    """Return for each of ``samples`` (values by seed) how likely its true mean is the best.
 
-    Each mean is drawn from its posterior under the reference prior, Student's t with n - 1
-    degrees of freedom around the sample's mean (Gelman et al., Bayesian Data Analysis, 3rd
-    edition, section 3.2), independently of the others; the share of draws in which it is the
-    best is its chance. None where some sample has fewer than two values.
+    The means are drawn together, and the share of draws in which one is the best is its chance.
+    Over the same n seeds the draws are Student's t around the samples' means with their
+    covariance and n - 1 degrees of freedom, the posterior under the prior |covariance|^-k of k
+    samples (of the family of Geisser and Cornfield, Journal of the Royal Statistical Society B
+    25 (2), 1963). Each mean is then what it is alone under the reference prior (Gelman et al.,
+    Bayesian Data Analysis, 3rd edition, section 3.2) and each difference what it is of pairs (see
+    `chance_of_lead`), so that of two the chance is the same by either. A seed that only some
+    have counts for these. None where some sample has fewer than two values.
     """
     if not samples or any(len(values) < 2 for values in samples):
         return None
+    from scipy.special import chdtri
+
     random = np.random.default_rng(seed)
+    shocks = {key: random.standard_normal(draws) for values in samples for key in values}
+    luck = random.random(draws)
     means = np.empty((len(samples), draws))
     for row, values in enumerate(samples):
-        interval = t_interval(values)
-        scale = (interval.deviation or 0.0) / math.sqrt(interval.n)
-        means[row] = interval.mean + scale * random.standard_t(interval.n - 1, draws)
+        n, mean = len(values), math.fsum(values.values()) / len(values)
+        moved = np.sum([(value - mean) * shocks[key] for key, value in values.items()], axis=0)
+        variance = chdtri(n - 1, luck) / (n - 1)
+        means[row] = mean + moved / np.sqrt(n * (n - 1) * variance)
     signed = means if maximize else -means
     best = signed == signed.max(axis=0)
     # Equal means, of which there is no best, share the draw.

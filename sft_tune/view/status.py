@@ -122,6 +122,7 @@ def draw_status(
     now: float,
     width: int,
     tallies: Sequence[Tally] | None = None,
+    fresh: str = "",
 ) -> RenderableType:
     """Return the state of ``study`` at ``now``, ``width`` columns wide.
 
@@ -133,6 +134,7 @@ def draw_status(
         now: seconds since 1970.
         width: columns.
         tallies: its ended trials, counted; None: they are in ``rows``.
+        fresh: what fresh seeds say of the best, in words; empty: nothing yet.
     """
     shown: list[RenderableType] = [
         parts.head(progress, now),
@@ -148,6 +150,8 @@ def draw_status(
         shown.append(parts.labelled("ended", words.reasons(progress.counts)))
     if progress.best is not None:
         shown += ["", parts.labelled("best", parts.best_lines(progress, progress.best))]
+    if fresh:
+        shown.append(parts.labelled("confirm", fresh))
     for trial in progress.running.values():
         shown += ["", parts.labelled("now", parts.running_lines(progress.goal, trial, now, width))]
     failures = [row for row in rows if row.reason in FAILURES][-MOST_FAILURES:]

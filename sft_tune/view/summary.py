@@ -18,6 +18,8 @@ from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
 from sft_tune.store.rows import TrialRow
 from sft_tune.view import noise, words
+from sft_tune.view.finalists import Standings
+from sft_tune.view.finalists_words import fresh_in_words
 from sft_tune.view.tables import plain_table
 
 
@@ -61,6 +63,9 @@ class Summary(NamedTuple):
         seconds: time of all trials on the device.
         active_seconds: time that the study ran.
         checkpoint: path of the best weights, where they are kept.
+        fresh: what fresh seeds say of the leader and of the best, in words; empty: nothing yet.
+        leader: the trial that leads over fresh seeds and can be exported, if it is another.
+        to_confirm: whether the best is still to be trained over fresh seeds, and not by itself.
     """
 
     study: str
@@ -78,6 +83,9 @@ class Summary(NamedTuple):
     seconds: float
     active_seconds: float
     checkpoint: str | None
+    fresh: str = ""
+    leader: int | None = None
+    to_confirm: bool = True
 
 
 def summarize(
@@ -85,6 +93,7 @@ def summarize(
     rows: Sequence[TrialRow],
     active_seconds: float,
     examples: int | None = None,
+    found: Standings | None = None,
 ) -> Summary:
     """Return the summary of the study ``spec`` whose trials are ``rows``.
 
@@ -93,6 +102,7 @@ def summarize(
         rows: its trials.
         active_seconds: time that it ran.
         examples: in its validation split; None: unknown.
+        found: how its finalists stand; None where none was trained.
     """
     maximize = spec.direction == "maximize"
     finished = [r for r in rows if r.state == "COMPLETE" and r.duplicate_of is None]
@@ -126,7 +136,17 @@ def summarize(
         seconds=sum(r.seconds or 0.0 for r in rows),
         active_seconds=active_seconds,
         checkpoint=None if best is None else best.checkpoint,
+        fresh="" if found is None else fresh_in_words(found),
+        leader=None if found is None else _exportable(found),
+        to_confirm=spec.confirm is None
+        and (found is None or found.open > 0 or found.searched is None),
     )
+
+
+def _exportable(found: Standings) -> int | None:
+    """Return the trial that leads in place of the winner, where its weights are kept."""
+    is_there = found.overtaken and found.leader.checkpoint is not None
+    return found.leader.number if is_there else None
 
 
 def _best(rows: Sequence[TrialRow], maximize: bool) -> TrialRow | None:
@@ -190,7 +210,9 @@ def draw_summary(summary: Summary, options: str = "") -> RenderableType:
         options: what those commands need besides, such as `` --storage URL``.
     """
     parts: list[RenderableType] = [_headline(summary)]
-    if summary.best is not None and summary.examples:
+    if summary.fresh:
+        parts.append(Text(summary.fresh))
+    elif summary.best is not None and summary.examples:
         told = noise.measured(summary.metric, summary.best, summary.examples)
         parts.append(Text(told, "dim"))
     parts.append("")
@@ -223,7 +245,8 @@ def _in_words(summary: Summary) -> str:
         return "  nothing tried beats the default configuration"
     if summary.in_noise:
         examples = words.plural(summary.examples or 0, "validation example")
-        return f"  within the noise of {examples}; confirm before believing"
+        advice = "; confirm before believing" if summary.to_confirm else ""
+        return f"  within the noise of {examples}{advice}"
     if summary.relative is None:
         return "  default to tuned, on validation"
     what = "of the loss is gone" if summary.metric == "loss" else "fewer errors"
@@ -292,6 +315,10 @@ def _next(summary: Summary, options: str) -> Table:
     table.add_row("next", f"sft-tune trials {name}", "every trial in a table")
     if summary.number is not None:
         table.add_row("", f"sft-tune best {name} --yaml", "settings for a study file")
-        table.add_row("", f"sft-tune confirm {name}", "is the winner real?")
+        if summary.to_confirm:
+            table.add_row("", f"sft-tune confirm {name}", "is the winner real?")
+        if summary.leader is not None:
+            export = f"sft-tune export {summary.study} DIR --trial {summary.leader}{options}"
+            table.add_row("", export, "the leader over fresh seeds")
     table.add_row("", f"sft-tune dashboard{options}", "Optuna Dashboard in the browser")
     return table

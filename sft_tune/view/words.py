@@ -80,26 +80,40 @@ def gain(value: float | None) -> str:
 
 
 def plus_minus(interval: Interval | None) -> str:
-    """Return ``0.9312 ± 0.0041``; the mean alone where there is no interval."""
-    return NOTHING if interval is None else f"{score(interval.mean)}{_half(interval)}"
+    """Return ``0.9312 ± 0.0041``, or ``0.9312 (0.8102 to 1)`` where an end is cut off.
+
+    The mean alone where there is no interval.
+    """
+    return NOTHING if interval is None else f"{score(interval.mean)}{_ends(interval, '')}"
 
 
 def signed(interval: Interval | None) -> str:
-    """Return a difference as ``+0.0123 ± 0.0040``."""
-    return NOTHING if interval is None else f"{gain(interval.mean)}{_half(interval)}"
+    """Return a difference as ``+0.0123 ± 0.0040``, or ``+0.0123 (-1 to +0.3001)``."""
+    return NOTHING if interval is None else f"{gain(interval.mean)}{_ends(interval, '+')}"
 
 
-def _half(interval: Interval) -> str:
-    return "" if interval.half is None else f" ± {score(interval.half)}"
+def _ends(interval: Interval, sign: str) -> str:
+    if interval.low is None or interval.high is None:
+        return ""
+    if interval.half is not None:
+        return f" ± {score(interval.half)}"
+    low, high = (
+        f"{end:{sign}g}" if float(end).is_integer() else f"{end:{sign}.4f}"
+        for end in (interval.low, interval.high)
+    )
+    return f" ({low} to {high})"
 
 
 def chance(probability: float | None) -> str:
-    """Return a probability that was estimated: ``57%``; never a certain one: ``>99%``, ``<1%``."""
+    """Return a probability that was estimated: ``57%``; never a certain one: ``>99%``, ``<1%``.
+
+    Rounded down, so that it never seems to reach a threshold that it has not.
+    """
     if probability is None:
         return NOTHING
-    if probability > 0.995:
+    if probability > 0.99:
         return ">99%"
-    return "<1%" if probability < 0.005 else f"{probability:.0%}"
+    return "<1%" if probability < 0.01 else f"{math.floor(100 * probability + 1e-9)}%"
 
 
 def setting(value: object, digits: int = 4) -> str:

@@ -179,7 +179,12 @@ def test_best_and_the_interface_say_whether_it_is_confirmed(calm: Path, searched
     found = json.loads(told(calm, "confirm", "tiny", "--show", "--json"))
     assert found["runs_open"] == 0 and found["has_test"] is True
     assert json.loads(told(calm, "best", "tiny", "--json"))["confirmed"] is found["confirmed"]
+    assert json.loads(told(calm, "best", "tiny", "--json"))["leader"] == found["leader"]
     assert "fresh seeds" in told(calm, "best", "tiny")
+    assert "fresh seeds" not in told(searched, "status", "tiny")
+    fewer = told(calm, "confirm", "tiny", "--top", "1", "--seeds", "1")
+    assert "--seeds 1: the finalists have up to 2 seeds already; all count" in fewer
+    assert "already" not in told(calm, "confirm", "tiny", "--top", "1", "--seeds", "2")
     best = sft_tune.open_study("tiny", f"sqlite:///{calm}").best
     assert best.confirmed is found["confirmed"]
 

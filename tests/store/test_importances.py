@@ -78,6 +78,11 @@ def test_a_diverged_trial_counts_as_the_worst_and_an_infinite_one_too() -> None:
     assert (found.trials, found.pruned, found.leading[0]) == (62, 2, "matters")
 
 
+def test_the_best_of_few_trials_are_five_and_half_at_the_most() -> None:
+    told = [importances_of(study_of(n).trials, maximize=True).best for n in (4, 7, 24, 400)]
+    assert told == [2, 4, 5, 40]
+
+
 def test_of_few_trials_nothing_is_said() -> None:
     found = importances_of(study_of(3).trials, maximize=True)
     assert found.shares == () and "fewer than 4" in found.missing

@@ -17,6 +17,7 @@ from sft_tune.view.advice import Advice, advice_json, draw_advice
 from sft_tune.view.advice_rules import advise, beforehand
 from sft_tune.view.advice_space import widened
 from sft_tune.view.estimate import Estimate
+from sft_tune.view.evidence import gather, seen_to_matter
 from tests.view.conftest import Draw
 from tests.view.examples import pruned_row, rung_row, study_row, trial_row
 
@@ -150,6 +151,13 @@ def test_a_parameter_without_influence_is_to_be_fixed() -> None:
     assert "learning_rate" not in said and len(said) >= 10
 
 
+def test_what_is_seen_to_matter_is_more_than_chance() -> None:
+    rows, rungs = study(lambda p: 0.5 + 0.1 * math.log10(p["learning_rate"]), n=24)
+    assert seen_to_matter(gather(spec(), rows, rungs)) == ("learning_rate",)
+    assert seen_to_matter(gather(spec(), *study(lambda p: 0.5, n=24))) == ()
+    assert seen_to_matter(gather(spec(), [], [])) == ()
+
+
 def partly(params: dict[str, Any]) -> float:
     """The schedule matters above a rate of 0.01 only, the decay a little everywhere."""
     rate = math.log10(params["learning_rate"]) + 2.5
@@ -193,6 +201,42 @@ def test_a_lead_within_the_noise_is_to_be_confirmed() -> None:
     assert piece.kind == "noise" and "sft-tune confirm s" in piece.text
     assert applied(piece).confirm is not None
     assert advise(spec(), rows, rungs, examples=10**9) == []
+
+
+def test_a_tie_is_said_to_be_one() -> None:
+    """It once said: leads by 0.0000."""
+    rows = [trial_row(n, 0.9 if n in (2, 5, 6) else 0.3) for n in range(8)]
+    (piece,) = advise(spec(), rows, [], examples=400)
+    assert "3 trials tie at 0.9000 (trial 2 is the first of them)" in piece.text
+    assert "400 validation examples cannot tell 2 other trials from it" in piece.text
+
+
+def crashed(number: int, note: str = "RuntimeError: boom\nmore") -> TrialRow:
+    return trial_row(number, None, state="FAIL", reason="crashed", note=note)
+
+
+def test_where_every_trial_failed_the_error_is_said() -> None:
+    """It once said that nothing stands out from chance."""
+    rows = [crashed(n) for n in range(5)]
+    (piece,) = advise(spec(), rows, [])
+    assert piece.kind == "failures"
+    assert piece.text == (
+        "every trial failed (5 crashed): RuntimeError: boom; `sft-tune show s 0` has the whole "
+        "error"
+    )
+    (piece,) = advise(spec(), [crashed(0)], [])
+    assert piece.text.startswith("its one trial failed (1 crashed): RuntimeError: boom;")
+    lost = [row._replace(reason="diverged", note="loss is nan") for row in rows[1:]]
+    (piece,) = advise(spec(), [rows[0], *lost], [])
+    assert "(4 diverged, 1 crashed): loss is nan (4 of them); `sft-tune show s 1`" in piece.text
+
+
+def test_of_many_trials_a_few_that_crashed_are_no_advice() -> None:
+    rows, rungs = study(peak, n=40)
+    some = [crashed(40 + n, "OSError: no space") for n in range(8)]
+    assert advise(spec(), [*rows, *some[:2]], rungs) == []
+    (piece,) = advise(spec(), [*rows, *some], rungs)
+    assert piece.text.startswith("of 48 trials 8 crashed: OSError: no space; `sft-tune show s 40`")
 
 
 def test_a_pruner_that_cuts_what_would_have_led() -> None:

@@ -219,6 +219,19 @@ def test_the_marginal_mean_is_told_apart_from_what_was_chosen_along_with_it() ->
     assert rates.influence is not None and rates.influence.p < 0.01
 
 
+def test_the_mean_of_two_trials_says_no_more_than_the_metric_can_be() -> None:
+    """It once said an accuracy of 0.5168 ± 4.0106."""
+    rows = [
+        trial_row(n, value, params={"learning_rate": 1e-3, "schedule": schedule})
+        for n, (value, schedule) in enumerate([(0.2, "linear"), (0.9, "linear"), (0.5, "cosine")])
+    ]
+    found = marginal(gather(study_spec(space=SPACE), rows, []), "schedule")
+    cells = {row[0]: row for row in marginal_cells(found).rows}
+    assert cells["linear"][2] == cells["linear"][7] == "0.5500 (0 to 1)"
+    assert cells["cosine"][2] == "0.5000"
+    assert "0.5500 (0 to 1)" in marginal_html(found)
+
+
 def test_pruned_trials_count_at_what_all_have_reached(draw_text: Draw) -> None:
     """Of the bad schedule only one lucky trial survives: at the end it would look the better."""
     rows, rungs = [], []
@@ -243,6 +256,8 @@ def test_pruned_trials_count_at_what_all_have_reached(draw_text: Draw) -> None:
     assert cosine.adjusted is None  # too few trials for a model
     text = draw_text(draw_tables([marginal_cells(found)], marginal_words(found)), 100)
     assert "0.2400 ± 0.1111" in text and "permutation p" in text
+    # 2 schedules; the learning rate was not varied, so that it takes nothing out.
+    assert "adjusted: not known; to take out what the others explain needs 12 trials" in text
     assert [record["n"] for record in marginal_records(found)] == [5, 5]
     assert "by schedule" in marginal_html(found)
     with pytest.raises(UserError, match="does not search 'epochs'; it searches learning_rate"):

@@ -10,7 +10,13 @@ import pytest
 from sft_tune.store.finalist_rows import FinalistRow
 from sft_tune.view.finalists import Standings, standings
 from sft_tune.view.finalists_tables import draw_standings, standings_json
-from sft_tune.view.finalists_words import confirmed_in_words
+from sft_tune.view.finalists_words import (
+    confirmed_in_words,
+    fresh_in_words,
+    in_words,
+    leader_in_words,
+    leads_to,
+)
 from tests.view.conftest import Draw
 from tests.view.examples import DEFAULT, study_spec, trial_row
 
@@ -54,7 +60,7 @@ def test_a_clear_winner_is_confirmed() -> None:
     assert second.to_leader is not None and second.to_leader.mean == pytest.approx(-0.1)
     assert leader.test is not None and leader.test.mean == pytest.approx(0.89)
     assert leader.luck is not None and leader.luck.mean == pytest.approx(0.02)
-    assert confirmed_in_words(found, "s").startswith("yes: 0.9100")
+    assert confirmed_in_words(found).startswith("yes: 0.9100")
     said = "3 finalists, trial 1 leads, accuracy 0.9100 ± "
     assert said in repr(found) and len(repr(found)) < 100
 
@@ -62,7 +68,7 @@ def test_a_clear_winner_is_confirmed() -> None:
 def test_a_lucky_winner_is_not_confirmed() -> None:
     found = stand({1: [0.80, 0.90, 0.85], 2: [0.81, 0.89, 0.86]}, {1: 0.95, 2: 0.86})
     assert not found.confirmed
-    assert confirmed_in_words(found, "s").startswith("no: ")
+    assert confirmed_in_words(found).startswith("no: ")
     won = found.searched
     assert won is not None and won.luck is not None and won.luck.mean == pytest.approx(0.10)
 
@@ -94,6 +100,23 @@ def test_no_run_no_standings_and_open_runs_are_not_confirmed() -> None:
     assert failed is not None and failed.finalists[1].failed == {"diverged": 1}
 
 
+def test_the_leader_is_named_with_the_commands_that_lead_to_it() -> None:
+    """`confirm` once refuted the winner, and `best` went on to show it alone."""
+    found = stand({1: [0.80, 0.81, 0.85], 2: [0.90, 0.89, 0.86]}, {1: 0.95, 2: 0.89, 9: 0.5})
+    assert found.overtaken
+    assert leader_in_words(found).startswith("trial 2 leads: 0.8833 ±")
+    assert "`sft-tune show s 2`" in leads_to(found)
+    assert "`sft-tune export s DIR --trial 2`" in leads_to(found)
+    assert leads_to(found) + "." in in_words(found)
+    fresh = fresh_in_words(found)
+    assert "trial 2 leads with 0.8833" in fresh and "trial 1 has 0.8200" in fresh
+    gone = found.leader._replace(checkpoint=None)
+    assert "export" not in leads_to(found._replace(finalists=(gone, *found.finalists[1:])))
+    held = stand({1: [0.90, 0.91], 2: [0.80, 0.81]}, {1: 0.95, 2: 0.89})
+    assert not held.overtaken and leader_in_words(held) == ""
+    assert not any("export" in line for line in in_words(held))
+
+
 def test_one_seed_says_nothing_about_chance(draw_text: Draw) -> None:
     found = stand({1: [0.9], 2: [0.8]}, {1: 0.9, 2: 0.8})
     assert found.leader.chance is None and not found.confirmed
@@ -109,10 +132,29 @@ def test_without_a_test_split_it_is_said(draw_text: Draw) -> None:
 
 
 def test_80_columns_hold_every_number_whole(draw_text: Draw) -> None:
-    found = stand({23: [0.90, 0.92], 9: [0.80, 0.85]}, {23: 0.95, 9: 0.8}, test=0.0)
+    found = stand({23: [0.90, 0.92], 9: [0.70, 0.75]}, {23: 0.95, 9: 0.8}, test=0.0)
     text = draw_text(draw_standings(found), 80)
     assert "…" not in text
-    assert "0.9100 ± 0.1271" in text and "-0.0850 ± 0.1906" in text and "9 (default)" in text
+    assert "0.7250 (0.4073 to 1)" in text and "-0.1850 ± 0.1906" in text and "9 (default)" in text
+
+
+def test_no_interval_goes_beyond_what_the_metric_can_be() -> None:
+    """Two seeds once gave an accuracy of 0.4429 ± 0.8494."""
+    found = stand({1: [0.2, 0.7], 9: [0.1, 0.8]}, {1: 0.9, 9: 0.5}, test=0.05)
+    leader = found.leader
+    assert (leader.validation.low, leader.validation.high) == (0.0, 1.0)
+    for one in found.finalists:
+        for interval in (one.validation, one.test, one.to_leader, one.to_default, one.luck):
+            if interval is not None:
+                assert interval.low is not None and interval.high is not None
+                assert interval.high - interval.low <= 2.0
+
+
+def test_of_two_there_is_one_probability(draw_text: Draw) -> None:
+    """Of the same two `confirm` once said 90 % and 97 %."""
+    found = stand({1: [0.92, 0.90, 0.94], 9: [0.91, 0.85, 0.90]}, {1: 0.93, 9: 0.86})
+    text = " ".join(draw_text(draw_standings(found), 120).split())
+    assert text.count("with a probability of") == 1 and "against the default" in text
 
 
 def test_as_plain_values() -> None:

@@ -127,6 +127,18 @@ def test_a_study_with_little_in_it_has_a_report_too(study: Any) -> None:
     assert "No trial has completed yet." in report_html(study, VERSIONS)
 
 
+def test_the_report_of_a_study_that_failed_leads_with_the_error() -> None:
+    rows = [
+        trial_row(n, None, state="FAIL", reason="crashed", note="RuntimeError: boom")
+        for n in range(5)
+    ]
+    source = report_html(material(rows), VERSIONS)
+    assert "Every trial failed (5 crashed): RuntimeError: boom." in source
+    headings = re.findall(r"<h2>(.*?)</h2>", source)
+    assert headings == ["What to change next", "Trials", "How it was made"]
+    assert "sft-tune show s 0" in source and "sft-tune confirm" not in source
+
+
 def test_of_very_many_trials_the_table_has_the_best() -> None:
     rows = [trial_row(n, n / 1000, params={"a": n}) for n in range(500)]
     text = " ".join(Page(report_html(material(rows, managed=False), VERSIONS)).text)

@@ -55,10 +55,10 @@ def test_the_chance_that_the_leader_is_best_comes_true_as_often_as_it_says() -> 
     said, true = [], []
     for _ in range(1500):
         means = random.uniform(0, 3, size=3)
-        samples = [list(random.normal(mean, 1.0, 8)) for mean in means]
+        samples = [dict(enumerate(random.normal(mean, 1.0, 8))) for mean in means]
         chances = chances_of_best(samples, maximize=True, draws=500)
         assert chances is not None
-        leader = int(np.argmax([np.mean(values) for values in samples]))
+        leader = int(np.argmax([np.mean(list(values.values())) for values in samples]))
         said.append(chances[leader])
         true.append(int(np.argmax(means)) == leader)
     for low, high in [(0.5, 0.7), (0.7, 0.9), (0.9, 1.01)]:
@@ -69,14 +69,50 @@ def test_the_chance_that_the_leader_is_best_comes_true_as_often_as_it_says() -> 
         assert came == pytest.approx(told, abs=3.5 * (0.25 / len(inside)) ** 0.5)
 
 
-def test_chances_of_two_agree_with_the_t_distribution() -> None:
-    # Equal samples: one in two each; far ones: certain; the other way round when minimizing.
-    same = chances_of_best([[1.0, 2.0, 3.0]] * 2, maximize=True)
+def by_seed(*values: float) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+def test_equal_samples_share_the_chance_and_far_ones_are_certain() -> None:
+    same = chances_of_best([by_seed(1.0, 2.0, 3.0)] * 2, maximize=True)
     assert same is not None and same == pytest.approx([0.5, 0.5], abs=0.02)
-    apart = [[0.0, 0.01, 0.02], [9.0, 9.01, 9.02]]
+    apart = [by_seed(0.0, 0.01, 0.02), by_seed(9.0, 9.01, 9.02)]
     assert chances_of_best(apart, maximize=True) == pytest.approx([0.0, 1.0], abs=0.001)
     assert chances_of_best(apart, maximize=False) == pytest.approx([1.0, 0.0], abs=0.001)
-    assert chances_of_best([[1.0], [2.0, 3.0]], maximize=True) is None
+    assert chances_of_best([by_seed(1.0), by_seed(2.0, 3.0)], maximize=True) is None
+
+
+def test_of_two_the_chance_of_the_best_is_that_of_a_lead_seed_by_seed() -> None:
+    """`confirm` once said 90 % by the one and 97 % by the other, of the same question."""
+    for first, second in (
+        ((0.94, 0.91, 0.93), (0.91, 0.87, 0.90)),  # what a seed does to both is most of it
+        ((0.94, 0.91), (0.91, 0.90)),
+        ((0.91, 0.92, 0.90, 0.94), (0.92, 0.90, 0.91, 0.90)),  # nothing in common
+    ):
+        lead = chance_of_lead(paired_difference(first, second))
+        found = chances_of_best([by_seed(*first), by_seed(*second)], maximize=True)
+        assert found is not None and found[0] == pytest.approx(lead, abs=0.01)
+
+
+def test_seeds_that_only_some_have_count_for_these() -> None:
+    few = {0: 0.80, 1: 0.82}
+    many = {**few, **{seed: 0.81 + seed % 2 / 100 for seed in range(2, 12)}}
+    rest = by_seed(0.78, 0.80)
+    with_few = chances_of_best([few, rest], maximize=True)
+    with_many = chances_of_best([many, rest], maximize=True)
+    assert with_few is not None and with_many is not None and with_few != with_many
+
+
+def test_an_interval_ends_at_the_values_that_are_possible() -> None:
+    wide = t_interval([0.2, 0.9])
+    assert wide.low is not None and wide.low < 0
+    cut = wide.within(0.0, 1.0)
+    assert (cut.mean, cut.low, cut.high, cut.half) == (wide.mean, 0.0, 1.0, None)
+    assert t_interval([0.5, 0.51]).within(0.0, 1.0) == t_interval([0.5, 0.51])
+    assert wide.within(0.0, None).high == wide.high
+    assert t_interval([0.5]).within(0.0, 1.0).low is None
+    apart = paired_difference([0.9, 0.2], [0.1, 0.3], limits=(0.0, 1.0))
+    assert (apart.low, apart.high) == (-1.0, 1.0)
 
 
 def test_the_chance_of_a_lead_is_students() -> None:

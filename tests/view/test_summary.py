@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from sft_tune.view.finalists import standings
 from sft_tune.view.summary import Choice, draw_summary, summarize
 from tests.view.conftest import Draw
 from tests.view.examples import DEFAULT, pruned_row, running_row, study_spec, trial_row
+from tests.view.test_finalists import run
 
 SPEC = study_spec(training={"learning_rate": 1e-4})
 
@@ -134,6 +136,22 @@ def test_a_gain_of_one_example_is_not_celebrated(draw_text: Draw) -> None:
         "before believing",
         "measured on 60 validation examples: 0.7008 to 0.8944 with 95 % confidence",
     ]
+
+
+def test_after_a_confirmation_the_leader_is_named_and_confirm_is_not_next(draw_text: Draw) -> None:
+    rows = [trial_row(0, 0.80, params=DEFAULT), trial_row(1, 0.90), trial_row(2, 0.89)]
+    scores = {0: 0.80, 1: 0.84, 2: 0.88}
+    runs = [run(n, seed, v + seed / 100) for n, v in scores.items() for seed in range(3)]
+    found = standings(SPEC, rows, runs)
+    text = draw_text(draw_summary(summarize(SPEC, rows, 1.0, 358, found), " --storage x.db"), 140)
+    assert "over 3 fresh seeds trial 2 leads with 0.8900 ±" in text
+    assert "trial 1 has 0.8500 ±" in text
+    assert "95 % confidence" not in text and "sft-tune confirm" not in text
+    assert "sft-tune export s DIR --trial 2 --storage x.db" in text
+    other = standings(SPEC, rows, [one for one in runs if one.number != 1])
+    assert "sft-tune confirm" in draw_text(draw_summary(summarize(SPEC, rows, 1.0, 358, other)))
+    by_itself = study_spec(confirm={"top": 2}, training={"learning_rate": 1e-4})
+    assert "sft-tune confirm" not in draw_text(draw_summary(summarize(by_itself, rows, 1.0, 358)))
 
 
 def test_of_other_metrics_only_the_number_of_examples_is_told(draw_text: Draw) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sft_tune.view import words
+from sft_tune.view.statistics import t_interval
 
 
 @pytest.mark.parametrize(
@@ -47,8 +48,21 @@ def test_scores_align_in_a_column(value: float | None, text: str) -> None:
 
 
 def test_no_estimated_chance_is_certain() -> None:
-    found = [words.chance(p) for p in (None, 0.0, 0.574, 0.994, 0.9951, 1.0)]
+    found = [words.chance(p) for p in (None, 0.0, 0.574, 0.99, 0.9951, 1.0)]
     assert found == ["–", "<1%", "57%", "99%", ">99%", ">99%"]
+
+
+def test_a_chance_does_not_reach_by_rounding_what_it_has_not() -> None:
+    assert [words.chance(p) for p in (0.896, 0.8999, 0.9, 0.57)] == ["89%", "89%", "90%", "57%"]
+
+
+def test_an_interval_with_an_end_cut_off_is_told_by_its_ends() -> None:
+    wide = t_interval([0.9, 0.92])
+    assert words.plus_minus(wide) == "0.9100 ± 0.1271"
+    assert words.plus_minus(wide.within(0.0, 1.0)) == "0.9100 (0.7829 to 1)"
+    assert words.plus_minus(wide.within(0.0, None)) == "0.9100 ± 0.1271"
+    assert words.signed(wide.within(-1.0, 1.0)) == "+0.9100 (+0.7829 to +1)"
+    assert words.plus_minus(t_interval([0.9])) == "0.9000"
 
 
 def test_a_gain_shows_its_sign() -> None:

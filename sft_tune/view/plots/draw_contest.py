@@ -68,7 +68,12 @@ def draw_marginal(found: Marginal) -> Drawing:
         go.Scatter(
             x=places,
             y=[m.mean for m in means],
-            error_y={"type": "data", "array": [m.half or 0.0 for m in means], "width": 6},
+            error_y={
+                "type": "data",
+                "array": [0.0 if m.high is None else m.high - m.mean for m in means],
+                "arrayminus": [0.0 if m.low is None else m.mean - m.low for m in means],
+                "width": 6,
+            },
             mode="markers",
             marker={"size": 9, "color": style.BLUE},
             name="mean, 95 %",

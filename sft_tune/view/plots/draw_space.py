@@ -48,12 +48,25 @@ def draw_importances(material: Material) -> Drawing:
     figure.update_xaxes(
         title_text="share of importance", tickformat=".0%", range=[0, min(1.1, most * 1.18)]
     )
-    first, share = data.shares[0]
-    note = f"How the best tenth differs from all (PED-ANOVA), {words.plural(data.trials, 'trial')}"
-    note += f", of which {data.pruned} were pruned." if data.pruned else "."
+    pruned = f" ({data.pruned} pruned)" if data.pruned else ""
+    many = words.plural(data.trials, "trial")
+    note = f"How the best {data.best} of {many}{pruned} differ from all (PED-ANOVA)."
+    if data.shares[0][0] not in material.seen:
+        note += " The title is of a test on all trials, that of `compare --by`."
     if data.is_noisy:
         note += " That is few: the order may change with more trials."
-    return Drawing(figure, f"{first} matters most ({share:.0%})", note)
+    return Drawing(figure, _what_matters(material), note)
+
+
+def _what_matters(material: Material) -> str:
+    """Return in words which hyperparameter matters, so far as it is more than chance explains."""
+    data, seen = material.importances, material.seen
+    first, share = data.shares[0]
+    if first in seen:
+        return f"{first} matters most ({share:.0%})"
+    if seen:
+        return f"Beyond chance only {' and '.join(seen)} is seen to matter"
+    return f"{words.plural(data.trials, 'trial')} do not tell from chance what matters"
 
 
 def draw_slices(material: Material, names: Sequence[str]) -> Drawing:

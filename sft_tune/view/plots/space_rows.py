@@ -112,14 +112,17 @@ def parameters(material: Material) -> list[str]:
 
 
 def varied(material: Material) -> list[str]:
-    """Return those that have more than one value, the most important first."""
+    """Return those that have more than one value, the most important first.
+
+    Those seen to matter come before others, whose importance chance explains as well.
+    """
     seen: dict[str, set[str]] = {}
     for row in material.trials:
         for name, value in row.params.items():
             seen.setdefault(name, set()).add(repr(value))
     names = [name for name, values in seen.items() if len(values) > 1]
     rank = {name: place for place, name in enumerate(material.importances.leading)}
-    return sorted(names, key=lambda name: rank.get(name, len(rank)))
+    return sorted(names, key=lambda name: (name not in material.seen, rank.get(name, len(rank))))
 
 
 def chosen(material: Material, wanted: Sequence[str], count: int) -> list[str]:

@@ -109,6 +109,17 @@ def test_few_trials_are_said_to_rank_importances_badly() -> None:
     assert "may change" not in draw_plot(searched(40), "importances").note
 
 
+def test_nothing_is_said_to_matter_most_that_chance_explains() -> None:
+    """The quickstart once had label_smoothing in bold, of which `compare --by` said 0 %."""
+    study = searched(24)
+    assert "do not tell from chance" in draw_plot(study, "importances").title
+    other = study._replace(seen=("model.weights",))
+    assert draw_plot(other, "importances").title.startswith("Beyond chance only model.weights")
+    assert "along model.weights and learning_rate" in draw_plot(other, "slice").title
+    first = study._replace(seen=("learning_rate",))
+    assert draw_plot(first, "importances").title == "learning_rate matters most (80%)"
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
