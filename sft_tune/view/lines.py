@@ -104,7 +104,9 @@ class PlainLines:
         if reason not in words.GOOD and ran_here:
             text += f" at {past.progress} %"
         if value is not None:
-            text += f" with {goal.metric} {words.score(value)}"
+            # Where it was cut it may have been worse than it once was.
+            how = " with" if reason in words.GOOD else ", its best"
+            text += f"{how} {goal.metric} {words.score(value)}"
         text += f" in {words.duration(seconds)}" if seconds else ""
         text += ", the best so far" if leads else ""
         # That it was pruned, and where, is said already.

@@ -161,6 +161,14 @@ class StudyProgress:
             return True
         return value > self.best.value if self.goal.maximize else value < self.best.value
 
+    @property
+    def reached_target(self) -> bool:
+        """Whether the best so far is as good as the study is to become."""
+        target, best = self.goal.target, None if self.best is None else self.best.value
+        if target is None or best is None:
+            return False
+        return best >= target if self.goal.maximize else best <= target
+
     def elapsed(self, now: float) -> float:
         """Return the seconds that the study has run, earlier runs included."""
         return self.goal.seconds_before + now - self._began
@@ -183,7 +191,8 @@ class StudyProgress:
 
         A trial to come costs the mean of those that ended, pruned and repeated ones included.
         One that runs goes on at its own pace, to where those ended on average that came further
-        than it is now. A budget of hours ends sooner, if it does.
+        than it is now. A budget of hours ends sooner, if it does; once the target is reached, no
+        trial is to come.
         """
         limits = []
         by_trials = self._trials_left(now)
@@ -197,6 +206,8 @@ class StudyProgress:
         if self.goal.trials is None or not self.done:
             return None
         waiting = max(0, self.goal.trials - self.done - len(self.running))
+        if self.reached_target:
+            waiting = 0
         each = self._seconds / self.done
         return waiting * each + sum(self._rest(trial, now) for trial in self.running.values())
 

@@ -209,8 +209,8 @@ def _speed(
     if active <= 0 or seconds <= 0:
         return None
     return (
-        f"{3600 * progress.done / active:.3g} trials an hour, "
-        f"{samples / seconds:.3g} training examples a second in each"
+        f"{words.rate(3600 * progress.done / active)} trials an hour, "
+        f"{words.rate(samples / seconds)} training examples a second in each"
     )
 
 

@@ -104,6 +104,17 @@ def test_a_running_trial_goes_on_at_its_own_pace_to_where_others_ended() -> None
     assert progress.time_left(120.0) == 0.0
 
 
+@pytest.mark.parametrize(("maximize", "target"), [(True, 0.9), (False, 0.95)])
+def test_no_trial_is_to_come_once_the_target_is_reached(maximize: bool, target: float) -> None:
+    progress = StudyProgress(goal(trials=30, maximize=maximize, target=target), 0.0)
+    progress.end(past(0, 0.85 if maximize else 0.99))
+    assert progress.time_left(0.0) == pytest.approx(29 * 10.0)
+    progress.end(past(1, 0.92))
+    assert progress.time_left(0.0) == 0.0
+    progress.start(2, 0, DEFAULT, 1, 100.0)
+    assert progress.time_left(104.0) == pytest.approx(6.0)
+
+
 def test_a_budget_of_hours_ends_the_study_sooner() -> None:
     progress = StudyProgress(goal(trials=100, hours=1.0, seconds_before=3500.0), 0.0)
     progress.end(past(0, seconds=60.0))
