@@ -79,9 +79,11 @@ class Ledger:
     def recover(self) -> None:
         """Take up the study: tell Optuna the ends that an earlier runner did not live to tell.
 
-        The time since the study was last run counts for nothing: nobody ran it.
+        The time since the study was last run counts for nothing, unless others run it now.
         """
-        self._count_time(at_most=0.0)
+        owners = claims.live_owners(self._db, self._study.id, self._clock())
+        shared = any(not is_dead(owner) for owner in owners)
+        self._count_time(at_most=LEASE_SECONDS if shared else 0.0)
         for ended in claims.untold(self._db, self._study.id):
             self._tell(ended)
         self._files.sweep()
@@ -251,7 +253,8 @@ class Ledger:
 
     def close(self, why: str | None) -> None:
         """Note why the search ended; None: it was stopped and may be resumed."""
-        self._count_time()
+        if why is None:
+            self._count_time()  # Else the last trial's end has: nothing ran since.
         runners.leave(self._db, self._owner)
         studies.set_ended(self._db, self._study.id, why)
         self._files.wait()

@@ -11,6 +11,7 @@ import optuna
 import pytest
 from sqlalchemy import event
 
+from sft_tune.run.desk import Desk
 from sft_tune.run.ledger import Ledger
 from sft_tune.run.owner import LEASE_SECONDS
 from sft_tune.run.placement import Placement
@@ -290,6 +291,63 @@ def test_a_clock_that_jumps_doubles_no_trial_and_loses_none(
     # A jump is no time that the study ran: what is counted at once is at most a lease.
     counted = find_study(first.db, "tiny").active_seconds
     assert 0.0 <= counted <= 5 * LEASE_SECONDS
+
+
+def active(study: Runner) -> float:
+    return find_study(study.db, "tiny").active_seconds
+
+
+def test_a_second_runner_takes_no_time_from_the_study(
+    runner: Open, clock: Clock, study_file: Callable[..., Path]
+) -> None:
+    first = runner(budget={"trials": 2})
+    first.ledger.recover()
+    held = first.ledger.begin(first.place(), "CPU")
+    clock.now += 12.0
+    second = Elsewhere(first.db, study_file(budget={"trials": 2}), clock)
+    second.ledger.recover()
+    clock.now += 5.0
+    first.ledger.end(held, outcome(0.5))
+    assert active(first) == pytest.approx(17.0)
+    # What a runner takes to leave after the last trial has ended is no time of the study.
+    second.run(second.place(), 0.5)
+    clock.now += 4.0
+    for one in (first, second):
+        one.ledger.close("trials")
+    assert active(first) == pytest.approx(17.0)
+
+
+def test_the_time_before_a_runner_that_is_alone_counts_for_nothing(
+    runner: Open, clock: Clock
+) -> None:
+    first = runner(budget={"trials": 1})
+    first.ledger.recover()
+    held = first.ledger.begin(first.place(), "CPU")
+    clock.now += 10.0
+    first.ledger.give_back(held)
+    clock.now += 30.0
+    again = runner(budget={"trials": 1})
+    again.ledger.recover()
+    clock.now += 2.0
+    again.run(again.place(), 0.5)
+    assert active(again) == pytest.approx(12.0)
+
+
+def test_a_pause_is_no_time_of_the_study(runner: Open, clock: Clock) -> None:
+    study = runner(budget={"trials": 1})
+    study.ledger.recover()
+    desk = Desk(study.spec, study.ledger, lambda event: None)
+    held = study.ledger.begin(study.place(), "CPU")
+    clock.now += 10.0
+    study.ledger.want("paused")
+    desk.refresh()
+    study.ledger.give_back(held)
+    clock.now += 30.0
+    study.ledger.want(None)
+    desk.refresh()
+    clock.now += 2.0
+    study.run(study.place(), 0.5)
+    assert active(study) == pytest.approx(12.0)
 
 
 def statements_of_a_trial(study: Runner, value: float) -> int:
