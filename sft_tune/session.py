@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -146,7 +147,7 @@ def _standing(spec: StudySpec, db: Database) -> tuple[Goal, list[TrialRow]]:
     try:
         rows = trial_rows(db, spec.name)
         known = study_row(db, spec.name)
-        before, extra = known.active_seconds or 0.0, known.extra_trials
+        before, extra = known.active_at(time.time()) or 0.0, known.extra_trials
     except StudyNotFoundError:
         rows, before, extra = [], 0.0, 0
     limit = make_plan(spec).limit(spec.budget)
@@ -246,8 +247,6 @@ def compare_studies(studies: Sequence[str], storage: str | None) -> Comparison:
         UserError: fewer than two, one twice, or not of one objective.
         StudyNotFoundError: there is no such study.
     """
-    import time
-
     from sft_tune.store.urls import redact
     from sft_tune.view.comparison import compared
     from sft_tune.view.judgement import standings_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from sft_tune.cli.advise import BRIEFLY, EARLIEST, LATEST, advice_of
-from sft_tune.cli.lookup import default_point, living
+from sft_tune.cli.lookup import default_point, living, living_trials
 from sft_tune.cli.options import AsJson, Storage, StudyName
 from sft_tune.cli.output import console, print_json
 from sft_tune.session import open_database
@@ -26,15 +26,15 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
 
     now = time.time()
     with open_database(storage) as db:
-        row, counted = study_row(db, study), standing(db, study)
-        if counted is not None and counted.total != row.trials:
+        found, counted = living(study_row(db, study)), standing(db, study)
+        if counted is not None and counted.total != found.trials:
             counted = None  # Optuna has trials that are not ours.
         tallies = None if counted is None else counted.tallies
-        found, rows = living(row, trial_rows(db, study) if counted is None else counted.rows)
+        rows = living_trials(found, trial_rows(db, study) if counted is None else counted.rows)
         alive = [row.number for row in rows if row.state == "RUNNING" and row.is_alive(now)]
         rungs = {number: evaluation_rows(db, study, number) for number in alive}
         runners = [r for r in live_runners(db, now) if not is_dead(r.owner)]
-        goal = goal_of(found, redact(db.url), default_point(db, found) or {})
+        goal = goal_of(found, redact(db.url), default_point(db, found) or {}, now)
         progress = progress_of(goal, rows, rungs, now, tallies)
         wanted = found.managed and not as_json and EARLIEST <= progress.done <= LATEST
         advice = advice_of(db, study) if wanted else []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sft_tune.cli.lookup import living
+from sft_tune.cli.lookup import living, living_trials
 from sft_tune.cli.options import AsJson, Storage, StudyName
 from sft_tune.cli.output import check_folder_of, console, json_text
 from sft_tune.errors import UserError
@@ -59,7 +59,8 @@ def trials(
     kind = "json" if as_json else format_
     _check_output(kind, output)
     with open_database(storage) as db:
-        found, rows = living(study_row(db, study), trial_rows(db, study))
+        found = living(study_row(db, study))
+        rows = living_trials(found, trial_rows(db, study))
         rows = ordered(rows, sort, found.direction == "maximize")
         best = best_row(db, study)
         open_ = [row.number for row in rows if row.state == "RUNNING"]

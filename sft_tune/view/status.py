@@ -13,7 +13,7 @@ from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.store.runners import Runner
 from sft_tune.view import parts, words
 from sft_tune.view.progress import Goal, Past, StudyProgress
-from sft_tune.view.tables import FINISHED, state_of_study
+from sft_tune.view.tables import FINISHED, state_of_study, state_of_trial
 
 if TYPE_CHECKING:
     from sft_tune.spec.space import Value
@@ -29,8 +29,8 @@ _WHY = {
 }
 
 
-def goal_of(row: StudyRow, storage: str, default: Mapping[str, Value]) -> Goal:
-    """Return what the study ``row`` is after; ``storage`` fit to be shown."""
+def goal_of(row: StudyRow, storage: str, default: Mapping[str, Value], now: float) -> Goal:
+    """Return what the study ``row`` is after at ``now``; ``storage`` fit to be shown."""
     return Goal(
         study=row.name,
         metric=row.metric or "value",
@@ -40,7 +40,7 @@ def goal_of(row: StudyRow, storage: str, default: Mapping[str, Value]) -> Goal:
         trials=row.max_trials,
         hours=row.max_hours,
         target=row.target,
-        seconds_before=row.active_seconds or 0.0,
+        seconds_before=row.active_at(now) or 0.0,
     )
 
 
@@ -142,10 +142,12 @@ def draw_status(
     ]
     if lines := _runners(rows, runners, now):
         shown.append(parts.labelled("runners", lines))
-    if speed := _speed(study, progress, rows, tallies):
+    if speed := _speed(progress, progress.elapsed(now), rows, tallies):
         shown.append(parts.labelled("speed", Text(speed)))
     if progress.counts:
         shown.append(parts.labelled("ended", words.reasons(progress.counts)))
+    if left := [row for row in rows if state_of_trial(row, now) == "interrupted"]:
+        shown.append(parts.labelled("waiting", _interrupted(left)))
     if progress.best is not None:
         shown += ["", parts.labelled("best", parts.best_lines(progress, progress.best))]
     for trial in progress.running.values():
@@ -192,13 +194,12 @@ def _runners(rows: Sequence[TrialRow], runners: Sequence[Runner], now: float) ->
 
 
 def _speed(
-    study: StudyRow,
     progress: StudyProgress,
+    active: float,
     rows: Sequence[TrialRow],
     tallies: Sequence[Tally] | None,
 ) -> str | None:
-    """Return how fast the study goes, by the trials that have ended; None before one has."""
-    active = study.active_seconds or 0.0
+    """Return how fast the study went in ``active`` seconds, by its ended trials; None: none has."""
     if tallies is None:
         ended = [row for row in rows if row.state in FINISHED and row.samples_per_second]
         seconds = sum(row.seconds or 0.0 for row in ended)
@@ -220,6 +221,12 @@ def owner_in_words(owner: str | None) -> str:
         return "an unknown machine"
     parts_ = owner.rsplit(":", 2)
     return f"{parts_[0]} (process {parts_[1]})" if len(parts_) == 3 else owner
+
+
+def _interrupted(rows: Sequence[TrialRow]) -> Text:
+    """Return which trials a runner has left, or was killed with, in a line."""
+    names = ", ".join(f"trial {row.number} at {row.last_progress or 0} %" for row in rows)
+    return Text(f"{names}: interrupted, the next runner goes on", "yellow")
 
 
 def _failures(rows: Sequence[TrialRow]) -> Text:

@@ -100,7 +100,7 @@ def studies_table(rows: Sequence[StudyRow], now: float) -> RenderableType:
             trials,
             row.metric or words.NOTHING,
             words.score(row.best),
-            words.duration(row.active_seconds),
+            words.duration(row.active_at(now)),
             words.moment(row.created),
         )
     return table
