@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sft_tune.store.database import Database
     from sft_tune.store.rows import TrialRow
     from sft_tune.view.comparison import Comparison
+    from sft_tune.view.lines import PlainLines
     from sft_tune.view.progress import Goal, Watcher
 
 
@@ -121,20 +122,34 @@ def watching(spec: StudySpec, db: Database, *, plain: bool = False) -> Iterator[
 
     from sft_tune.view.lines import PlainLines
     from sft_tune.view.live import LiveScreen
-    from sft_tune.view.status import replay
+    from sft_tune.view.status import others_of, replay
 
     goal, rows = _standing(spec, db)
+    others = others_of(db, spec.name, rows)
     console = Console(highlight=False, markup=False, emoji=False)
     if plain or not console.is_terminal or console.is_dumb_terminal:
-        lines = PlainLines(goal, sys.stdout)
+        lines = PlainLines(goal, sys.stdout, others=others)
         replay(lines.progress, rows)
         lines.header()
         yield lines
         return
-    screen = LiveScreen(goal, console)
+    screen = LiveScreen(goal, console, others=others)
     replay(screen.progress, rows)
     with screen:
         yield screen
+
+
+def worker_lines(study: str, db: Database) -> PlainLines:
+    """Return what writes of ``study`` as one of those that a worker serves: not of every rung."""
+    from sft_tune.store.records import find_study
+    from sft_tune.view.lines import PlainLines
+    from sft_tune.view.status import others_of, replay
+
+    goal, rows = _standing(find_study(db, study).spec, db)
+    others = others_of(db, study, rows)
+    lines = PlainLines(goal, sys.stdout, others=others, prefix=f"{study}: ", rungs=False)
+    replay(lines.progress, rows)
+    return lines
 
 
 def _standing(spec: StudySpec, db: Database) -> tuple[Goal, list[TrialRow]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -189,7 +189,8 @@ class StudyProgress:
     def time_left(self, now: float) -> float | None:
         """Return the seconds that are left by what trials have cost so far; None: unknown.
 
-        A trial to come costs the mean of those that ended, pruned and repeated ones included.
+        A trial to come costs the mean of those that ended, pruned and repeated ones included, and
+        as many run at once as did on average.
         One that runs goes on at its own pace, to where those ended on average that came further
         than it is now. A budget of hours ends sooner, if it does; once the target is reached, no
         trial is to come.
@@ -197,7 +198,7 @@ class StudyProgress:
         limits = []
         by_trials = self._trials_left(now)
         if by_trials is not None:
-            limits.append(by_trials)
+            limits.append(by_trials / self._at_once(now))
         if self.goal.hours:
             limits.append(max(0.0, self.goal.hours * 3600 - self.elapsed(now)))
         return min(limits) if limits else None
@@ -211,6 +212,11 @@ class StudyProgress:
         each = self._seconds / self.done
         return waiting * each + sum(self._rest(trial, now) for trial in self.running.values())
 
+    def _at_once(self, now: float) -> float:
+        """Return how many seconds on the device a second of the study gives, on all its slots."""
+        elapsed = self.elapsed(now)
+        return max(1.0, self._seconds / elapsed) if elapsed > 0 else 1.0
+
     def _rest(self, trial: Running, now: float) -> float:
         spent = now - trial.since
         if not trial.progress:
@@ -222,6 +228,16 @@ class StudyProgress:
     def last_ended(self, count: int) -> list[Past]:
         """Return the last ``count`` trials that ended, the newest first."""
         return list(itertools.islice(reversed(self.recent), count))
+
+
+Others = Callable[[int], Sequence[Past]]
+"""Gives the trials that other runners have ended since it was last asked; told that one ended here.
+"""
+
+
+def nobody(number: int) -> Sequence[Past]:
+    """Return that nobody else has ended a trial."""
+    return ()
 
 
 class Watcher(Protocol):

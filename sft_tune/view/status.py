@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from sft_tune.store.newcomers import Newcomers
+from sft_tune.store.retry import retrying
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.store.runners import Runner
 from sft_tune.view import parts, words
-from sft_tune.view.progress import Goal, Past, StudyProgress
+from sft_tune.view.progress import Goal, Others, Past, StudyProgress
 from sft_tune.view.tables import FINISHED, state_of_study, state_of_trial
 
 if TYPE_CHECKING:
     from sft_tune.spec.space import Value
+    from sft_tune.store.database import Database
     from sft_tune.store.standing import Tally
 
 MOST_FAILURES = 3
@@ -71,6 +74,17 @@ def replay(progress: StudyProgress, rows: Sequence[TrialRow]) -> None:
     ended = [row for row in rows if row.state in FINISHED]
     for row in sorted(ended, key=lambda r: (r.ended is None, r.ended, r.number)):
         progress.end(past_of(row))
+
+
+def others_of(db: Database, study: str, rows: Sequence[TrialRow]) -> Others:
+    """Return what gives a watcher, which knows of ``rows``, the trials that others have ended."""
+    ended = Newcomers(db, study, [row.number for row in rows if row.state in FINISHED])
+
+    def others(number: int) -> list[Past]:
+        ended.note(number)
+        return [past_of(row) for row in retrying(ended.look)]
+
+    return others
 
 
 def progress_of(

@@ -133,8 +133,11 @@ def test_sigterm_hands_a_trial_back_and_another_worker_goes_on_with_it(
     (row,) = rows("long")
     assert (row.phase, row.lease_owner) == ("interrupted", None)
     second = worker("--idle-minutes", "0")
-    second.until("trial 0 started in slot 0$")
-    second.until("trial 0 completed")
+    second.until(r"long: trial 0 started: learning_rate=[\d.]+$")
+    told = second.until("trial 0 completed")
+    how = r"long: trial 0 completed with accuracy 0\.\d{4} in [\dms. ]+, the best so far"
+    assert re.search(how, told)
+    assert told.endswith("(1 of 1)\n")
     second.until("nothing to do any more")
     assert rows("long")[0].attempts == 1
 

@@ -23,6 +23,7 @@ from sft_tune.store.claims import LeaseLostError
 from sft_tune.store.database import Database
 from sft_tune.store.optuna_storage import open_optuna_storage
 from sft_tune.store.records import StudyRecord, find_study
+from sft_tune.view.status import others_of
 
 Open = Callable[..., "Runner"]
 
@@ -348,6 +349,41 @@ def test_a_pause_is_no_time_of_the_study(runner: Open, clock: Clock) -> None:
     clock.now += 2.0
     study.run(study.place(), 0.5)
     assert active(study) == pytest.approx(12.0)
+
+
+def test_what_leads_is_the_studys_best_and_its_target_ends_every_runner(
+    runner: Open, clock: Clock, study_file: Callable[..., Path]
+) -> None:
+    budget = {"trials": 8, "target": 0.9}
+    first = runner(budget=budget)
+    second = Elsewhere(first.db, study_file(budget=budget), clock)
+    leads = []
+    for who, value in ((first, 0.7), (second, 0.5), (second, 0.8), (first, 0.75), (first, 0.85)):
+        begun = who.ledger.begin(who.place(), "CPU")
+        leads.append(who.ledger.end(begun, outcome(value)).leads)
+    assert leads == [True, False, True, False, True]
+    assert second.ledger.exhausted() is None
+    first.run(first.place(), 0.95)
+    assert second.ledger.exhausted() == "target"
+    assert second.ledger.next_placement() is None
+
+
+def test_a_watcher_hears_of_the_trials_of_other_runners(
+    runner: Open, clock: Clock, study_file: Callable[..., Path]
+) -> None:
+    changes: dict[str, Any] = {"budget": {"trials": 8}}
+    first = runner(**changes)
+    second = Elsewhere(first.db, study_file(**changes), clock)
+    first.run(first.place(), 0.5)
+    held = second.place()
+    others = others_of(first.db, "tiny", reads.trial_rows(first.db, "tiny"))
+    begun = first.place()
+    first.run(begun, 0.6)
+    assert others(begun.number) == []
+    second.run(held, 0.7)
+    second.run(second.place(), 0.8)
+    assert [(past.number, past.value) for past in others(begun.number)] == [(1, 0.7), (3, 0.8)]
+    assert others(begun.number) == []
 
 
 def statements_of_a_trial(study: Runner, value: float) -> int:

@@ -90,6 +90,15 @@ def test_a_trial_to_come_costs_the_mean_of_those_that_ended() -> None:
     assert progress.time_left(36.0) == pytest.approx(7 * 12.0)
 
 
+def test_trials_to_come_run_side_by_side_as_those_that_ended_did() -> None:
+    progress = StudyProgress(goal(trials=10), 0.0)
+    for number in range(4):
+        progress.end(past(number, seconds=10.0))
+    assert progress.time_left(40.0) == pytest.approx(60.0)
+    assert progress.time_left(20.0) == pytest.approx(30.0)  # two at once
+    assert progress.time_left(400.0) == pytest.approx(60.0)  # it waited, and does not now
+
+
 def test_a_running_trial_goes_on_at_its_own_pace_to_where_others_ended() -> None:
     progress = StudyProgress(goal(trials=4), 0.0)
     progress.end(past(0, seconds=10.0, progress=100))
