@@ -19,7 +19,7 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
     from sft_tune.run.owner import is_dead
     from sft_tune.store.reads import evaluation_rows, study_row, trial_rows
     from sft_tune.store.runners import live_runners
-    from sft_tune.store.standing import standing
+    from sft_tune.store.standing import failed_in_a_row, standing
     from sft_tune.store.urls import redact
     from sft_tune.view.parts import WIDEST
     from sft_tune.view.status import draw_status, goal_of, progress_of, status_json
@@ -37,6 +37,8 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
         goal = goal_of(found, redact(db.url), default_point(db, found) or {}, now)
         progress = progress_of(goal, rows, rungs, now, tallies)
         wanted = found.managed and not as_json and EARLIEST <= progress.done <= LATEST
+        stopped = not found.is_running(now) and (found.ended, found.wanted) == (None, None)
+        failed = failed_in_a_row(db, study) if stopped else None
         advice = advice_of(db, study) if wanted else []
     if as_json:
         from sft_tune.view.records import study_json
@@ -48,7 +50,8 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
         return
     out = console()
     width = min(out.width, WIDEST)
-    out.print(draw_status(found, progress, rows, runners, now, width, tallies), width=width)
+    drawn = draw_status(found, progress, rows, runners, now, width, tallies, failed)
+    out.print(drawn, width=width)
     if advice:
         from sft_tune.view.advice import draw_advice
 

@@ -76,6 +76,7 @@ def _row(
         optuna_study_id=place.optuna_id,
         last_active=place.get("last_active"),
         leases=tuple(leases),
+        source=place.get("source_path"),
     )
 
 

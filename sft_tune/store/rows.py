@@ -48,6 +48,7 @@ class StudyRow(NamedTuple):
         optuna_study_id: Optuna's study; None when its side is gone.
         last_active: when `active_seconds` was last counted up to, in seconds since 1970.
         leases: owner of each of its leases, and when the last of that owner expires.
+        source: path of its file; a name in ``<>`` for one that a program described.
     """
 
     name: str
@@ -72,11 +73,17 @@ class StudyRow(NamedTuple):
     optuna_study_id: int | None
     last_active: float | None = None
     leases: tuple[tuple[str, float], ...] = ()
+    source: str | None = None
 
     @property
     def trials(self) -> int:
         """How many trials there are, in whatever state."""
         return sum(self.states.values())
+
+    @property
+    def has_file(self) -> bool:
+        """Whether a study file describes it, and not a program's mapping or function."""
+        return self.source is None or not self.source.endswith(">")
 
     def is_running(self, now: float) -> bool:
         """Tell whether someone holds a lease on one of its trials at ``now``."""

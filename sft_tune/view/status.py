@@ -136,6 +136,7 @@ def draw_status(
     now: float,
     width: int,
     tallies: Sequence[Tally] | None = None,
+    failed: int | None = None,
 ) -> RenderableType:
     """Return the state of ``study`` at ``now``, ``width`` columns wide.
 
@@ -147,11 +148,12 @@ def draw_status(
         now: seconds since 1970.
         width: columns.
         tallies: its ended trials, counted; None: they are in ``rows``.
+        failed: so many of the last trials failed that it was given up; None: it was not.
     """
     shown: list[RenderableType] = [
         parts.head(progress, now),
         "",
-        parts.labelled("state", _state(study, rows, now)),
+        parts.labelled("state", _state(study, rows, now, failed)),
         parts.budget(progress, now, width),
     ]
     if lines := _runners(rows, runners, now):
@@ -172,7 +174,7 @@ def draw_status(
     return Group(*shown)
 
 
-def _state(study: StudyRow, rows: Sequence[TrialRow], now: float) -> Text:
+def _state(study: StudyRow, rows: Sequence[TrialRow], now: float, failed: int | None) -> Text:
     state = state_of_study(study, now)
     if state == "paused":
         return Text(f"paused; `sft-tune resume {study.name}` lets it go on", "yellow")
@@ -182,8 +184,18 @@ def _state(study: StudyRow, rows: Sequence[TrialRow], now: float) -> Text:
     if study.ended:
         return Text(f"finished: {_WHY.get(study.ended, study.ended)}")
     if study.managed and study.wanted is None and not rows:
-        return Text("registered; waiting for `sft-tune worker`, or `sft-tune start` with its file")
-    return Text(f"{state}; `sft-tune start` with its file goes on" if study.managed else state)
+        return Text(f"registered; waiting for `sft-tune worker`, or {_start(study)}")
+    if not study.managed:
+        return Text(state)
+    if failed is not None:
+        why = f": {words.plural(failed, 'trial')} in a row failed (budget.failures)"
+        return Text(f"{state}{why}; once that is mended, {_start(study)} goes on")
+    return Text(f"{state}; {_start(study)} goes on")
+
+
+def _start(study: StudyRow) -> str:
+    """Return what runs ``study``, in words."""
+    return "`sft-tune start` with its file" if study.has_file else "the program that called `tune`"
 
 
 def _runners(rows: Sequence[TrialRow], runners: Sequence[Runner], now: float) -> Text | None:

@@ -23,6 +23,7 @@ from sft_tune.store.claims import LeaseLostError
 from sft_tune.store.database import Database
 from sft_tune.store.optuna_storage import open_optuna_storage
 from sft_tune.store.records import StudyRecord, find_study
+from sft_tune.store.standing import failed_in_a_row
 from sft_tune.view.status import others_of
 
 Open = Callable[..., "Runner"]
@@ -366,6 +367,16 @@ def test_what_leads_is_the_studys_best_and_its_target_ends_every_runner(
     first.run(first.place(), 0.95)
     assert second.ledger.exhausted() == "target"
     assert second.ledger.next_placement() is None
+
+
+def test_so_many_failures_in_a_row_as_end_a_study_are_seen_in_its_rows(runner: Open) -> None:
+    study = runner(budget={"trials": 8, "failures": 2})
+    seen = []
+    for reason in ("crashed", "completed", "crashed", "stalled", "diverged"):
+        begun = study.ledger.begin(study.place(), "CPU")
+        study.ledger.end(begun, outcome(0.5, reason))
+        seen.append(failed_in_a_row(study.db, "tiny"))
+    assert seen == [None, None, None, 2, None]
 
 
 def test_a_watcher_hears_of_the_trials_of_other_runners(

@@ -101,6 +101,26 @@ def test_a_study_that_nobody_runs_says_why(
     assert text in draw_text(draw_status(study, progress, rows, [], NOW, 80))
 
 
+def test_a_study_that_was_given_up_says_so_and_one_without_a_file_names_none(
+    draw_text: Draw,
+) -> None:
+    study = study_row(source="/home/me/<mapping>")
+    progress = progress_of(goal_of(study, "x", DEFAULT, NOW), ROWS[:4], {}, NOW)
+
+    def state(failed: int | None) -> str:
+        told = draw_text(
+            draw_status(study, progress, ROWS[:4], [], NOW, 200, None, failed), 200
+        ).splitlines()
+        return told[3].removeprefix("state    ")
+
+    assert state(None) == "stopped; the program that called `tune` goes on"
+    assert state(5) == (
+        "stopped: 5 trials in a row failed (budget.failures); once that is mended, the program "
+        "that called `tune` goes on"
+    )
+    assert study_row(source="/home/me/s.yaml").has_file
+
+
 def test_a_program_reads_the_same_as_a_person() -> None:
     study = study_row()
     progress = progress_of(goal_of(study, "x", DEFAULT, NOW), ROWS, RUNGS, NOW)
