@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sft_tune.store.database import Database
     from sft_tune.store.rows import TrialRow
     from sft_tune.view.comparison import Comparison
+    from sft_tune.view.lines import PlainLines
     from sft_tune.view.progress import Goal, Watcher
 
 
@@ -120,20 +122,34 @@ def watching(spec: StudySpec, db: Database, *, plain: bool = False) -> Iterator[
 
     from sft_tune.view.lines import PlainLines
     from sft_tune.view.live import LiveScreen
-    from sft_tune.view.status import replay
+    from sft_tune.view.status import others_of, replay
 
     goal, rows = _standing(spec, db)
+    others = others_of(db, spec.name, rows)
     console = Console(highlight=False, markup=False, emoji=False)
     if plain or not console.is_terminal or console.is_dumb_terminal:
-        lines = PlainLines(goal, sys.stdout)
+        lines = PlainLines(goal, sys.stdout, others=others)
         replay(lines.progress, rows)
         lines.header()
         yield lines
         return
-    screen = LiveScreen(goal, console)
+    screen = LiveScreen(goal, console, others=others)
     replay(screen.progress, rows)
     with screen:
         yield screen
+
+
+def worker_lines(study: str, db: Database) -> PlainLines:
+    """Return what writes of ``study`` as one of those that a worker serves: not of every rung."""
+    from sft_tune.store.records import find_study
+    from sft_tune.view.lines import PlainLines
+    from sft_tune.view.status import others_of, replay
+
+    goal, rows = _standing(find_study(db, study).spec, db)
+    others = others_of(db, study, rows)
+    lines = PlainLines(goal, sys.stdout, others=others, prefix=f"{study}: ", rungs=False)
+    replay(lines.progress, rows)
+    return lines
 
 
 def _standing(spec: StudySpec, db: Database) -> tuple[Goal, list[TrialRow]]:
@@ -146,7 +162,7 @@ def _standing(spec: StudySpec, db: Database) -> tuple[Goal, list[TrialRow]]:
     try:
         rows = trial_rows(db, spec.name)
         known = study_row(db, spec.name)
-        before, extra = known.active_seconds or 0.0, known.extra_trials
+        before, extra = known.active_at(time.time()) or 0.0, known.extra_trials
     except StudyNotFoundError:
         rows, before, extra = [], 0.0, 0
     limit = make_plan(spec).limit(spec.budget)
@@ -246,8 +262,6 @@ def compare_studies(studies: Sequence[str], storage: str | None) -> Comparison:
         UserError: fewer than two, one twice, or not of one objective.
         StudyNotFoundError: there is no such study.
     """
-    import time
-
     from sft_tune.store.urls import redact
     from sft_tune.view.comparison import compared
     from sft_tune.view.judgement import standings_of

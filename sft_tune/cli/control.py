@@ -65,11 +65,18 @@ def resume(study: StudyName, storage: Storage = None) -> None:
 
 def _want(study: str, storage: str | None, wanted: str | None, alive: str, else_: str) -> None:
     from sft_tune.store import control
-    from sft_tune.store.reads import study_row, trial_rows
+    from sft_tune.store.reads import study_row
     from sft_tune.store.records import find_study
 
     with open_database(storage, create=True) as db:
         record = find_study(db, study)
-        row, _ = living(study_row(db, study), trial_rows(db, study))
-        control.want(db, record.id, wanted)
-    print(f"study {study} {alive if row.is_running(time.time()) else else_}")
+        row = living(study_row(db, study))
+        running = row.is_running(time.time())
+        over = row.ended is not None and not running
+        # What is asked for later, `enqueue` say, would wait for a `resume` that nobody thinks of.
+        if wanted is None or not over:
+            control.want(db, record.id, wanted)
+    if over:
+        print(f"study {study} is finished; nothing of it runs or waits")
+    else:
+        print(f"study {study} {alive if running else else_}")

@@ -28,13 +28,13 @@ def delete(
 
     Example: sft-tune delete my-study
     """
-    from sft_tune.store.reads import study_row, trial_rows
+    from sft_tune.store.reads import study_row
     from sft_tune.store.studies import delete_study
     from sft_tune.store.urls import redact
     from sft_tune.view import words
 
     with open_database(storage) as db:
-        row, _ = living(study_row(db, study), trial_rows(db, study))
+        row = living(study_row(db, study))
         if row.is_running(time.time()):
             raise UserError(
                 f"study {study!r} is running; stop it first (`sft-tune status {study}` says where)"

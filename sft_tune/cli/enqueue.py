@@ -93,9 +93,12 @@ def _values(settings: list[str]) -> dict[str, Any]:
 
 
 def _say_who(db: Database, record: StudyRecord) -> None:
+    from sft_tune.store.reads import study_row
     from sft_tune.store.runners import live_runners
 
-    if not live_runners(db, time.time()):
+    if wanted := study_row(db, record.name).wanted:
+        print(f"study {record.name} is {wanted}: this waits for `sft-tune resume {record.name}`")
+    elif not live_runners(db, time.time()):
         print(
             f"nobody serves this database now: `sft-tune start` with its file, or `sft-tune "
             f"worker --study {record.name}`, takes it up"

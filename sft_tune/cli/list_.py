@@ -14,11 +14,12 @@ def list_(storage: Storage = None, as_json: AsJson = False) -> None:
 
     Example: sft-tune list --storage results.db
     """
+    from sft_tune.cli.lookup import living
     from sft_tune.store.reads import list_studies
     from sft_tune.store.urls import redact
 
     with open_database(storage) as db:
-        rows = list_studies(db)
+        rows = [living(row) for row in list_studies(db)]
         where = redact(db.url)
     if as_json:
         from sft_tune.view.records import study_json

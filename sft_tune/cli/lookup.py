@@ -49,21 +49,25 @@ def best_trial(db: Database, study: str) -> TrialRow:
     return row
 
 
-def living(study: StudyRow, rows: Sequence[TrialRow]) -> tuple[StudyRow, list[TrialRow]]:
-    """Return the study and its trials without the leases of processes that are known to be dead.
+def living(study: StudyRow) -> StudyRow:
+    """Return the study without the leases of processes that are known to be dead.
 
     A lease lives on for a minute; of a runner of this machine it is known sooner.
     """
     from sft_tune.run.owner import is_dead
 
-    owners = {row.lease_owner for row in rows if row.lease_owner}
-    dead = {owner for owner in owners if is_dead(owner)}
-    checked = [
-        row._replace(lease_owner=None, lease_expires=None) if row.lease_owner in dead else row
+    leases = tuple((owner, until) for owner, until in study.leases if not is_dead(owner))
+    last = max((until for _, until in leases), default=None)
+    return study._replace(leases=leases, lease_until=last)
+
+
+def living_trials(study: StudyRow, rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """Return ``rows``, trials of the `living` study, without leases that it does not have."""
+    owners = {owner for owner, _ in study.leases}
+    return [
+        row if row.lease_owner in owners else row._replace(lease_owner=None, lease_expires=None)
         for row in rows
     ]
-    leases = [row.lease_expires for row in checked if row.lease_expires is not None]
-    return study._replace(lease_until=max(leases, default=None)), checked
 
 
 def default_point(db: Database, study: StudyRow) -> dict[str, Value] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from sft_tune.cli.lookup import default_point, living, one_trial
+from sft_tune.cli.lookup import default_point, living, living_trials, one_trial
 from sft_tune.cli.options import AsJson, Number, Storage, StudyName
 from sft_tune.cli.output import console, print_json
 from sft_tune.session import open_database
@@ -21,7 +21,8 @@ def show(
     from sft_tune.store.reads import evaluation_rows, study_row
 
     with open_database(storage) as db:
-        found, (row,) = living(study_row(db, study), [one_trial(db, study, number)])
+        found = living(study_row(db, study))
+        (row,) = living_trials(found, [one_trial(db, study, number)])
         rungs = evaluation_rows(db, study, number)
         default = default_point(db, found)
         runs = [run for run in finalist_rows(db, study) if run.number == number and run.error]

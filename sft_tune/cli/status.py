@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from sft_tune.cli.advise import BRIEFLY, EARLIEST, LATEST, advice_of
-from sft_tune.cli.lookup import default_point, living, standings_of
+from sft_tune.cli.lookup import default_point, living, living_trials, standings_of
 from sft_tune.cli.options import AsJson, Storage, StudyName
 from sft_tune.cli.output import console, print_json
 from sft_tune.session import open_database
@@ -19,24 +19,26 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
     from sft_tune.run.owner import is_dead
     from sft_tune.store.reads import evaluation_rows, study_row, trial_rows
     from sft_tune.store.runners import live_runners
-    from sft_tune.store.standing import standing
+    from sft_tune.store.standing import failed_in_a_row, standing
     from sft_tune.store.urls import redact
     from sft_tune.view.parts import WIDEST
     from sft_tune.view.status import draw_status, goal_of, progress_of, status_json
 
     now = time.time()
     with open_database(storage) as db:
-        row, counted = study_row(db, study), standing(db, study)
-        if counted is not None and counted.total != row.trials:
+        found, counted = living(study_row(db, study)), standing(db, study)
+        if counted is not None and counted.total != found.trials:
             counted = None  # Optuna has trials that are not ours.
         tallies = None if counted is None else counted.tallies
-        found, rows = living(row, trial_rows(db, study) if counted is None else counted.rows)
+        rows = living_trials(found, trial_rows(db, study) if counted is None else counted.rows)
         alive = [row.number for row in rows if row.state == "RUNNING" and row.is_alive(now)]
         rungs = {number: evaluation_rows(db, study, number) for number in alive}
         runners = [r for r in live_runners(db, now) if not is_dead(r.owner)]
-        goal = goal_of(found, redact(db.url), default_point(db, found) or {})
+        goal = goal_of(found, redact(db.url), default_point(db, found) or {}, now)
         progress = progress_of(goal, rows, rungs, now, tallies)
         wanted = found.managed and not as_json and EARLIEST <= progress.done <= LATEST
+        stopped = not found.is_running(now) and (found.ended, found.wanted) == (None, None)
+        failed = failed_in_a_row(db, study) if stopped else None
         advice = advice_of(db, study) if wanted else []
         confirmed = standings_of(db, study) if wanted else None
     if as_json:
@@ -54,7 +56,8 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
         from sft_tune.view.finalists_words import fresh_in_words
 
         told = fresh_in_words(confirmed)
-    out.print(draw_status(found, progress, rows, runners, now, width, tallies, told), width=width)
+    drawn = draw_status(found, progress, rows, runners, now, width, tallies, failed, told)
+    out.print(drawn, width=width)
     if advice:
         from sft_tune.view.advice import draw_advice
 

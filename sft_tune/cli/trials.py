@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sft_tune.cli.lookup import living
+from sft_tune.cli.lookup import living, living_trials
 from sft_tune.cli.options import AsJson, Storage, StudyName
 from sft_tune.cli.output import check_folder_of, console, json_text
 from sft_tune.errors import UserError
@@ -60,27 +60,31 @@ def trials(
 
     Example: sft-tune trials my-study --sort value --format csv > trials.csv
     """
-    from sft_tune.store.reads import best_row, study_row, trial_rows
+    from sft_tune.store.reads import best_row, evaluation_rows, study_row, trial_rows
 
     kind = "json" if as_json else format_ or _kind_of(output)
     _check_output(kind, output)
     with open_database(storage) as db:
-        found, rows = living(study_row(db, study), trial_rows(db, study))
+        found = living(study_row(db, study))
+        rows = living_trials(found, trial_rows(db, study))
         rows = ordered(rows, sort, found.direction == "maximize")
         best = best_row(db, study)
+        open_ = [row.number for row in rows if row.state == "RUNNING"]
+        rungs = [r for n in open_ for r in evaluation_rows(db, study, n)] if kind == "table" else []
     if kind != "table":
         _write(_encoded(rows, kind), output)
     elif rows:
-        from sft_tune.view.tables import trials_table
+        from sft_tune.view.tables import best_so_far, trials_table
 
-        out = console()
+        out, metric = console(), found.metric or "value"
         out.print(
             trials_table(
                 rows,
                 out,
-                metric=found.metric or "value",
+                metric=metric,
                 now=time.time(),
                 best=None if best is None else best.number,
+                so_far=best_so_far(rungs, metric, maximize=found.direction == "maximize"),
             )
         )
     else:

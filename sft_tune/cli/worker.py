@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +13,15 @@ import typer
 from sft_tune.cli.options import Storage
 from sft_tune.cli.stopping import EXIT_CODE, Stopping, say_at_once
 from sft_tune.errors import UserError
-from sft_tune.session import open_database, quiet_optuna
+from sft_tune.session import forward_to, open_database, quiet_optuna, worker_lines
 
 if TYPE_CHECKING:
     from sft_tune.run.dispatcher import Dispatcher
     from sft_tune.run.events import Event
+    from sft_tune.run.serve import NotifyStudy
     from sft_tune.spec.resources import ResourcesSpec
+    from sft_tune.store.database import Database
+    from sft_tune.view.lines import PlainLines
 
 
 def worker(
@@ -73,7 +77,7 @@ def worker(
             LocalEngine(Path(cache_folder()) / "workers"),
             slots,
             queue.SimpleQueue(),
-            _print_event,
+            _printing(db),
             only=study,
             idle_seconds=None if idle_minutes is None else 60 * idle_minutes,
             on_dispatcher=attach,
@@ -101,21 +105,20 @@ def _say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
-def _print_event(study: str, event: Event) -> None:
-    """Print what a person wants in a worker's log: starts, ends, notices, not every rung."""
-    from sft_tune.run.events import Notice, TrialEnded, TrialStarted
-    from sft_tune.view import words
+def _printing(db: Database) -> NotifyStudy:
+    """Return what prints what a person wants in a worker's log, in the words of `start`."""
+    from sft_tune.run.events import Notice, TrialStarted
 
-    match event:
-        case TrialStarted():
-            again = f", attempt {event.attempt}" if event.attempt > 1 else ""
-            _say(f"{study}: trial {event.number} started in slot {event.slot}{again}")
-        case TrialEnded():
-            value = "" if event.value is None else f" with {event.value:.4f}"
-            lead = ", the best so far" if event.leads else ""
-            reason = words.REASONS.get(event.reason, event.reason)
-            _say(f"{study}: trial {event.number} {reason}{value}{lead}")
-        case Notice():
+    watchers: dict[str, PlainLines] = {}
+
+    def notify(study: str, event: Event) -> None:
+        if isinstance(event, Notice):  # also of studies that cannot be read
             _say(f"{study}: {event.text}")
-        case _:
-            pass
+            return
+        known = watchers.get(study)
+        extended = known is not None and known.progress.done >= (known.progress.goal.trials or inf)
+        if known is None or (extended and isinstance(event, TrialStarted)):
+            watchers[study] = worker_lines(study, db)
+        forward_to(watchers[study])(event)
+
+    return notify

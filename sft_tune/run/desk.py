@@ -87,8 +87,10 @@ class Desk:
         self.wishes = ledger.wishes()
 
     def refresh(self) -> Wishes:
-        """Read again what is wanted of the study."""
-        self.wishes = self.ledger.wishes()
+        """Read again what is wanted of the study; after a pause, take it up anew."""
+        before, self.wishes = self.wishes, self.ledger.wishes()
+        if before.wanted is not None and self.wishes.wanted is None:
+            self.ledger.recover()
         return self.wishes
 
     def wants_end(self, placement: Placement) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from sft_tune.run.events import TrialEnded
 from sft_tune.run.faults import FaultFinder
+from sft_tune.run.leader import Leader
 from sft_tune.run.owner import LEASE_SECONDS, announce, is_dead, owner_name
 from sft_tune.run.placement import Placement, placed
 from sft_tune.run.retention import trial_place
@@ -25,7 +26,7 @@ from sft_tune.spec.config import assemble
 from sft_tune.spec.faults import to_flags
 from sft_tune.spec.plan import Plan
 from sft_tune.spec.study import StudySpec
-from sft_tune.store import claims, control, reads, runners, studies
+from sft_tune.store import claims, control, runners, studies
 from sft_tune.store.attributes import trial_attributes
 from sft_tune.store.claims import Claim, EndedTrial, LeaseLostError
 from sft_tune.store.control import Wishes
@@ -67,21 +68,22 @@ class Ledger:
         self._owner = owner_name()
         self._limit = plan.limit(spec.budget)
         self._asked_for = len(plan.enqueued)
-        self._maximize = maximize = spec.direction == "maximize"
+        maximize = spec.direction == "maximize"
         keep = spec.resources.keep_checkpoints
         self._files = TrialFiles(db, record, artifacts, keep, maximize=maximize)
         self._faults = FaultFinder(db, spec)
-        best = reads.best_row(db, spec.name)
-        self._best = None if best is None else best.value
+        self._leader = Leader(db, spec.name, maximize=maximize)
         self._points: dict[int, Point] = {}
         """Optuna's side of the trials that this runner has claimed, by the id of their claim."""
 
     def recover(self) -> None:
         """Take up the study: tell Optuna the ends that an earlier runner did not live to tell.
 
-        The time since the study was last run counts for nothing: nobody ran it.
+        The time since the study was last run counts for nothing, unless others run it now.
         """
-        self._count_time(at_most=0.0)
+        owners = claims.live_owners(self._db, self._study.id, self._clock())
+        shared = any(not is_dead(owner) for owner in owners)
+        self._count_time(at_most=LEASE_SECONDS if shared else 0.0)
         for ended in claims.untold(self._db, self._study.id):
             self._tell(ended)
         self._files.sweep()
@@ -107,10 +109,8 @@ class Ledger:
     def exhausted(self) -> str | None:
         """Return why no new trial may start, in a word; None when the count of trials decides."""
         budget = self._spec.budget
-        if budget.target is not None and self._best is not None:
-            reached = self._best >= budget.target if self._maximize else self._best <= budget.target
-            if reached:
-                return "target"
+        if budget.target is not None and self._leader.reached(budget.target):
+            return "target"
         if budget.hours is not None and self._count_time() >= budget.hours * 3600:
             return "hours"
         return None
@@ -202,7 +202,8 @@ class Ledger:
         self._tell(ended)
         # Only now: until the end is on record, it is what the trial goes on from.
         self._files.clear_resume(placement)
-        leads = ended.state == "COMPLETE" and duplicate_of is None and self._leads(ended.value)
+        may_lead = ended.state == "COMPLETE" and duplicate_of is None
+        leads = self._leader.takes(placement.number, ended.value if may_lead else None)
         if duplicate_of is None:
             self._files.drop_surplus()
         return TrialEnded(
@@ -251,7 +252,8 @@ class Ledger:
 
     def close(self, why: str | None) -> None:
         """Note why the search ended; None: it was stopped and may be resumed."""
-        self._count_time()
+        if why is None:
+            self._count_time()  # Else the last trial's end has: nothing ran since.
         runners.leave(self._db, self._owner)
         studies.set_ended(self._db, self._study.id, why)
         self._files.wait()
@@ -285,13 +287,3 @@ class Ledger:
     def _count_time(self, at_most: float = LEASE_SECONDS) -> float:
         """Count the time since anyone last did; return the study's total in seconds."""
         return claims.add_active_time(self._db, self._study.id, self._clock(), at_most=at_most)
-
-    def _leads(self, value: float | None) -> bool:
-        if value is None:
-            return False
-        if self._best is not None:
-            better = value > self._best if self._maximize else value < self._best
-            if not better:
-                return False
-        self._best = value
-        return True

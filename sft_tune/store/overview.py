@@ -41,7 +41,7 @@ def study_rows(connection: Connection, places: list[Place]) -> list[StudyRow]:
                 states["RUNNING"] -= count
         values = our_values[ours] + their_values[theirs]
         created = place.get("created_at") or begun.get(theirs)
-        rows.append(_row(place, states, values, created, leases.get(ours)))
+        rows.append(_row(place, states, values, created, leases[ours]))
     return rows
 
 
@@ -50,7 +50,7 @@ def _row(
     states: dict[str, int],
     values: list[float],
     created: datetime | None,
-    lease_until: float | None,
+    leases: list[tuple[str, float]],
 ) -> StudyRow:
     choose = max if place.direction == "maximize" else min
     return StudyRow(
@@ -67,13 +67,16 @@ def _row(
         target=place.get("target"),
         issued=place.get("issued"),
         active_seconds=place.get("active_seconds"),
-        lease_until=lease_until,
+        lease_until=max((expires for _, expires in leases), default=None),
         artifacts=place.get("artifacts"),
         extra_trials=place.get("extra_trials") or 0,
         wanted=place.get("wanted"),
         priority=place.get("priority") or 0,
         managed=place.ours is not None,
         optuna_study_id=place.optuna_id,
+        last_active=place.get("last_active"),
+        leases=tuple(leases),
+        source=place.get("source_path"),
     )
 
 
@@ -161,13 +164,20 @@ def _our_values(connection: Connection, ids: list[int]) -> dict[int, list[float]
     return extremes
 
 
-def _leases(connection: Connection, ids: list[int]) -> dict[int, float]:
+def _leases(connection: Connection, ids: list[int]) -> dict[int, list[tuple[str, float]]]:
     rows = connection.execute(
-        select(trials.c.study_id, func.max(trials.c.lease_expires))
-        .where(trials.c.study_id.in_(ids), trials.c.lease_expires.is_not(None))
-        .group_by(trials.c.study_id)
+        select(trials.c.study_id, trials.c.lease_owner, func.max(trials.c.lease_expires))
+        .where(
+            trials.c.study_id.in_(ids),
+            trials.c.lease_owner.is_not(None),
+            trials.c.lease_expires.is_not(None),
+        )
+        .group_by(trials.c.study_id, trials.c.lease_owner)
     )
-    return {study_id: expires for study_id, expires in rows if expires is not None}
+    found: dict[int, list[tuple[str, float]]] = defaultdict(list)
+    for study_id, owner, expires in rows:
+        found[study_id].append((str(owner), float(expires or 0.0)))
+    return found
 
 
 def _begun(connection: Connection, ids: list[int]) -> dict[int, datetime]:

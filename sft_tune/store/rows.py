@@ -46,6 +46,9 @@ class StudyRow(NamedTuple):
         managed: whether our tables have it; if not, it is Optuna's alone (made by another
             program, or renamed in its dashboard).
         optuna_study_id: Optuna's study; None when its side is gone.
+        last_active: when `active_seconds` was last counted up to, in seconds since 1970.
+        leases: owner of each of its leases, and when the last of that owner expires.
+        source: path of its file; a name in ``<>`` for one that a program described.
     """
 
     name: str
@@ -68,15 +71,29 @@ class StudyRow(NamedTuple):
     priority: int
     managed: bool
     optuna_study_id: int | None
+    last_active: float | None = None
+    leases: tuple[tuple[str, float], ...] = ()
+    source: str | None = None
 
     @property
     def trials(self) -> int:
         """How many trials there are, in whatever state."""
         return sum(self.states.values())
 
+    @property
+    def has_file(self) -> bool:
+        """Whether a study file describes it, and not a program's mapping or function."""
+        return self.source is None or not self.source.endswith(">")
+
     def is_running(self, now: float) -> bool:
         """Tell whether someone holds a lease on one of its trials at ``now``."""
         return self.lease_until is not None and self.lease_until > now
+
+    def active_at(self, now: float) -> float | None:
+        """Return `active_seconds` up to ``now``: runners count it every few seconds only."""
+        if self.active_seconds is None or self.last_active is None or not self.is_running(now):
+            return self.active_seconds
+        return self.active_seconds + max(0.0, now - self.last_active)
 
 
 class TrialRow(NamedTuple):

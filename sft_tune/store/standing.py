@@ -12,10 +12,13 @@ from sft_tune.store.overview import COMPLETE
 from sft_tune.store.places import Place, place_of
 from sft_tune.store.reads import rows_of
 from sft_tune.store.rows import TrialRow
-from sft_tune.store.tables import ENDED, trials
+from sft_tune.store.tables import ENDED, studies, trials
+from sft_tune.store.values import loads
 
 NEWEST_FAILURES = 3
 FAILURES = ("crashed", "stalled", "out_of_memory", "diverged")
+GIVEN_UP_FOR = ("crashed", "stalled", "out_of_memory")
+"""Of these a study bears no more than ``budget.failures`` in a row."""
 
 
 class Tally(NamedTuple):
@@ -76,6 +79,29 @@ def standing(db: Database, name: str) -> Standing | None:
             rows_of(connection, place, _notable(connection, place, place.our_id)),
             connection.execute(total).scalar_one(),
         )
+
+
+def failed_in_a_row(db: Database, name: str) -> int | None:
+    """Return ``budget.failures`` where so many of the last trials failed; else None.
+
+    Raises:
+        StudyNotFoundError: neither we nor Optuna have the study.
+    """
+    with db.reading() as connection:
+        place = place_of(connection, name)
+        if place.our_id is None:
+            return None
+        spec = select(studies.c.spec_json).where(studies.c.id == place.our_id)
+        # The study file's models would take longer to load than all the rest.
+        most = int(loads(connection.execute(spec).scalar_one())["budget"]["failures"])
+        last = connection.execute(
+            select(trials.c.reason)
+            .where(trials.c.study_id == place.our_id, trials.c.state == ENDED)
+            .order_by(trials.c.ended_at.desc(), trials.c.id.desc())
+            .limit(most)
+        ).scalars()
+        reasons = list(last)
+    return most if len(reasons) == most and set(reasons) <= set(GIVEN_UP_FOR) else None
 
 
 def default_row(db: Database, name: str) -> TrialRow | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -13,6 +14,9 @@ from sft_tune.view.tables import FINISHED
 
 SHARES = (0.25, 0.5, 1.0)
 """Parts of the same budget at which the studies are compared."""
+
+HALVINGS = 30
+"""Steps of the search for how long a trial may have been idle: to a second in a century."""
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -62,7 +66,7 @@ def steps_of(material: Material) -> tuple[Step, ...]:
     ended = [row for row in material.trials if row.state in FINISHED]
     # A trial without times keeps its place by number, after those that have them.
     ended.sort(key=lambda row: (row.ended is None, row.ended or _NEVER, row.number))
-    walls = _wall_after(ended)
+    walls = _wall_after(ended, material.study.active_seconds)
     steps: list[Step] = []
     best: float | None = None
     seconds: float | None = 0.0
@@ -75,19 +79,44 @@ def steps_of(material: Material) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _wall_after(ended: Sequence[TrialRow]) -> list[float | None]:
+def _wall_after(ended: Sequence[TrialRow], active: float | None) -> list[float | None]:
     """Return for each trial, in order of their ends, the seconds in which any ran until its end.
 
-    A night between two sessions of a study is nobody's cost: only time with a trial counts.
+    A night between two sessions of a study is nobody's cost: only time with a trial counts. Of a
+    trial that was interrupted begin and end are known, not the night between: where all trials
+    together would have taken more than the ``active`` seconds that the study ran, those that were
+    idle for longest, by their seconds on the device, are taken to have begun later.
     """
     spans = [
-        (row.started.timestamp(), row.ended.timestamp())
+        (row.started.timestamp(), row.ended.timestamp(), row.seconds)
         for row in ended
         if row.started is not None and row.ended is not None
     ]
     if len(spans) < len(ended):
         return [None] * len(ended)
-    found: list[float | None] = []
+
+    def walls(most_idle: float) -> list[float]:
+        return _unions(
+            [
+                (start if took is None else max(start, end - took - most_idle), end)
+                for start, end, took in spans
+            ]
+        )
+
+    low, high = 0.0, math.inf
+    found = walls(high)
+    if active and found and found[-1] > active:
+        high = max(end - start for start, end, _ in spans)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if walls(middle)[-1] > active else (middle, high)
+        found = walls(low)
+    return list(found)
+
+
+def _unions(spans: Sequence[tuple[float, float]]) -> list[float]:
+    """Return for each of ``spans``, in order of their ends, how much it and those before cover."""
+    found: list[float] = []
     busy: list[tuple[float, float]] = []  # apart from each other, in order
     for start, end in spans:
         start = min(start, end)

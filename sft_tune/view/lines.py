@@ -11,7 +11,7 @@ from typing import TextIO
 
 from sft_tune.spec.space import Value
 from sft_tune.view import words
-from sft_tune.view.progress import Goal, StudyProgress
+from sft_tune.view.progress import Goal, Others, StudyProgress, nobody
 
 RUNG_SECONDS = 10.0
 """Of a trial at work a line is written once in so many seconds, however quick its rungs are."""
@@ -32,12 +32,28 @@ class PlainLines:
         *,
         clock: Callable[[], float] = time.monotonic,
         stamp: Callable[[], str] = wall_clock,
+        others: Others = nobody,
+        prefix: str = "",
+        rungs: bool = True,
     ) -> None:
-        """Write to ``file``; ``clock`` gives seconds, ``stamp`` what each line begins with."""
+        """Write to ``file``.
+
+        Args:
+            goal: what the study is after.
+            file: where to.
+            clock: gives seconds.
+            stamp: gives what each line begins with.
+            others: gives the trials that other runners have ended.
+            prefix: comes after the stamp.
+            rungs: whether trials at work are told of too.
+        """
         self.progress = StudyProgress(goal, clock())
         self._file = file
         self._clock = clock
         self._stamp = stamp
+        self._others = others
+        self._prefix = prefix
+        self._rungs = rungs
         self._continued_after = 0
         self._last_line: dict[int, float] = {}
 
@@ -74,7 +90,7 @@ class PlainLines:
         """
         self.progress.reach(number, progress, value, metrics, train_loss, faults)
         now = self._clock()
-        if now - self._last_line.get(number, -math.inf) < RUNG_SECONDS:
+        if not self._rungs or now - self._last_line.get(number, -math.inf) < RUNG_SECONDS:
             return
         self._last_line[number] = now
         metric = self.progress.goal.metric
@@ -97,6 +113,8 @@ class PlainLines:
     ) -> None:
         """Write how a trial ended, and what of the budget is left."""
         self._say_continued()
+        for other in self._others(number):
+            self.progress.end(other)
         ran_here = number in self.progress.running
         past = self.progress.finish(number, reason, value, seconds, params, note, faults)
         goal = self.progress.goal
@@ -104,7 +122,9 @@ class PlainLines:
         if reason not in words.GOOD and ran_here:
             text += f" at {past.progress} %"
         if value is not None:
-            text += f" with {goal.metric} {words.score(value)}"
+            # Where it was cut it may have been worse than it once was.
+            how = " with" if reason in words.GOOD else ", its best"
+            text += f"{how} {goal.metric} {words.score(value)}"
         text += f" in {words.duration(seconds)}" if seconds else ""
         text += ", the best so far" if leads else ""
         # That it was pruned, and where, is said already.
@@ -135,5 +155,5 @@ class PlainLines:
         return f"{self.progress.done} of {trials}{about}"
 
     def _write(self, text: str) -> None:
-        self._file.write(f"{self._stamp()} {text}\n")
+        self._file.write(f"{self._stamp()} {self._prefix}{text}\n")
         self._file.flush()

@@ -17,7 +17,7 @@ from rich.text import Text
 from sft_tune.spec.space import Value
 from sft_tune.view import parts
 from sft_tune.view.lines import wall_clock
-from sft_tune.view.progress import Goal, StudyProgress
+from sft_tune.view.progress import Goal, Others, StudyProgress, nobody
 
 MOST_ENDED = 6
 REFRESHES = 4
@@ -28,12 +28,18 @@ class LiveScreen:
     """A watcher that draws the study on a terminal while it is entered as a context."""
 
     def __init__(
-        self, goal: Goal, console: Console, *, clock: Callable[[], float] = time.monotonic
+        self,
+        goal: Goal,
+        console: Console,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        others: Others = nobody,
     ) -> None:
-        """Draw on ``console``; ``clock`` gives seconds."""
+        """Draw on ``console``; ``clock`` gives seconds, ``others`` what others have ended."""
         self.progress = StudyProgress(goal, clock())
         self._console = console
         self._clock = clock
+        self._others = others
         # The drawing thread must not see a trial half noted.
         self._lock = threading.Lock()
         self._stopping: str | None = None
@@ -84,7 +90,10 @@ class LiveScreen:
         faults: Sequence[str] = (),
     ) -> None:
         """Show how a trial ended."""
+        elsewhere = self._others(number)
         with self._lock:
+            for other in elsewhere:
+                self.progress.end(other)
             self.progress.finish(number, reason, value, seconds, params, note, faults)
 
     def notice(self, text: str) -> None:

@@ -123,7 +123,7 @@ def ended_table(goal: Goal, trials: Sequence[Past]) -> Table:
         table.add_row(
             str(past.number),
             Text(reason, style=STYLES.get(past.reason, "")),
-            words.score(past.value),
+            words.NOTHING if past.value is None else f"best {words.score(past.value)}",
             Text(words.duration(past.seconds or None), style="dim"),
             what,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -161,6 +161,14 @@ class StudyProgress:
             return True
         return value > self.best.value if self.goal.maximize else value < self.best.value
 
+    @property
+    def reached_target(self) -> bool:
+        """Whether the best so far is as good as the study is to become."""
+        target, best = self.goal.target, None if self.best is None else self.best.value
+        if target is None or best is None:
+            return False
+        return best >= target if self.goal.maximize else best <= target
+
     def elapsed(self, now: float) -> float:
         """Return the seconds that the study has run, earlier runs included."""
         return self.goal.seconds_before + now - self._began
@@ -181,14 +189,16 @@ class StudyProgress:
     def time_left(self, now: float) -> float | None:
         """Return the seconds that are left by what trials have cost so far; None: unknown.
 
-        A trial to come costs the mean of those that ended, pruned and repeated ones included.
+        A trial to come costs the mean of those that ended, pruned and repeated ones included, and
+        as many run at once as did on average.
         One that runs goes on at its own pace, to where those ended on average that came further
-        than it is now. A budget of hours ends sooner, if it does.
+        than it is now. A budget of hours ends sooner, if it does; once the target is reached, no
+        trial is to come.
         """
         limits = []
         by_trials = self._trials_left(now)
         if by_trials is not None:
-            limits.append(by_trials)
+            limits.append(by_trials / self._at_once(now))
         if self.goal.hours:
             limits.append(max(0.0, self.goal.hours * 3600 - self.elapsed(now)))
         return min(limits) if limits else None
@@ -197,8 +207,15 @@ class StudyProgress:
         if self.goal.trials is None or not self.done:
             return None
         waiting = max(0, self.goal.trials - self.done - len(self.running))
+        if self.reached_target:
+            waiting = 0
         each = self._seconds / self.done
         return waiting * each + sum(self._rest(trial, now) for trial in self.running.values())
+
+    def _at_once(self, now: float) -> float:
+        """Return how many seconds on the device a second of the study gives, on all its slots."""
+        elapsed = self.elapsed(now)
+        return max(1.0, self._seconds / elapsed) if elapsed > 0 else 1.0
 
     def _rest(self, trial: Running, now: float) -> float:
         spent = now - trial.since
@@ -211,6 +228,16 @@ class StudyProgress:
     def last_ended(self, count: int) -> list[Past]:
         """Return the last ``count`` trials that ended, the newest first."""
         return list(itertools.islice(reversed(self.recent), count))
+
+
+Others = Callable[[int], Sequence[Past]]
+"""Gives the trials that other runners have ended since it was last asked; told that one ended here.
+"""
+
+
+def nobody(number: int) -> Sequence[Past]:
+    """Return that nobody else has ended a trial."""
+    return ()
 
 
 class Watcher(Protocol):

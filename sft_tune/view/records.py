@@ -84,7 +84,11 @@ def study_json(row: StudyRow, now: float) -> dict[str, Any]:
         *("name", "task", "metric", "direction", "best", "states", "max_trials", "max_hours"),
         *("target", "issued", "active_seconds", "created", "ended", "artifacts"),
     )
-    return {**{name: getattr(row, name) for name in names}, "running": row.is_running(now)}
+    return {
+        **{name: getattr(row, name) for name in names},
+        "active_seconds": row.active_at(now),
+        "running": row.is_running(now),
+    }
 
 
 def to_csv(records: Sequence[dict[str, Any]]) -> str:

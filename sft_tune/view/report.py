@@ -15,7 +15,7 @@ from sft_tune.view.plots.catalog import draw_plot
 from sft_tune.view.plots.rows import by_number
 from sft_tune.view.report_judgement import advice_html, finalists_html
 from sft_tune.view.report_page import figure_html, page, table_html, text
-from sft_tune.view.tables import FINISHED, reached, searched, state_of_trial
+from sft_tune.view.tables import FINISHED, best_so_far, reached, searched, state_of_trial, titles_of
 
 MOST_ROWS = 200
 """Trials in the table; of more, the best ones."""
@@ -172,8 +172,9 @@ def _trials(material: Material) -> Section:
     shown = rows[:MOST_ROWS]
     names = searched(shown)
     best = material.best
-    titles = ["trial", "ended as", material.metric, "at", "time", *names]
-    cells = [_cells(row, names, material.now) for row in shown]
+    titles = ["trial", "ended as", *titles_of(shown, material.metric), "time", *names]
+    so_far = best_so_far(material.rungs, material.metric, maximize=material.maximize)
+    cells = [_cells(row, so_far.get(row.number), names, material.now) for row in shown]
     place = next((i for i, r in enumerate(shown) if best and r.number == best.number), None)
     note = "The best first."
     if len(shown) < len(rows):
@@ -195,9 +196,9 @@ def ranked(material: Material) -> list[TrialRow]:
     return sorted(material.trials, key=place)
 
 
-def _cells(row: TrialRow, names: Sequence[str], now: float) -> list[str]:
+def _cells(row: TrialRow, so_far: float | None, names: Sequence[str], now: float) -> list[str]:
     params = row.params
-    value = row.value if row.value is not None else row.last_value
+    value = row.value if row.value is not None else so_far
     return [
         str(row.number),
         state_of_trial(row, now),

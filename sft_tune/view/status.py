@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from sft_tune.store.newcomers import Newcomers
+from sft_tune.store.retry import retrying
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.store.runners import Runner
 from sft_tune.view import parts, words
-from sft_tune.view.progress import Goal, Past, StudyProgress
-from sft_tune.view.tables import FINISHED, state_of_study
+from sft_tune.view.progress import Goal, Others, Past, StudyProgress
+from sft_tune.view.tables import FINISHED, state_of_study, state_of_trial
 
 if TYPE_CHECKING:
     from sft_tune.spec.space import Value
+    from sft_tune.store.database import Database
     from sft_tune.store.standing import Tally
 
 MOST_FAILURES = 3
@@ -29,8 +32,8 @@ _WHY = {
 }
 
 
-def goal_of(row: StudyRow, storage: str, default: Mapping[str, Value]) -> Goal:
-    """Return what the study ``row`` is after; ``storage`` fit to be shown."""
+def goal_of(row: StudyRow, storage: str, default: Mapping[str, Value], now: float) -> Goal:
+    """Return what the study ``row`` is after at ``now``; ``storage`` fit to be shown."""
     return Goal(
         study=row.name,
         metric=row.metric or "value",
@@ -40,7 +43,7 @@ def goal_of(row: StudyRow, storage: str, default: Mapping[str, Value]) -> Goal:
         trials=row.max_trials,
         hours=row.max_hours,
         target=row.target,
-        seconds_before=row.active_seconds or 0.0,
+        seconds_before=row.active_at(now) or 0.0,
     )
 
 
@@ -71,6 +74,17 @@ def replay(progress: StudyProgress, rows: Sequence[TrialRow]) -> None:
     ended = [row for row in rows if row.state in FINISHED]
     for row in sorted(ended, key=lambda r: (r.ended is None, r.ended, r.number)):
         progress.end(past_of(row))
+
+
+def others_of(db: Database, study: str, rows: Sequence[TrialRow]) -> Others:
+    """Return what gives a watcher, which knows of ``rows``, the trials that others have ended."""
+    ended = Newcomers(db, study, [row.number for row in rows if row.state in FINISHED])
+
+    def others(number: int) -> list[Past]:
+        ended.note(number)
+        return [past_of(row) for row in retrying(ended.look)]
+
+    return others
 
 
 def progress_of(
@@ -122,6 +136,7 @@ def draw_status(
     now: float,
     width: int,
     tallies: Sequence[Tally] | None = None,
+    failed: int | None = None,
     fresh: str = "",
 ) -> RenderableType:
     """Return the state of ``study`` at ``now``, ``width`` columns wide.
@@ -134,20 +149,23 @@ def draw_status(
         now: seconds since 1970.
         width: columns.
         tallies: its ended trials, counted; None: they are in ``rows``.
+        failed: so many of the last trials failed that it was given up; None: it was not.
         fresh: what fresh seeds say of the best, in words; empty: nothing yet.
     """
     shown: list[RenderableType] = [
         parts.head(progress, now),
         "",
-        parts.labelled("state", _state(study, rows, now)),
+        parts.labelled("state", _state(study, rows, now, failed)),
         parts.budget(progress, now, width),
     ]
     if lines := _runners(rows, runners, now):
         shown.append(parts.labelled("runners", lines))
-    if speed := _speed(study, progress, rows, tallies):
+    if speed := _speed(progress, progress.elapsed(now), rows, tallies):
         shown.append(parts.labelled("speed", Text(speed)))
     if progress.counts:
         shown.append(parts.labelled("ended", words.reasons(progress.counts)))
+    if left := [row for row in rows if state_of_trial(row, now) == "interrupted"]:
+        shown.append(parts.labelled("waiting", _interrupted(left)))
     if progress.best is not None:
         shown += ["", parts.labelled("best", parts.best_lines(progress, progress.best))]
     if fresh:
@@ -160,7 +178,7 @@ def draw_status(
     return Group(*shown)
 
 
-def _state(study: StudyRow, rows: Sequence[TrialRow], now: float) -> Text:
+def _state(study: StudyRow, rows: Sequence[TrialRow], now: float, failed: int | None) -> Text:
     state = state_of_study(study, now)
     if state == "paused":
         return Text(f"paused; `sft-tune resume {study.name}` lets it go on", "yellow")
@@ -170,8 +188,18 @@ def _state(study: StudyRow, rows: Sequence[TrialRow], now: float) -> Text:
     if study.ended:
         return Text(f"finished: {_WHY.get(study.ended, study.ended)}")
     if study.managed and study.wanted is None and not rows:
-        return Text("registered; waiting for `sft-tune worker`, or `sft-tune start` with its file")
-    return Text(f"{state}; `sft-tune start` with its file goes on" if study.managed else state)
+        return Text(f"registered; waiting for `sft-tune worker`, or {_start(study)}")
+    if not study.managed:
+        return Text(state)
+    if failed is not None:
+        why = f": {words.plural(failed, 'trial')} in a row failed (budget.failures)"
+        return Text(f"{state}{why}; once that is mended, {_start(study)} goes on")
+    return Text(f"{state}; {_start(study)} goes on")
+
+
+def _start(study: StudyRow) -> str:
+    """Return what runs ``study``, in words."""
+    return "`sft-tune start` with its file" if study.has_file else "the program that called `tune`"
 
 
 def _runners(rows: Sequence[TrialRow], runners: Sequence[Runner], now: float) -> Text | None:
@@ -196,13 +224,12 @@ def _runners(rows: Sequence[TrialRow], runners: Sequence[Runner], now: float) ->
 
 
 def _speed(
-    study: StudyRow,
     progress: StudyProgress,
+    active: float,
     rows: Sequence[TrialRow],
     tallies: Sequence[Tally] | None,
 ) -> str | None:
-    """Return how fast the study goes, by the trials that have ended; None before one has."""
-    active = study.active_seconds or 0.0
+    """Return how fast the study went in ``active`` seconds, by its ended trials; None: none has."""
     if tallies is None:
         ended = [row for row in rows if row.state in FINISHED and row.samples_per_second]
         seconds = sum(row.seconds or 0.0 for row in ended)
@@ -213,8 +240,8 @@ def _speed(
     if active <= 0 or seconds <= 0:
         return None
     return (
-        f"{3600 * progress.done / active:.3g} trials an hour, "
-        f"{samples / seconds:.3g} training examples a second in each"
+        f"{words.rate(3600 * progress.done / active)} trials an hour, "
+        f"{words.rate(samples / seconds)} training examples a second in each"
     )
 
 
@@ -224,6 +251,12 @@ def owner_in_words(owner: str | None) -> str:
         return "an unknown machine"
     parts_ = owner.rsplit(":", 2)
     return f"{parts_[0]} (process {parts_[1]})" if len(parts_) == 3 else owner
+
+
+def _interrupted(rows: Sequence[TrialRow]) -> Text:
+    """Return which trials a runner has left, or was killed with, in a line."""
+    names = ", ".join(f"trial {row.number} at {row.last_progress or 0} %" for row in rows)
+    return Text(f"{names}: interrupted, the next runner goes on", "yellow")
 
 
 def _failures(rows: Sequence[TrialRow]) -> Text:

@@ -276,7 +276,7 @@ def _choice_table(choices: Sequence[Choice]) -> Table:
     table.add_column("default", justify="right")
     table.add_column("best", justify="right")
     table.add_column("trial", justify="right")
-    table.add_column("at", justify="right", style="dim")
+    table.add_column("reached", justify="right", style="dim")
     table.add_column("of trials", justify="right", style="dim")
     for choice in choices:
         table.add_row(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -98,7 +99,7 @@ def studies_table(rows: Sequence[StudyRow], console: Console, now: float) -> Ren
         Column("trials", trials),
         Column("metric", metrics, right=False),
         Column("best", [words.score(row.best) for row in rows]),
-        Column("time", [words.duration(row.active_seconds) for row in rows]),
+        Column("time", [words.duration(row.active_at(now)) for row in rows]),
         Column("begun", [words.moment(row.created) for row in rows], right=False, styles=dim),
     ]
     shown = list(columns)
@@ -116,8 +117,37 @@ def searched(rows: Sequence[TrialRow]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.params))
 
 
+def best_so_far(rungs: Sequence[EvaluationRow], metric: str, *, maximize: bool) -> dict[int, float]:
+    """Return the best of ``rungs`` by the number of their trial, for trials that have not ended.
+
+    Rungs on a part of the validation split say nothing of the whole, and do not count.
+    """
+    better = max if maximize else min
+    so_far: dict[int, float] = {}
+    for rung in rungs:
+        value = rung.metrics.get(metric)
+        if value is not None and value == value and rung.examples is None:
+            so_far[rung.number] = better(value, so_far.get(rung.number, value))
+    return so_far
+
+
+def titles_of(rows: Sequence[TrialRow], metric: str) -> tuple[str, str]:
+    """Return what the values of ``rows`` are called, and how far each trial came.
+
+    Another program's value is what it says, which need not be the best.
+    """
+    ours = any(row.phase is not None for row in rows)
+    return (f"best {metric}", "reached") if ours else (metric, "step")
+
+
 def trials_table(
-    rows: Sequence[TrialRow], console: Console, *, metric: str, now: float, best: int | None = None
+    rows: Sequence[TrialRow],
+    console: Console,
+    *,
+    metric: str,
+    now: float,
+    best: int | None = None,
+    so_far: Mapping[int, float] = MappingProxyType({}),
 ) -> RenderableType:
     """Return every trial on a line, as many of its parameters as ``console`` has room for.
 
@@ -127,11 +157,12 @@ def trials_table(
         metric: name of the objective.
         now: seconds since 1970.
         best: number of the trial that is set off.
+        so_far: the best values of trials that have not ended, by number.
     """
     names = searched(rows)
     params = [row.params for row in rows]
     states = [state_of_trial(row, now) for row in rows]
-    fixed = _trial_columns(rows, states, metric)
+    fixed = _trial_columns(rows, states, metric, so_far)
     settings = {
         name: [words.setting(own[name], 3) if name in own else words.NOTHING for own in params]
         for name in names
@@ -140,7 +171,8 @@ def trials_table(
 
     def grid(shown: Sequence[str], title: Callable[[str], str], gap: int) -> Grid:
         searched_for = [Column(title(name), settings[name], most=WIDEST) for name in shown]
-        return Grid([*fixed, *searched_for], gap=gap, bold=place, gives_way=1)
+        own = [one._replace(title=title(one.title)) if one.right else one for one in fixed]
+        return Grid([*own, *searched_for], gap=gap, bold=place, gives_way=1)
 
     fitting = grid(names, str, 2)
     if fitting.width <= console.width:
@@ -149,23 +181,26 @@ def trials_table(
     while left and (fitting := grid(left, in_lines, 1)).width > console.width:
         left.pop()
     if not left:
-        fitting = grid([], str, 2)
+        fitting = grid([], in_lines, 2)
     if len(left) == len(names):
         return fitting
     hidden = ", ".join(names[len(left) :])
     return Group(fitting, Text(f"\nno room for {hidden}; --format csv has all", style="dim"))
 
 
-def _trial_columns(rows: Sequence[TrialRow], states: Sequence[str], metric: str) -> list[Column]:
+def _trial_columns(
+    rows: Sequence[TrialRow], states: Sequence[str], metric: str, so_far: Mapping[int, float]
+) -> list[Column]:
     """Return the columns that every table of trials has."""
     known = {state: Style.parse(STYLES.get(state, "")) for state in set(states)}
-    values = [row.value if row.value is not None else row.last_value for row in rows]
+    values = [row.value if row.value is not None else so_far.get(row.number) for row in rows]
+    value_title, progress_title = titles_of(rows, metric)
     ended = [_with_faults(state, row) for state, row in zip(states, rows, strict=True)]
     return [
         Column("trial", [str(row.number) for row in rows]),
         Column("ended as", ended, right=False, styles=[known[state] for state in states]),
-        Column(metric, [words.score(value) for value in values]),
-        Column("at", [reached(row) for row in rows]),
+        Column(value_title, [words.score(value) for value in values]),
+        Column(progress_title, [reached(row) for row in rows]),
         Column("time", [words.duration(seconds_of(row) or None) for row in rows]),
     ]
 

@@ -186,6 +186,11 @@ def amount(count: int | None) -> str:
     return str(count)
 
 
+def rate(value: float) -> str:
+    """Return how many of something there are in a unit of time: ``0.25``, ``43.1``, ``17,000``."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def plural(count: int, noun: str) -> str:
     """Return ``1 trial``, ``3 trials``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -11,6 +11,7 @@ import optuna
 import pytest
 from sqlalchemy import event
 
+from sft_tune.run.desk import Desk
 from sft_tune.run.ledger import Ledger
 from sft_tune.run.owner import LEASE_SECONDS
 from sft_tune.run.placement import Placement
@@ -22,6 +23,8 @@ from sft_tune.store.claims import LeaseLostError
 from sft_tune.store.database import Database
 from sft_tune.store.optuna_storage import open_optuna_storage
 from sft_tune.store.records import StudyRecord, find_study
+from sft_tune.store.standing import failed_in_a_row
+from sft_tune.view.status import others_of
 
 Open = Callable[..., "Runner"]
 
@@ -290,6 +293,108 @@ def test_a_clock_that_jumps_doubles_no_trial_and_loses_none(
     # A jump is no time that the study ran: what is counted at once is at most a lease.
     counted = find_study(first.db, "tiny").active_seconds
     assert 0.0 <= counted <= 5 * LEASE_SECONDS
+
+
+def active(study: Runner) -> float:
+    return find_study(study.db, "tiny").active_seconds
+
+
+def test_a_second_runner_takes_no_time_from_the_study(
+    runner: Open, clock: Clock, study_file: Callable[..., Path]
+) -> None:
+    first = runner(budget={"trials": 2})
+    first.ledger.recover()
+    held = first.ledger.begin(first.place(), "CPU")
+    clock.now += 12.0
+    second = Elsewhere(first.db, study_file(budget={"trials": 2}), clock)
+    second.ledger.recover()
+    clock.now += 5.0
+    first.ledger.end(held, outcome(0.5))
+    assert active(first) == pytest.approx(17.0)
+    # What a runner takes to leave after the last trial has ended is no time of the study.
+    second.run(second.place(), 0.5)
+    clock.now += 4.0
+    for one in (first, second):
+        one.ledger.close("trials")
+    assert active(first) == pytest.approx(17.0)
+
+
+def test_the_time_before_a_runner_that_is_alone_counts_for_nothing(
+    runner: Open, clock: Clock
+) -> None:
+    first = runner(budget={"trials": 1})
+    first.ledger.recover()
+    held = first.ledger.begin(first.place(), "CPU")
+    clock.now += 10.0
+    first.ledger.give_back(held)
+    clock.now += 30.0
+    again = runner(budget={"trials": 1})
+    again.ledger.recover()
+    clock.now += 2.0
+    again.run(again.place(), 0.5)
+    assert active(again) == pytest.approx(12.0)
+
+
+def test_a_pause_is_no_time_of_the_study(runner: Open, clock: Clock) -> None:
+    study = runner(budget={"trials": 1})
+    study.ledger.recover()
+    desk = Desk(study.spec, study.ledger, lambda event: None)
+    held = study.ledger.begin(study.place(), "CPU")
+    clock.now += 10.0
+    study.ledger.want("paused")
+    desk.refresh()
+    study.ledger.give_back(held)
+    clock.now += 30.0
+    study.ledger.want(None)
+    desk.refresh()
+    clock.now += 2.0
+    study.run(study.place(), 0.5)
+    assert active(study) == pytest.approx(12.0)
+
+
+def test_what_leads_is_the_studys_best_and_its_target_ends_every_runner(
+    runner: Open, clock: Clock, study_file: Callable[..., Path]
+) -> None:
+    budget = {"trials": 8, "target": 0.9}
+    first = runner(budget=budget)
+    second = Elsewhere(first.db, study_file(budget=budget), clock)
+    leads = []
+    for who, value in ((first, 0.7), (second, 0.5), (second, 0.8), (first, 0.75), (first, 0.85)):
+        begun = who.ledger.begin(who.place(), "CPU")
+        leads.append(who.ledger.end(begun, outcome(value)).leads)
+    assert leads == [True, False, True, False, True]
+    assert second.ledger.exhausted() is None
+    first.run(first.place(), 0.95)
+    assert second.ledger.exhausted() == "target"
+    assert second.ledger.next_placement() is None
+
+
+def test_so_many_failures_in_a_row_as_end_a_study_are_seen_in_its_rows(runner: Open) -> None:
+    study = runner(budget={"trials": 8, "failures": 2})
+    seen = []
+    for reason in ("crashed", "completed", "crashed", "stalled", "diverged"):
+        begun = study.ledger.begin(study.place(), "CPU")
+        study.ledger.end(begun, outcome(0.5, reason))
+        seen.append(failed_in_a_row(study.db, "tiny"))
+    assert seen == [None, None, None, 2, None]
+
+
+def test_a_watcher_hears_of_the_trials_of_other_runners(
+    runner: Open, clock: Clock, study_file: Callable[..., Path]
+) -> None:
+    changes: dict[str, Any] = {"budget": {"trials": 8}}
+    first = runner(**changes)
+    second = Elsewhere(first.db, study_file(**changes), clock)
+    first.run(first.place(), 0.5)
+    held = second.place()
+    others = others_of(first.db, "tiny", reads.trial_rows(first.db, "tiny"))
+    begun = first.place()
+    first.run(begun, 0.6)
+    assert others(begun.number) == []
+    second.run(held, 0.7)
+    second.run(second.place(), 0.8)
+    assert [(past.number, past.value) for past in others(begun.number)] == [(1, 0.7), (3, 0.8)]
+    assert others(begun.number) == []
 
 
 def statements_of_a_trial(study: Runner, value: float) -> int:

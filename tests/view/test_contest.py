@@ -82,6 +82,24 @@ def test_costs_add_up_and_time_without_a_trial_is_nobodys() -> None:
     assert [step.wall for step in unknown] == [None, None]
 
 
+def test_a_pause_inside_a_trial_is_nobodys_either() -> None:
+    rows = [timed(0, 0.5, 0, 10), timed(1, 0.7, 12, 70), timed(2, 0.6, 90, 20)]
+    # Of these two, 30 seconds on the device took 1000 from begin to end, side by side.
+    rows += [timed(3, 0.4, 110, 1000)._replace(seconds=30), timed(4, 0.3, 110, 1001)]
+    rows[4] = rows[4]._replace(seconds=30)
+    walls = [step.wall for step in steps_of(_ran(rows, 141.0))]
+    assert walls[:3] == [10, 80, 100]
+    assert walls[-1] == pytest.approx(141.0, abs=1e-3)
+    assert [step.wall for step in steps_of(_ran(rows, 2000.0))][-1] == 1101
+    # Less than all trials took on the device it cannot be.
+    assert [step.wall for step in steps_of(_ran(rows[:3], 50.0))] == [10, 80, 100]
+
+
+def _ran(rows: list[TrialRow], seconds: float) -> Material:
+    found = material(rows)
+    return found._replace(study=found.study._replace(active_seconds=seconds))
+
+
 def test_the_smallest_budget_is_the_same_for_all() -> None:
     quick = search([0.5, 0.6, 0.8, 0.7], cost=10)  # 40 s, 4 trials
     slow = search([0.6, 0.7, 0.75], cost=30)  # 90 s, 3 trials

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from sft_tune.view.lines import PlainLines
+from sft_tune.view.progress import Past
 from tests.view.examples import DEFAULT, goal, past
 
 
@@ -114,10 +115,44 @@ def test_a_trial_that_ended_early_says_where_and_why() -> None:
     assert watched.said() == [
         "trial 4 started (attempt 2): the defaults",
         "trial 4 at 20 %: accuracy 0.1000, train loss 1.0000",
-        "trial 4 pruned at 20 % with accuracy 0.1000 in 4.1s (1 done)",
+        "trial 4 pruned at 20 %, its best accuracy 0.1000 in 4.1s (1 done)",
         "trial 5 diverged in 4.1s: loss became nan at step 3 of 9 (2 done)",
         "trial 6 duplicate with accuracy 0.8621: the same configuration as trial 4 (3 done)",
     ]
+
+
+def test_the_count_and_the_time_left_are_those_of_the_study_whoever_runs_it() -> None:
+    ended: list[Past] = [past(1, 0.9, seconds=6.0), past(2, 0.3, reason="pruned", seconds=2.0)]
+    watched = Watched()
+    asked = []
+
+    def others(number: int) -> list[Past]:
+        asked.append(number)
+        return [ended.pop(0)] if ended else []
+
+    watched.lines = PlainLines(
+        goal(),
+        watched.file,
+        clock=lambda: 100.0,
+        stamp=lambda: "12:00:00",
+        others=others,
+        prefix="s: ",
+        rungs=False,
+    )
+    watched.lines.started(0, slot=0, params=DEFAULT, attempt=1)
+    rung(watched, 0, 50, after=20.0)
+    end(watched, 0, seconds=4.0)
+    end(watched, 3, seconds=4.0)
+    end(watched, 4, seconds=4.0)
+    assert watched.said() == [
+        "s: trial 0 started: learning_rate=0.0001, model.weights=DEFAULT",
+        "s: trial 0 completed with accuracy 0.8621 in 4.0s (2 of 10, about 40s left)",
+        "s: trial 3 completed with accuracy 0.8621 in 4.0s (4 of 10, about 24s left)",
+        "s: trial 4 completed with accuracy 0.8621 in 4.0s (5 of 10, about 20s left)",
+    ]
+    assert asked == [0, 3, 4]
+    assert watched.lines.progress.best is not None
+    assert watched.lines.progress.best.number == 1
 
 
 def test_a_stop_is_said_past_the_buffers(capfd: pytest.CaptureFixture[str]) -> None:

@@ -90,6 +90,15 @@ def test_a_trial_to_come_costs_the_mean_of_those_that_ended() -> None:
     assert progress.time_left(36.0) == pytest.approx(7 * 12.0)
 
 
+def test_trials_to_come_run_side_by_side_as_those_that_ended_did() -> None:
+    progress = StudyProgress(goal(trials=10), 0.0)
+    for number in range(4):
+        progress.end(past(number, seconds=10.0))
+    assert progress.time_left(40.0) == pytest.approx(60.0)
+    assert progress.time_left(20.0) == pytest.approx(30.0)  # two at once
+    assert progress.time_left(400.0) == pytest.approx(60.0)  # it waited, and does not now
+
+
 def test_a_running_trial_goes_on_at_its_own_pace_to_where_others_ended() -> None:
     progress = StudyProgress(goal(trials=4), 0.0)
     progress.end(past(0, seconds=10.0, progress=100))
@@ -102,6 +111,17 @@ def test_a_running_trial_goes_on_at_its_own_pace_to_where_others_ended() -> None
     assert progress.time_left(108.0) == pytest.approx(8.0)
     progress.reach(3, 100, 0.5, {}, 1.0)
     assert progress.time_left(120.0) == 0.0
+
+
+@pytest.mark.parametrize(("maximize", "target"), [(True, 0.9), (False, 0.95)])
+def test_no_trial_is_to_come_once_the_target_is_reached(maximize: bool, target: float) -> None:
+    progress = StudyProgress(goal(trials=30, maximize=maximize, target=target), 0.0)
+    progress.end(past(0, 0.85 if maximize else 0.99))
+    assert progress.time_left(0.0) == pytest.approx(29 * 10.0)
+    progress.end(past(1, 0.92))
+    assert progress.time_left(0.0) == 0.0
+    progress.start(2, 0, DEFAULT, 1, 100.0)
+    assert progress.time_left(104.0) == pytest.approx(6.0)
 
 
 def test_a_budget_of_hours_ends_the_study_sooner() -> None:

@@ -42,7 +42,7 @@ RUNGS = {4: [rung_row(4, 20, 0.3, 2.0), rung_row(4, 40, 0.5, 4.0)]}
 
 def test_a_running_study_shows_who_runs_it_and_how_far_it_is(draw_text: Draw) -> None:
     study = study_row(lease_until=NOW + 5)
-    goal = goal_of(study, "sqlite:///x.db", DEFAULT)
+    goal = goal_of(study, "sqlite:///x.db", DEFAULT, NOW)
     progress = progress_of(goal, ROWS, RUNGS, NOW)
     assert draw_text(draw_status(study, progress, ROWS, RUNNERS, NOW, 80)).splitlines() == [
         "s                                                                 sqlite:///x.db",
@@ -66,6 +66,22 @@ def test_a_running_study_shows_who_runs_it_and_how_far_it_is(draw_text: Draw) ->
     ]
 
 
+def test_trials_that_a_runner_left_are_told(draw_text: Draw) -> None:
+    study, left = study_row(), [running_row(4, lease_owner=None, lease_expires=None)]
+    rows = [*ROWS[:4], *left, running_row(5, lease_expires=NOW - 1, last_progress=None)]
+    progress = progress_of(goal_of(study, "x", DEFAULT, NOW), rows, {}, NOW)
+    told = draw_text(draw_status(study, progress, rows, [], NOW, 80))
+    line = "waiting  trial 4 at 40 %, trial 5 at 0 %: interrupted, the next runner goes on"
+    assert line in told.splitlines()
+
+
+def test_the_time_of_a_study_that_runs_goes_on_between_counts() -> None:
+    study = study_row(lease_until=NOW + 5, last_active=NOW - 12.0)
+    assert goal_of(study, "x", DEFAULT, NOW).seconds_before == 137.0
+    assert goal_of(study._replace(lease_until=None), "x", DEFAULT, NOW).seconds_before == 125.0
+    assert goal_of(study._replace(last_active=NOW + 3), "x", DEFAULT, NOW).seconds_before == 125.0
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -81,26 +97,46 @@ def test_a_study_that_nobody_runs_says_why(
 ) -> None:
     study = study_row(**changes)
     rows = ROWS[:4]
-    progress = progress_of(goal_of(study, "x", DEFAULT), rows, {}, NOW)
+    progress = progress_of(goal_of(study, "x", DEFAULT, NOW), rows, {}, NOW)
     assert text in draw_text(draw_status(study, progress, rows, [], NOW, 80))
+
+
+def test_a_study_that_was_given_up_says_so_and_one_without_a_file_names_none(
+    draw_text: Draw,
+) -> None:
+    study = study_row(source="/home/me/<mapping>")
+    progress = progress_of(goal_of(study, "x", DEFAULT, NOW), ROWS[:4], {}, NOW)
+
+    def state(failed: int | None) -> str:
+        told = draw_text(
+            draw_status(study, progress, ROWS[:4], [], NOW, 200, None, failed), 200
+        ).splitlines()
+        return told[3].removeprefix("state    ")
+
+    assert state(None) == "stopped; the program that called `tune` goes on"
+    assert state(5) == (
+        "stopped: 5 trials in a row failed (budget.failures); once that is mended, the program "
+        "that called `tune` goes on"
+    )
+    assert study_row(source="/home/me/s.yaml").has_file
 
 
 def test_a_program_reads_the_same_as_a_person() -> None:
     study = study_row()
-    progress = progress_of(goal_of(study, "x", DEFAULT), ROWS, RUNGS, NOW)
+    progress = progress_of(goal_of(study, "x", DEFAULT, NOW), ROWS, RUNGS, NOW)
     told = status_json(study, progress, NOW)
     assert told["best"]["number"] == 1
     assert told["default_value"] == 0.80
     assert told["reasons"] == {"completed": 2, "pruned": 1, "crashed": 1}
     assert [trial["number"] for trial in told["running_trials"]] == [4]
     assert told["running_trials"][0]["progress"] == 40
-    nothing = status_json(study, progress_of(goal_of(study, "x", {}), [], {}, NOW), NOW)
+    nothing = status_json(study, progress_of(goal_of(study, "x", {}, NOW), [], {}, NOW), NOW)
     assert (nothing["best"], nothing["seconds_left"]) == (None, None)
 
 
 def test_a_counted_study_reads_the_same_as_its_rows(draw_text: Draw) -> None:
     study = study_row(lease_until=NOW + 5)
-    goal = goal_of(study, "x", DEFAULT)
+    goal = goal_of(study, "x", DEFAULT, NOW)
     seconds = [row.seconds or 0.0 for row in ROWS]
     tallies = [
         Tally("completed", None, 2, seconds[0] + seconds[1], 40.0 * seconds[0], seconds[0]),
@@ -120,7 +156,7 @@ def test_a_counted_study_reads_the_same_as_its_rows(draw_text: Draw) -> None:
 
 def test_a_running_trial_without_a_rung_counts_from_its_start() -> None:
     study = study_row()
-    progress = progress_of(goal_of(study, "x", DEFAULT), ROWS, {}, NOW)
+    progress = progress_of(goal_of(study, "x", DEFAULT, NOW), ROWS, {}, NOW)
     started = ROWS[4].started
     assert started is not None
     assert progress.running[4].since == started.timestamp()

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from sft_tune.view.tables import (
+    best_so_far,
     configuration,
     rungs_table,
     state_of_study,
@@ -92,22 +93,33 @@ def test_a_trial_has_a_state(row: Any, state: str) -> None:
 def test_trials_show_what_is_searched_and_nothing_else(draw_text: Draw) -> None:
     rows = [
         trial_row(0, 0.8621, params=DEFAULT),
-        pruned_row(1, value=0.41, params={"learning_rate": 2e-3, "decay_factor": 0.5}),
+        pruned_row(1, value=0.41, params={"learning_rate": 2e-3, "decay": 0.5}),
         running_row(2, params={}),
     ]
-    table = trials_table(rows, console(100), metric="accuracy", now=NOW, best=0)
+    table = trials_table(rows, console(100), metric="accuracy", now=NOW, best=0, so_far={2: 0.45})
     assert draw_text(table, 100).splitlines() == [
-        "trial  ended as   accuracy     at  time  learning_rate  model.weights  decay_factor",
-        "    0  completed    0.8621  100 %   10s         0.0001        DEFAULT             –",
-        "    1  pruned       0.4100   20 %   10s          0.002              –           0.5",
-        "    2  running      0.4000   40 %     –              –              –             –",
+        "trial  ended as   best accuracy  reached  time  learning_rate  model.weights  decay",
+        "    0  completed         0.8621    100 %   10s         0.0001        DEFAULT      –",
+        "    1  pruned            0.4100     20 %   10s          0.002              –    0.5",
+        "    2  running           0.4500     40 %     –              –              –      –",
     ]
+
+
+def test_what_a_running_trial_has_reached_is_its_best_rung_on_the_whole_validation_split() -> None:
+    rungs = [
+        rung_row(2, 10, 0.9, 1.0)._replace(examples=100),
+        rung_row(2, 20, 0.45, 2.0),
+        rung_row(2, 30, 0.4, 3.0),
+        rung_row(3, 10, 0.7, 1.0),
+    ]
+    assert best_so_far(rungs, "accuracy", maximize=True) == {2: 0.45, 3: 0.7}
+    assert best_so_far(rungs, "accuracy", maximize=False) == {2: 0.4, 3: 0.7}
 
 
 def test_a_narrow_terminal_first_gets_titles_on_two_lines(draw_text: Draw) -> None:
     rows = [trial_row(0, params={"learning_rate": 2e-3, "weight_decay": 0.1, "model.dropout": 0.2})]
     lines = draw_text(trials_table(rows, console(70), metric="accuracy", now=NOW), 70).splitlines()
-    assert lines[0].split() == ["learning_", "weight_", "model."]
+    assert lines[0].split() == ["best", "learning_", "weight_", "model."]
     assert lines[1].split()[-3:] == ["rate", "decay", "dropout"]
     assert lines[2].split()[-3:] == ["0.002", "0.1", "0.2"]
 
@@ -125,14 +137,17 @@ def test_on_a_very_narrow_one_why_a_trial_ended_goes_on_over_lines(draw_text: Dr
     faults = [{"name": name, "since": None, "evidence": "x"} for name in ("overfitting", "plateau")]
     rows = [trial_row(0, 0.5, params={}, flags_json=json.dumps({"faults": faults}))]
     table = trials_table(rows, console(44), metric="accuracy", now=NOW)
-    lines = draw_text(table, 44).splitlines()
+    lines = draw_text(table, 44).splitlines()[1:]
     assert lines[1].split()[0] == "0" and lines[1].split()[-1] == "10s"
     assert "overfitting," in lines[1] + lines[2] and len(lines) > 2
 
 
 def test_steps_of_another_program_are_no_percent(draw_text: Draw) -> None:
     rows = [trial_row(0, 0.5, phase=None, reason=None, last_progress=7)]
-    line = draw_text(trials_table(rows, console(90), metric="f1", now=NOW), 90).splitlines()[1]
+    head, line = draw_text(trials_table(rows, console(90), metric="f1", now=NOW), 90).splitlines()[
+        :2
+    ]
+    assert head.split()[3:5] == ["f1", "step"]
     assert line.split()[:4] == ["0", "completed", "0.5000", "7"]
 
 

@@ -178,3 +178,12 @@ def test_a_moment_is_local_time_to_the_minute() -> None:
     when = datetime(2026, 3, 1, 14, 5, 59, tzinfo=UTC)
     assert words.moment(when) == when.astimezone().strftime("%Y-%m-%d %H:%M")
     assert words.moment(None) == "–"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.254, "0.254"), (43.14, "43.1"), (99.96, "100"), (1513.0, "1,510")]
+    + [(16_960.0, "17,000"), (1.234e6, "1,230,000")],
+)
+def test_a_rate_has_no_exponent(value: float, text: str) -> None:
+    assert words.rate(value) == text
