@@ -91,7 +91,8 @@ class Ledger:
     def next_placement(self) -> Placement | None:
         """Claim what is to be run next: a trial left by another runner, or a new one.
 
-        Returns None when no trial may start: the budget is used, or the target is reached.
+        Returns None when no trial may start: the budget is used, or the target is reached. What
+        people ask for beside the search runs on top of both.
         """
         claim = retrying(
             lambda: claims.claim_abandoned(
@@ -102,8 +103,10 @@ class Ledger:
             claims.add_error(self._db, claim, f"its runner {claim.taken_from} was lost")
         if claim is not None:
             return self._open(claim)
-        if self.exhausted() is None:
-            claim = claims.claim_new(self._db, self._study.id, limit=self._limit, **self._lease())
+        asked_only = self.exhausted() is not None
+        claim = claims.claim_new(
+            self._db, self._study.id, limit=self._limit, asked_only=asked_only, **self._lease()
+        )
         return None if claim is None else self._open(claim, fresh=True)
 
     def exhausted(self) -> str | None:

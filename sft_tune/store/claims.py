@@ -71,22 +71,37 @@ __all__ = [
 
 
 def claim_new(
-    db: Database, study_id: int, *, owner: str, now: float, lease_seconds: float, limit: int | None
+    db: Database,
+    study_id: int,
+    *,
+    owner: str,
+    now: float,
+    lease_seconds: float,
+    limit: int | None,
+    asked_only: bool = False,
 ) -> Claim | None:
     """Take the next ticket of the study's budget; None when all ``limit`` are issued.
 
-    The ticket gets what `control.enqueue` asked for first, where anything waits. None too while
-    the study is paused or stopped.
+    The ticket gets what `control.enqueue` asked for first, where anything waits; with
+    ``asked_only`` there is none for anything else. None too while the study is paused or stopped.
 
     Raises:
         StudyNotFoundError: the study was deleted.
     """
     token = uuid4().hex
+    waiting = (
+        select(queue.c.id)
+        .where(queue.c.study_id == study_id, queue.c.ordinal.is_(None))
+        .order_by(queue.c.id)
+        .limit(1)
+    )
 
     def take(connection: Connection) -> Claim | None:
         earlier = claim_with(connection, token)
         if earlier is not None:
             return earlier  # The commit of an earlier try succeeded, its answer was lost.
+        if asked_only and connection.execute(waiting).scalar() is None:
+            return None
         budget_left: list[ColumnElement[bool]] = [studies.c.wanted.is_(None)]
         if limit is not None:
             budget_left.append(studies.c.issued < limit + studies.c.extra_trials)
@@ -102,12 +117,12 @@ def claim_new(
             raise StudyNotFoundError("the study is no longer in the database: it was deleted")
         if counted.rowcount != 1:
             return None
-        asked = connection.execute(
-            select(queue.c.id)
-            .where(queue.c.study_id == study_id, queue.c.ordinal.is_(None))
-            .order_by(queue.c.id)
-            .limit(1)
-        ).scalar()
+        asked = connection.execute(waiting).scalar()
+        if asked is None and asked_only:  # another took it before the row was ours
+            connection.execute(
+                update(studies).where(studies.c.id == study_id).values(issued=total - 1)
+            )
+            return None
         if asked is not None:
             connection.execute(update(queue).where(queue.c.id == asked).values(ordinal=total - 1))
         ticket = {

@@ -20,7 +20,7 @@ from sft_tune.run.events import Event, Notice, RungReached, TrialEnded, TrialSta
 from sft_tune.run.study import NOT_WEIGHED, WEIGHED, Ended, start_study
 from sft_tune.search.samplers import make_sampler
 from sft_tune.spec.load import load_study
-from sft_tune.store import reads
+from sft_tune.store import control, reads
 from sft_tune.store.database import Database
 from sft_tune.store.records import find_study
 from tests.run.conftest import write_study
@@ -182,6 +182,20 @@ def test_a_target_ends_the_study(study_file: StudyFile) -> None:
     ended, _ = start(study_file(budget={"trials": 4, "target": 0.01}))
     assert ended.why == "target"
     assert len(rows()) == 1
+
+
+def test_what_is_asked_for_runs_although_the_target_is_reached(study_file: StudyFile) -> None:
+    path = study_file(budget={"trials": 4, "target": 0.01})
+    start(path)
+    db = Database.open("sqlite:///t.db", create=False)
+    try:
+        point = {**rows()[0].params, "learning_rate": 2e-3}
+        control.enqueue(db, find_study(db, "tiny").id, [point], now=1.0)
+    finally:
+        db.dispose()
+    again, _ = start(path)
+    assert again == Ended("target", continued=True)
+    assert [row.params["learning_rate"] for row in rows()][1:] == [2e-3]
 
 
 def test_hours_that_are_used_let_no_trial_start(study_file: StudyFile) -> None:

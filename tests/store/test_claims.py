@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select
 
 from sft_tune.errors import StudyNotFoundError
-from sft_tune.store import claims, studies
+from sft_tune.store import claims, control, studies
 from sft_tune.store.claims import AlreadyLinkedError, Claim, LeaseLostError
 from sft_tune.store.database import Database
 from sft_tune.store.records import StudyRecord
@@ -113,6 +113,29 @@ def test_a_larger_budget_issues_more_and_none_means_no_limit(
 
     assert [ordinal(limit) for limit in (2, 2, 2, 3, 3, None)] == [0, 1, None, 2, None, 3]
     assert studies.find_study(db, study.name).issued == 4
+
+
+def test_for_what_was_asked_for_alone_there_is_a_ticket_each_and_no_more(
+    db: Database, study: StudyRecord
+) -> None:
+    take(db, study)
+    control.enqueue(db, study.id, [{"learning_rate": 1e-3}, {"learning_rate": 2e-3}], now=NOW)
+    taken: list[Claim] = []
+
+    def drain(index: int) -> None:
+        while claim := claims.claim_new(
+            *(db, study.id),
+            owner=f"runner {index}",
+            now=NOW,
+            lease_seconds=LEASE,
+            limit=50,
+            asked_only=True,
+        ):
+            taken.append(claim)
+
+    in_threads(8, drain)
+    assert sorted(claim.ordinal for claim in taken) == [1, 2]
+    assert studies.find_study(db, study.name).issued == 3
 
 
 def test_a_ticket_of_a_deleted_study_is_an_error(db: Database, study: StudyRecord) -> None:
