@@ -27,7 +27,6 @@ COLUMN_OF = {
     "replay": "own horizon",
     "to_target": "Ray Tune ASHA",
     "to_target_frozen": "Ray Tune ASHA",
-    "to_target_texts": "Ray Tune ASHA",
     "throughput_images": "limit: training alone",
     "throughput_short": "limit: training alone",
     "throughput_texts": "limit: training alone",

@@ -44,14 +44,14 @@ def run(short: bool) -> Table:
 
 def samples_per_second(work: Work, folder: Path) -> float:
     """Train on batches of texts of equal length, the whole split sorted, with fused AdamW."""
-    texts = Texts(folder / "data" / "train.jsonl", work.model, work.max_length, padded=False)
+    texts = Texts(folder / "data" / "train.jsonl", work, padded=False)
     order = sorted(range(len(texts)), key=lambda index: -len(texts[index]["input_ids"]))
     groups = [order[i : i + work.batch_size] for i in range(0, len(order), work.batch_size)]
     batches = [
         texts.tokenizer.pad([texts[index] for index in group], return_tensors="pt")
         for group in groups
     ]
-    model = text_model(work.model).train()
+    model = text_model(work).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
 
     def step(batch: dict[str, torch.Tensor]) -> None:

@@ -49,12 +49,10 @@ class Task(NamedTuple):
     Attributes:
         kind: module of `rivals` that has the training as a plain script has it.
         title: in words.
-        space: of the study file; ``epochs`` up to ``longest``.
+        space: of the study file; ``epochs`` from 2 to `LONGEST`.
         weights: that the fine-tuning starts from.
         study: sections of our study file: model, and what else is fixed.
-        write: writes the data of a seed into a folder, ours as ``data``.
-        data: what else is said of the data.
-        longest: epochs.
+        write: writes the data of a seed into a folder, ours as an image folder ``data``.
     """
 
     kind: str
@@ -63,8 +61,6 @@ class Task(NamedTuple):
     weights: Path
     study: dict[str, Any]
     write: Callable[[Path, int], None]
-    data: dict[str, Any] = {}
-    longest: int = LONGEST
 
 
 def run(short: bool) -> Table:
@@ -75,9 +71,7 @@ def run(short: bool) -> Table:
 def measure(task: Task, short: bool) -> Table:
     """Let everyone search ``task`` for what random trials find."""
     asked = int(os.environ.get("SFT_TUNE_BENCHMARK_SEEDS", SEEDS))
-    seeds, trials, longest = (
-        (1, 3, min(4, task.longest)) if short else (asked, TRIALS, task.longest)
-    )
+    seeds, trials, longest = (1, 3, 4) if short else (asked, TRIALS, LONGEST)
     found = [_search(task, seed, trials, longest) for seed in range(seeds)]
     rows = []
     for name in ("random", "ours", *_rivals()):
@@ -153,12 +147,12 @@ def _search(task: Task, seed: int, trials: int, longest: int) -> dict[str, Found
         folder = Path(name)
         task.write(folder, seed)
         plain = {"sampler": {"name": "random"}, "pruner": {"name": "none"}}
-        found = {"random": _ours(task, folder, "random", {**common, **plain}, {"trials": trials})}
+        found = {"random": _ours(folder, "random", {**common, **plain}, {"trials": trials})}
         target, most = found["random"][1], 3 * trials
-        found["ours"] = _ours(task, folder, "ours", common, {"trials": most, "target": target})
+        found["ours"] = _ours(folder, "ours", common, {"trials": most, "target": target})
         work = {
             **{"target": target, "most": most, "seed": seed, "space": space, "longest": longest},
-            **{"kind": task.kind, "model": str(task.weights), **task.data},
+            **{"kind": task.kind, "model": str(task.weights)},
         }
         (folder / "work.json").write_text(json.dumps(work), "utf8")
         for rival in _rivals():
@@ -170,13 +164,11 @@ def _search(task: Task, seed: int, trials: int, longest: int) -> dict[str, Found
     return found
 
 
-def _ours(
-    task: Task, folder: Path, name: str, sections: dict[str, Any], budget: dict[str, Any]
-) -> Found:
+def _ours(folder: Path, name: str, sections: dict[str, Any], budget: dict[str, Any]) -> Found:
     content = {
         "name": name,
         "task": "image-classification",
-        "data": {"source": str(folder / "data"), **task.data},
+        "data": {"source": str(folder / "data")},
         "objective": {"metric": "accuracy"},
         "budget": budget,
         "resources": {"devices": "cpu"},

@@ -51,7 +51,7 @@ class Work:
         if self.kind == "images":
             _images(data, {"train": self.train, "validation": self.validation})
         else:
-            write_texts(data, {"train": self.train, "validation": self.validation})
+            _texts(data, {"train": self.train, "validation": self.validation})
 
 
 def read(folder: Path) -> Work:
@@ -71,10 +71,10 @@ def _images(data: Path, sizes: Mapping[str, int]) -> None:
                 shutil.copy(image, target)
 
 
-def write_texts(data: Path, sizes: Mapping[str, int], seed: int = 0) -> None:
+def _texts(data: Path, sizes: Mapping[str, int]) -> None:
     """Write texts of log-normal lengths, each of sentences of one label, cut to its length."""
     data.mkdir(parents=True)
-    draws = random.Random(seed)
+    draws = random.Random(0)
     for split, size in sizes.items():
         source = "train.csv" if split == "train" else "test.csv"
         with (SHARED / "data" / "subjectivity" / source).open(encoding="utf8") as file:

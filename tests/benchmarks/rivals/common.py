@@ -36,10 +36,10 @@ def image_model(work: Work, classes: int = 10) -> nn.Module:
     return model
 
 
-def text_model(model: str) -> Any:
+def text_model(work: Work) -> Any:
     """Return the text encoder with a new head, in single precision."""
     return AutoModelForSequenceClassification.from_pretrained(
-        model, num_labels=2, dtype=torch.float32
+        work.model, num_labels=2, dtype=torch.float32
     )
 
 
@@ -62,12 +62,12 @@ def read_texts(path: Path) -> tuple[list[str], list[int]]:
 class Texts(Dataset[dict[str, Any]]):
     """Tokenised texts: all padded to the longest admitted (``padded``), or as long as they are."""
 
-    def __init__(self, path: Path, model: str, max_length: int, padded: bool) -> None:
+    def __init__(self, path: Path, work: Work, padded: bool) -> None:
         texts, self.labels = read_texts(path)
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self.tokenizer = AutoTokenizer.from_pretrained(work.model)
         padding = "max_length" if padded else False
         self.encoded = self.tokenizer(
-            texts, truncation=True, max_length=max_length, padding=padding
+            texts, truncation=True, max_length=work.max_length, padding=padding
         )
 
     def __len__(self) -> int:
@@ -105,17 +105,15 @@ def train_texts(
     work: Work, data: Path, learning_rate: float, padded: bool, report: Callable[[float], None]
 ) -> None:
     """Fine-tune the encoder; ``padded`` to the maximum, else each batch to its longest text."""
-    train, validation = (
-        Texts(data / f"{split}.jsonl", work.model, work.max_length, padded)
-        for split in ("train", "validation")
-    )
+    train = Texts(data / "train.jsonl", work, padded)
+    validation = Texts(data / "validation.jsonl", work, padded)
 
     def collate(items: list[dict[str, Any]]) -> Any:
         return train.tokenizer.pad(items, return_tensors="pt")
 
     batches = DataLoader(train, work.batch_size, shuffle=True, collate_fn=collate)
     held_out = DataLoader(validation, work.batch_size, collate_fn=collate)
-    model = text_model(work.model)
+    model = text_model(work)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
     for _ in range(work.epochs):
         model.train()

@@ -69,10 +69,8 @@ def search(work: Work, folder: Path) -> list[float]:
         train, validation = image_sets(folder / "data")
         given: dict[str, Any] = {"data_collator": collate_images}
     else:
-        train, validation = (
-            Texts(folder / "data" / f"{split}.jsonl", work.model, work.max_length, padded=False)
-            for split in ("train", "validation")
-        )
+        train = Texts(folder / "data" / "train.jsonl", work, padded=False)
+        validation = Texts(folder / "data" / "validation.jsonl", work, padded=False)
         given = {"data_collator": DataCollatorWithPadding(train.tokenizer)}
     found: dict[float, float] = {}
 
@@ -81,7 +79,7 @@ def search(work: Work, folder: Path) -> list[float]:
         return metrics["eval_accuracy"]
 
     trainer = Trainer(
-        model_init=lambda: WithLoss(image_model(work)) if is_images else text_model(work.model),
+        model_init=lambda: WithLoss(image_model(work)) if is_images else text_model(work),
         args=arguments,
         train_dataset=train,
         eval_dataset=validation,
