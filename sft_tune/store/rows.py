@@ -189,6 +189,15 @@ class TrialRow(NamedTuple):
         """What went wrong while it trained, as it was recorded; None where nothing was."""
         return loads(self.flags_json)
 
+    @property
+    def took(self) -> float | None:
+        """The trial's seconds on the device; of a trial that is not ours, from start to end."""
+        if self.seconds is not None:
+            return self.seconds
+        if self.phase is None and self.started is not None and self.ended is not None:
+            return (self.ended - self.started).total_seconds()
+        return None
+
     def is_alive(self, now: float) -> bool:
         """Tell whether a runner holds its lease at ``now``."""
         return self.lease_expires is not None and self.lease_expires > now

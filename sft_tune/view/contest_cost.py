@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sft_tune.store.rows import TrialRow
-from sft_tune.view.material import Material, is_number, seconds_of
+from sft_tune.view.material import Material, is_number
 from sft_tune.view.statistics import best_of_orders, expected_best
 from sft_tune.view.tables import FINISHED
 
@@ -73,7 +73,7 @@ def steps_of(material: Material) -> tuple[Step, ...]:
     for count, (row, wall) in enumerate(zip(ended, walls, strict=True), start=1):
         if row.state == "COMPLETE" and row.value is not None and is_number(row.value):
             best = row.value if best is None else better(best, row.value)
-        took = 0.0 if row.duplicate_of is not None else seconds_of(row)
+        took = 0.0 if row.duplicate_of is not None else row.took
         seconds = None if seconds is None or took is None else seconds + took
         steps.append(Step(count, seconds, wall, best))
     return tuple(steps)

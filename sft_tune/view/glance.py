@@ -10,7 +10,7 @@ from sft_tune.view import noise, words
 from sft_tune.view.failures import broken
 from sft_tune.view.finalists_words import fresh_in_words
 from sft_tune.view.judgement import standings_of
-from sft_tune.view.material import Material, seconds_of
+from sft_tune.view.material import Material
 from sft_tune.view.status import past_of
 from sft_tune.view.tables import FINISHED, state_of_study
 
@@ -35,7 +35,7 @@ def glance(material: Material) -> Glance:
     """Return what the study found, in sentences."""
     ended = [past_of(row) for row in material.trials if row.state in FINISHED]
     counts = Counter(past.reason for past in ended)
-    device = sum(seconds_of(row) or 0.0 for row in material.trials)
+    device = sum(row.took or 0.0 for row in material.trials)
     effort = (
         f"{words.plural(len(ended), 'trial')}: {words.reasons(counts)}" if ended else "no trial"
     )

@@ -142,12 +142,3 @@ def _record(db: Database, name: str) -> StudyRecord | None:
 def is_number(value: float | None) -> bool:
     """Tell whether ``value`` is there and finite."""
     return value is not None and value - value == 0
-
-
-def seconds_of(row: TrialRow) -> float | None:
-    """Return the trial's time on the device; of a trial that is not ours, from start to end."""
-    if row.seconds is not None:
-        return row.seconds
-    if row.phase is None and row.started is not None and row.ended is not None:
-        return (row.ended - row.started).total_seconds()
-    return None

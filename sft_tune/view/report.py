@@ -10,7 +10,7 @@ from sft_tune.store.rows import TrialRow
 from sft_tune.view import words
 from sft_tune.view.glance import glance
 from sft_tune.view.judgement import standings_of
-from sft_tune.view.material import Material, is_number, seconds_of
+from sft_tune.view.material import Material, is_number
 from sft_tune.view.plots.catalog import draw_plot
 from sft_tune.view.plots.rows import by_number
 from sft_tune.view.report_judgement import advice_html, finalists_html
@@ -112,7 +112,7 @@ def _facts(material: Material) -> str:
     ended = [row for row in material.trials if row.state in FINISHED]
     pruned = sum(row.state == "PRUNED" for row in ended)
     facts.append((str(len(ended)), f"trials, {pruned} of them pruned"))
-    device = sum(seconds_of(row) or 0.0 for row in material.trials)
+    device = sum(row.took or 0.0 for row in material.trials)
     if device:
         facts.append((words.duration(device), "on the device"))
     cards = "".join(f"<div><b>{text(v)}</b><span>{text(what)}</span></div>" for v, what in facts)
@@ -204,7 +204,7 @@ def _cells(row: TrialRow, so_far: float | None, names: Sequence[str], now: float
         state_of_trial(row, now),
         words.score(value),
         reached(row),
-        words.duration(seconds_of(row) or None),
+        words.duration(row.took or None),
         *(words.setting(params[n], 3) if n in params else words.NOTHING for n in names),
     ]
 

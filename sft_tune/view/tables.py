@@ -14,11 +14,9 @@ from rich.text import Text
 from sft_tune.spec.faults import SHORT, from_flags
 from sft_tune.spec.function_task import is_function
 from sft_tune.spec.tasks import TASKS, TRAINING_OF_SOME
-from sft_tune.spec.techniques import unread
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.view import words
 from sft_tune.view.grid import Column, Grid
-from sft_tune.view.material import seconds_of
 
 STYLES = {
     "crashed": "red",
@@ -201,7 +199,7 @@ def _trial_columns(
         Column("ended as", ended, right=False, styles=[known[state] for state in states]),
         Column(value_title, [words.score(value) for value in values]),
         Column(progress_title, [reached(row) for row in rows]),
-        Column("time", [words.duration(seconds_of(row) or None) for row in rows]),
+        Column("time", [words.duration(row.took or None) for row in rows]),
     ]
 
 
@@ -305,6 +303,9 @@ def fixed_settings(config: Mapping[str, Any], params: Mapping[str, Any]) -> dict
     What its task or its other settings give no effect is left out, as what has no value.
     """
     given = flat_settings(config)
+    # It needs the whole study file's rules, which a list of studies does not wait for.
+    from sft_tune.spec.techniques import unread
+
     ignored: set[str] = set()
     task = config.get("task", "")
     if not is_function(task):

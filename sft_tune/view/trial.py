@@ -13,7 +13,6 @@ from rich.text import Text
 from sft_tune.spec.faults import from_flags
 from sft_tune.store.rows import EvaluationRow, StudyRow, TrialRow
 from sft_tune.view import words
-from sft_tune.view.material import seconds_of
 from sft_tune.view.status import owner_in_words
 from sft_tune.view.tables import (
     STYLES,
@@ -56,7 +55,7 @@ def draw_best(
         facts.add_row("folds", folds)
     if row.best_progress is not None:
         facts.add_row("reached at", f"{row.best_progress} % of its {_steps(row)}")
-    facts.add_row("trained for", words.duration(seconds_of(row)))
+    facts.add_row("trained for", words.duration(row.took))
     if row.checkpoint is not None:
         facts.add_row("weights", words.short_path(row.checkpoint))
     parts: list[RenderableType] = [head, facts]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sft_tune.store.rows import EvaluationRow, TrialRow
-from sft_tune.view.material import Material, is_number, seconds_of
+from sft_tune.view.material import Material, is_number
 
 BEST = "best"
 DEFAULT = "default"
@@ -207,7 +207,7 @@ def cost(material: Material) -> tuple[CostPoint, ...]:
     known = kinds(material)
     found = []
     for row in material.trials:
-        seconds = seconds_of(row)
+        seconds = row.took
         if row.duplicate_of is not None or row.state not in ("COMPLETE", "PRUNED"):
             continue
         if row.value is not None and is_number(row.value) and seconds:
