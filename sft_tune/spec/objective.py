@@ -33,7 +33,7 @@ class ObjectiveSpec(Section):
     )
     rungs: Literal["auto"] | Annotated[int, Field(ge=1, le=100)] = Field(
         "auto",
-        description="Evaluations per trial, 1 to 100, evenly spaced over its own schedule; a trial "
+        description="Evaluations per trial, evenly spaced over its own schedule; a trial "
         "may be pruned at each. auto: 10, or 5 where 10 would be over 5 % of the shortest trial "
         "and neither pruner, patience nor folds need them.",
     )

@@ -63,7 +63,9 @@ _ALIASES = {
 
 def words(annotation: Any) -> str:
     """Return in plain words what values the type ``annotation`` admits."""
-    annotation, _ = _bare(annotation)
+    annotation, metadata = _bare(annotation)
+    if bounds := limits(metadata):  # of one type of a union: those of a whole field are its own
+        return f"{words(annotation)}, {bounds}"
     members = members_of(annotation)
     if members is not None:
         if set(members) >= {bool, int, float, str}:

@@ -54,6 +54,21 @@ def ended(name: str) -> str | None:
         db.dispose()
 
 
+def started(path: str) -> subprocess.Popen[str]:
+    """Return `start` of the study file ``path``, its first trial begun."""
+    process = subprocess.Popen(
+        [PROGRAM, "start", "--plain", path],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=program_environment(Path("cache").absolute()),
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "trial 0 started" in line:
+            break
+    return process
+
+
 class Worker:
     """`sft-tune worker` as a process; its lines are waited for."""
 
@@ -175,17 +190,9 @@ def test_pause_stop_resume_and_enqueue_from_another_shell(
 
 def test_start_that_is_stopped_from_another_shell_says_so(run: Run) -> None:
     path = write("long", epochs=5000)
-    process = subprocess.Popen(
-        [PROGRAM, "start", "--plain", path],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=program_environment(Path("cache").absolute()),
-    )
+    process = started(path)
+    run("stop", "long")
     assert process.stdout is not None
-    for line in process.stdout:
-        if "trial 0 started" in line:
-            run("stop", "long")
-            break
     with process.stdout:
         rest = process.stdout.read()
     assert process.wait() == 130
@@ -211,16 +218,8 @@ def test_a_finished_study_is_neither_stopped_nor_paused(run: Run) -> None:
 
 def test_a_study_whose_runner_was_killed_runs_no_more(run: Run) -> None:
     path = write("long", epochs=5000)
-    process = subprocess.Popen(
-        [PROGRAM, "start", "--plain", path],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=program_environment(Path("cache").absolute()),
-    )
+    process = started(path)
     assert process.stdout is not None
-    for line in process.stdout:
-        if "trial 0 started" in line:
-            break
     assert run("list").stdout.splitlines()[1].split()[:2] == ["long", "running"]
     process.kill()
     process.wait()

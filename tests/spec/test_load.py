@@ -83,6 +83,7 @@ SINGLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"data": {"normalize": {"mean": [0.5], "std": [0]}}}, "data.normalize.std[0]", "must be above 0", "0"),
     ({"data": {"normalize": {"mean": [1], "std": [1], "dev": 2}}}, "data.normalize.dev", "unknown key; use one of mean, std", None),
     ({"resources": {"devices": "gpu"}}, "resources.devices", "must be one of auto, cpu or a list of whole numbers; did you mean cpu?", "'gpu'"),
+    ({"objective": {"rungs": 500}}, "objective.rungs", "must be auto or a whole number, at least 1 and at most 100", "500"),
     ({"resources": {"devices": [0, "a"]}}, "resources.devices[1]", "must be a whole number", "'a'"),
     ({"sampler": {"enqueue": [5]}}, "sampler.enqueue[0]", "must be a mapping of settings", "5"),
     ({"sampler": {"enqueue": [{"learning_rate": [1]}]}}, "sampler.enqueue[0].learning_rate", "must be a single value (number, text, true, false or null)", "[1]"),
