@@ -54,7 +54,7 @@ def draw_best(
     if (folds := words.folds(row.flags)) is not None:
         facts.add_row("folds", folds)
     if row.best_progress is not None:
-        facts.add_row("reached at", f"{row.best_progress} % of its {_steps(row)}")
+        facts.add_row("best rung", f"at {row.best_progress} % of its {_steps(row)}")
     facts.add_row("trained for", words.duration(row.took))
     if row.checkpoint is not None:
         facts.add_row("weights", words.short_path(row.checkpoint))

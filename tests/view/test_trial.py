@@ -12,7 +12,7 @@ def test_the_best_trial_on_a_page(draw_text: Draw) -> None:
     assert draw_text(draw_best(study_row(), row, DEFAULT)).splitlines() == [
         "accuracy 0.9000  trial 1 of s",
         "validation   accuracy 0.9000, loss 1.0000",
-        "reached at   90 % of its 120 steps",
+        "best rung    at 90 % of its 120 steps",
         "trained for  10s",
         "weights      /runs/trial-00001/best.safetensors",
         "",
