@@ -17,6 +17,7 @@ BENCHMARKS = {
     "replay": "samplers and pruners over 1,000 recorded fine-tunes: regret against cost",
     "to_target": "seconds to what 40 random trials find, beside Optuna and Ray Tune",
     "to_target_frozen": "the same where only the head of a backbone is trained",
+    "to_target_images": "the same where a whole ResNet-18 is trained",
     "throughput_short": "trials per hour beside the same tools, of half a second each",
     "throughput_images": "trials per hour beside Optuna, Trainer's search and Ray Tune, ResNet-18",
     "throughput_texts": "the same with a text encoder and texts of mixed length",

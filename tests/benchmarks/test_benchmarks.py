@@ -27,6 +27,7 @@ COLUMN_OF = {
     "replay": "own horizon",
     "to_target": "Ray Tune ASHA",
     "to_target_frozen": "Ray Tune ASHA",
+    "to_target_images": "Ray Tune ASHA",
     "throughput_images": "limit: training alone",
     "throughput_short": "limit: training alone",
     "throughput_texts": "limit: training alone",

@@ -7,6 +7,7 @@ without gradients, run anew in every epoch, images from a DataLoader.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,6 @@ from tests.benchmarks.to_target import Task, measure
 from tests.benchmarks.work import SHARED
 
 WEIGHTS = SHARED / "models" / "resnet18-cifar5.safetensors"
-TRAIN, VALIDATION = 40, 40
-"""Images of each of the ten classes."""
 
 
 def run(short: bool) -> Table:
@@ -26,16 +25,20 @@ def run(short: bool) -> Table:
     return measure(FROZEN, short)
 
 
-def _write_data(folder: Path, seed: int) -> None:
-    """Copy images of CIFAR-10, others for each seed."""
-    for source in sorted((SHARED / "data" / "cifar10" / "train").iterdir()):
-        images = np.random.default_rng(seed).permutation(sorted(source.glob("*.jpg")))
-        parts = {"train": images[:TRAIN], "validation": images[TRAIN : TRAIN + VALIDATION]}
-        for split, chosen in parts.items():
-            target = folder / "data" / split / source.name
-            target.mkdir(parents=True)
-            for image in chosen:
-                shutil.copy(image, target)
+def images_writer(train: int, validation: int) -> Callable[[Path, int], None]:
+    """Return what copies so many images of each class of CIFAR-10, others for each seed."""
+
+    def write(folder: Path, seed: int) -> None:
+        for source in sorted((SHARED / "data" / "cifar10" / "train").iterdir()):
+            images = np.random.default_rng(seed).permutation(sorted(source.glob("*.jpg")))
+            parts = {"train": images[:train], "validation": images[train : train + validation]}
+            for split, chosen in parts.items():
+                target = folder / "data" / split / source.name
+                target.mkdir(parents=True)
+                for image in chosen:
+                    shutil.copy(image, target)
+
+    return write
 
 
 FROZEN = Task(
@@ -47,5 +50,5 @@ FROZEN = Task(
         "model": {"name": "torchvision:resnet18", "weights": str(WEIGHTS)},
         "training": {"freeze": "backbone", "augment": "none"},
     },
-    write=_write_data,
+    write=images_writer(40, 40),
 )
