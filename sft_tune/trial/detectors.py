@@ -63,8 +63,11 @@ def _settled(module: Any) -> nn.Module:
     """Return ``module``, which no longer depends on its first batch, or on half precision."""
     if hasattr(module, "roi_heads"):
         _fix_scales(module)
-    anchors = getattr(module, "rpn", module).anchor_generator
-    anchors.register_forward_pre_hook(_in_single_precision)
+    proposing = getattr(module, "rpn", module)
+    proposing.anchor_generator.register_forward_pre_hook(_in_single_precision)
+    proposing.head.register_forward_hook(_to_single_precision)
+    if hasattr(module, "roi_heads"):
+        module.roi_heads.box_predictor.register_forward_hook(_to_single_precision)
     made: nn.Module = module
     return made
 
@@ -73,6 +76,19 @@ def _in_single_precision(module: Any, given: Any) -> Any:
     """Let anchors be made in float32: bfloat16 cannot tell 1000 pixels from 1003."""
     images, maps = given
     return images, [one.new_empty(1, dtype=torch.float32).expand(one.shape) for one in maps]
+
+
+def _to_single_precision(module: Any, given: Any, found: Any) -> Any:
+    """Let boxes be made in float32: torchvision makes them in the precision of ``found``."""
+    return _single(found)
+
+
+def _single(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {name: _single(part) for name, part in found.items()}
+    if isinstance(found, list | tuple):
+        return type(found)(_single(part) for part in found)
+    return found.float()
 
 
 def _fix_scales(module: Any) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
@@ -214,6 +215,38 @@ def test_a_detector_does_not_depend_on_what_it_saw_first(name: str) -> None:
         first, second = used(images)[0], fresh(images)[0]
     assert torch.equal(first["boxes"], second["boxes"])
     assert torch.equal(first["scores"], second["scores"])
+
+
+WIDE: dict[str, Any] = {"num_classes": 9, "min_size": 64, "max_size": 1024}
+LITE = "ssdlite320_mobilenet_v3_large"
+
+
+@pytest.mark.parametrize("name", ["fcos", "retinanet", "fasterrcnn", LITE])
+def test_boxes_are_made_in_single_precision_of_what_half_precision_says(name: str) -> None:
+    """Bfloat16 has one number in four pixels at 1000, which are few in a head's own offsets."""
+    torch.manual_seed(0)
+    surest = "box_score_thresh" if name == "fasterrcnn" else "score_thresh"
+    sizes = {"num_classes": 9} if name == LITE else WIDE
+    full_name = name if name == LITE else f"{name}_resnet18_fpn"
+    module: Any = build_detector(full_name, {**sizes, surest: 0.0}).eval()
+    images = [torch.rand(3, 64, 1000)]
+    heads = [getattr(module, "rpn", module).head]
+    if hasattr(module, "roi_heads"):
+        heads.append(module.roi_heads.box_predictor)
+    said: list[Any] = []
+    handles = [head.register_forward_hook(lambda *args: said.append(args[2])) for head in heads]
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        reduced = module(images)[0]
+    for handle in handles:
+        handle.remove()
+    for head in heads:
+        head.register_forward_hook(lambda *_: tree_map(torch.Tensor.float, said.pop(0)))
+    with torch.inference_mode():
+        exact = module(images)[0]
+    assert exact["boxes"].max() > 256
+    assert reduced["boxes"].dtype == torch.float32
+    assert torch.allclose(reduced["boxes"], exact["boxes"], atol=0.01)
+    assert torch.equal(reduced["labels"], exact["labels"])
 
 
 @pytest.fixture
