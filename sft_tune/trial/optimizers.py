@@ -23,9 +23,27 @@ Groups = list[dict[str, Any]]
 
 def _sgd(groups: Groups, training: TrainingSpec, fused: bool | None) -> Optimizer:
     nesterov = bool(training.nesterov) and training.momentum > 0
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         groups, lr=0.0, momentum=training.momentum, nesterov=nesterov, fused=fused
     )
+    if fused and training.momentum > 0:
+        _begin_momentum(optimizer)
+        # A checkpoint of before has none of parameters that had not been trained yet.
+        optimizer.register_load_state_dict_post_hook(_begin_momentum)
+    return optimizer
+
+
+def _begin_momentum(optimizer: Optimizer) -> None:
+    """Begin the momentum of each parameter that has none with 0: then the first step adds g to it.
+
+    Torch's fused SGD makes it at the first step of a whole group, from memory that it does not
+    set where that step is skipped (fp16), and fails where a group's parameters begin one by one.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _adam(groups: Groups, training: TrainingSpec, fused: bool | None) -> Optimizer:

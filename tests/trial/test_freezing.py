@@ -57,6 +57,10 @@ def moved(trainee: Trainee, step: int) -> set[int]:
             {"freeze": "gradual", "unfreeze_at": 0.5},
             {0: {5}, 2: {5}, 3: {3, 5}, 4: {2, 3, 5}, 5: {1, 2, 3, 5}, 6: {0, 1, 2, 3, 5}},
         ),
+        (
+            {"freeze": "gradual", "unfreeze_at": 0.5, "optimizer": "sgd"},
+            {2: {5}, 3: {3, 5}, 4: {2, 3, 5}, 5: {1, 2, 3, 5}, 6: {0, 1, 2, 3, 5}},
+        ),
     ],
 )
 def test_only_what_is_open_moves(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from sft_tune.trial.optimizers import (
     build_optimizer,
     parameter_groups,
     set_learning_rate,
+    trained_parameters,
 )
 
 Configure = Callable[..., TrialConfig]
@@ -153,6 +154,71 @@ def test_an_optimizer_goes_on_from_its_state_bit_for_bit(model: BuiltModel, name
     again.load_state_dict({"state": kept, "param_groups": again.state_dict()["param_groups"]})
     follow(model, again, 3, 0.01)
     assert all(torch.equal(v, once[k]) for k, v in model.module.state_dict().items())
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_first_step_of_sgd_is_torchs_own(model: BuiltModel, nesterov: bool) -> None:
+    training = TrainingSpec(optimizer="sgd", nesterov=nesterov, weight_decay=0.1)
+    start = {name: p.detach().clone() for name, p in model.module.named_parameters()}
+    ours = build_optimizer(model, training)
+    follow(model, ours, 3, 0.1)
+    once = {name: p.detach().clone() for name, p in model.module.named_parameters()}
+    model.module.load_state_dict(start)
+    usual = {"momentum": 0.9, "nesterov": nesterov, "fused": True}
+    follow(model, torch.optim.SGD(ours.param_groups, **usual), 3, 0.1)
+    assert all(torch.equal(p, once[name]) for name, p in model.module.named_parameters())
+
+
+@pytest.fixture
+def _memory_of_nan() -> Iterator[None]:
+    """Let memory that is not set hold NaN, not the zeros that it often holds."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("_memory_of_nan")
+def test_sgd_goes_on_from_0_after_a_first_step_that_overflows(model: BuiltModel) -> None:
+    optimizer = build_optimizer(model, TrainingSpec(optimizer="sgd", weight_decay=0.0))
+    set_learning_rate(optimizer, 0.5)
+    scaler = torch.GradScaler("cpu", init_scale=2.0)
+    bias: Any = model.module.get_parameter("head.bias")
+    begun = bias.detach().clone()
+    for gradient in (float("inf"), 2.0):
+        for parameter in model.module.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        scaler.scale(torch.zeros(()))
+        scaler.step(optimizer)
+        scaler.update()
+    assert torch.equal(bias, begun - 0.5 * 2.0)  # the scale was halved to 1
+
+
+def test_sgd_goes_on_from_a_checkpoint_without_the_momentum_of_what_was_frozen(
+    model: BuiltModel,
+) -> None:
+    training = TrainingSpec(optimizer="sgd")
+    optimizer, module = build_optimizer(model, training), model.module
+    for part in ("table", "hidden"):
+        module.get_submodule(part).requires_grad_(False)
+    follow(model, optimizer, 2, 0.1)
+    weights = {k: v.clone() for k, v in module.state_dict().items()}
+    frozen = {id(p) for p in module.parameters() if not p.requires_grad}
+    trained = trained_parameters(optimizer)
+    every = optimizer.state_dict()["state"]
+    kept = {
+        i: {k: v.clone() for k, v in every[i].items()}
+        for i, p in enumerate(trained)
+        if id(p) not in frozen
+    }
+    assert 0 < len(kept) < len(every)
+    module.requires_grad_(True)
+    follow(model, optimizer, 2, 0.1)
+    once = {k: v.clone() for k, v in module.state_dict().items()}
+    module.load_state_dict(weights)
+    again = build_optimizer(model, training)
+    again.load_state_dict({"state": kept, "param_groups": again.state_dict()["param_groups"]})
+    follow(model, again, 2, 0.1)
+    assert all(torch.equal(v, once[k]) for k, v in module.state_dict().items())
 
 
 @pytest.mark.parametrize(
