@@ -123,6 +123,7 @@ class Server:
             if sys.path[0] == self._home:  # as `python -m` would have it there
                 sys.path[0] = request["folder"]
             importlib.invalidate_caches()
+            worker.keep_cuda_usable()
             worker.use_threads(int(os.environ["OMP_NUM_THREADS"]))
             worker.main()
         except BaseException:

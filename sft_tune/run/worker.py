@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,19 @@ def warm_up() -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     torch.optim.SGD([parameter], lr=0.1).step()
+
+
+def keep_cuda_usable() -> None:
+    """Start over as a process that is not forked where a forked one could not use a GPU.
+
+    That is so where the server has imported something that asks CUDA whether it is there. Input,
+    output and errors stay as they are, and so does the process's number.
+    """
+    import torch
+
+    if torch.cuda._is_in_bad_fork():
+        command = [sys.executable, "-m", "sft_tune.run.worker"]
+        os.execve(sys.executable, command, os.environ)
 
 
 def use_threads(count: int) -> None:

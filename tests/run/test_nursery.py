@@ -34,6 +34,7 @@ def train(folder, report):
         "open": sorted(os.readlink(f"/proc/self/fd/{d}") for d in os.listdir("/proc/self/fd")
                        if os.path.exists(f"/proc/self/fd/{d}")),
         "loaded": sorted(sys.modules), "random": float(np.random.rand()),
+        "poisoned": torch.cuda._is_in_bad_fork(),
         "sum": float((torch.ones(400, 400) @ torch.ones(400, 400)).sum()),
     }))
     report(1.0, {"score": SCORE})
@@ -185,6 +186,25 @@ def test_the_library_of_the_models_is_imported_once_for_all_workers(
     assert server_of(worker) not in (None, early)
     assert "transformers.modeling_utils" in seen["loaded"]  # type: ignore[operator]
     worker.close()
+
+
+def test_a_worker_can_use_a_gpu_though_its_server_has_asked_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork of a process that has asked CUDA whether it is there can begin CUDA no more."""
+    monkeypatch.setenv("LC_FLEET", "curious")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "curious_library.py").write_text("import torch\ntorch.cuda.is_available()\n")
+    nursery.prepare(worker_environment(Slot(0, None, 1)), ["curious_library"])
+    for score in (0.5, 0.75):
+        worker, heard = spawned(tmp_path / "logs", threads=2)
+        seen = train(worker, heard, tmp_path, score)
+        assert not seen["poisoned"]
+        assert (seen["threads"], seen["session"], seen["cwd"]) == (2, True, os.getcwd())
+        assert [p.partition(":")[0] for p in seen["open"]].count("pipe") == 2  # type: ignore[attr-defined]
+        server_of(worker)
+        worker.close()
+        assert "exited with status 0" in heard.get(timeout=PATIENCE)[1]["how"]
 
 
 def test_of_servers_for_other_surroundings_only_two_stay(
