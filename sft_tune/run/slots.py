@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -15,6 +19,12 @@ from sft_tune.spec.resources import ResourcesSpec
 from sft_tune.spec.study import StudySpec
 
 GIB = 2**30
+GPU_NAME = re.compile(r"\d+|(GPU|MIG)-.+")
+DEVICE_FILES = Path("/dev")
+WSL_TOOLS = "/usr/lib/wsl/lib"
+"""Where Windows puts the driver's tools for Linux, not everywhere on the PATH."""
+BY_BUS = "PCI_BUS_ID"
+"""How nvidia-smi numbers GPUs. CUDA by itself begins with the fastest."""
 LOADED_BY = {"transformers": "transformers.modeling_utils", "timm": "timm"}
 """What a worker imports, for a second or two, to make a model of the library."""
 
@@ -55,24 +65,37 @@ def available_gpus() -> list[str]:
     """Return the GPUs that this process may use, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+        # CUDA, too, leaves out all from the first name on that is none: -1, NoDevFiles, void.
+        return list(itertools.takewhile(GPU_NAME.fullmatch, map(str.strip, visible.split(","))))
+    if _driver_tool() is None:
+        # A container may have the GPUs without the tool that lists them.
+        return [str(number) for number, _ in enumerate(DEVICE_FILES.glob("nvidia[0-9]*"))]
     return [index for index, _ in _ask_driver("index")]
 
 
 def gpu_memory() -> dict[str, float]:
-    """Return the memory of each GPU in GiB by its number and by its UUID; empty without driver."""
+    """Return the memory in GiB of each GPU that has its own, by number and by UUID.
+
+    It is empty where the driver cannot be asked.
+    """
     sizes = {}
     for index, rest in _ask_driver("index,uuid,memory.total"):
         uuid, size = (field.strip() for field in rest.split(","))
-        sizes[index] = sizes[uuid] = float(size) / 1024
+        with contextlib.suppress(ValueError):  # [N/A], of one that shares the machine's
+            sizes[index] = sizes[uuid] = float(size) / 1024
     return sizes
+
+
+def _driver_tool() -> str | None:
+    return shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path=WSL_TOOLS)
 
 
 def _ask_driver(fields: str) -> list[tuple[str, str]]:
     """Return for each GPU its number and the rest of ``fields``."""
-    if shutil.which("nvidia-smi") is None:
+    tool = _driver_tool()
+    if tool is None:
         return []
-    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    query = [tool, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
     except subprocess.TimeoutExpired:
@@ -138,9 +161,14 @@ def _trials_on(gpu: str | None, resources: ResourcesSpec, cpu_workers: int) -> i
     wanted = given or (cpu_workers if gpu is None else 1)
     if each is None:
         return wanted
-    has = psutil.virtual_memory().total / GIB if gpu is None else gpu_memory().get(gpu)
+    has = psutil.virtual_memory().total / GIB if gpu is None else _memory_of(gpu)
     if has is None:
-        return wanted
+        if given is None:
+            raise UserError(
+                "resources.memory_per_trial: the GPU's memory must be known (got GPU "
+                f"{gpu}, of which nvidia-smi tells none); give trials_per_device instead"
+            )
+        return given
     fit = int(has / each)
     name = "this machine" if gpu is None else f"GPU {gpu}"
     if fit < (given or 1):
@@ -154,11 +182,25 @@ def _trials_on(gpu: str | None, resources: ResourcesSpec, cpu_workers: int) -> i
     return min(wanted, fit)
 
 
+def _memory_of(gpu: str) -> float | None:
+    """Return the memory of ``gpu`` in GiB; None: it is not known."""
+    sizes = gpu_memory()
+    if gpu.isdigit() and _order() != BY_BUS and len(set(sizes.values())) > 1:
+        return None  # nvidia-smi's number is another GPU's
+    return sizes.get(gpu)
+
+
+def _order() -> str:
+    """Return how GPUs are numbered: as the user says who has named some, else by the bus."""
+    named = "CUDA_VISIBLE_DEVICES" in os.environ
+    return (os.environ.get("CUDA_DEVICE_ORDER") if named else None) or BY_BUS
+
+
 def worker_environment(slot: Slot) -> dict[str, str]:
     """Return the whole environment of the worker on ``slot``: set before it imports anything."""
     confined = {
         "CUDA_VISIBLE_DEVICES": slot.gpu or "",
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_DEVICE_ORDER": _order(),
         "OMP_NUM_THREADS": str(slot.threads),
         "MKL_NUM_THREADS": str(slot.threads),
         # cuBLAS repeats its results only with a workspace of fixed size.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -16,13 +17,29 @@ def slots(**resources: object) -> list[Slot]:
 
 
 @pytest.fixture
-def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Let a driver know GPUs, each a line of nvidia-smi's answer."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+
+    def know(*gpus: str) -> None:
+        lines = "".join(f"echo '{gpu}'\n" for gpu in gpus)
+        write_tool(tmp_path / "bin", lines)
+
+    return know
+
+
+def write_tool(folder: Path, lines: str) -> None:
+    folder.mkdir(exist_ok=True)
+    tool = folder / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{lines}")
+    tool.chmod(0o755)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch, driver: Callable[..., None]) -> None:
     """A driver that knows GPUs 0 and 3, of 80 and of 24 GiB."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
-    driver = tmp_path / "nvidia-smi"
-    driver.write_text("#!/bin/sh\necho '0, GPU-a, 81920'\necho '3, GPU-b, 24576'\n")
-    driver.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    driver("0, GPU-a, 81920", "3, GPU-b, 24576")
 
 
 def test_a_machine_without_gpu_has_one_slot_with_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +100,67 @@ def test_no_more_trials_run_on_the_cpu_than_memory_holds() -> None:
 def test_without_a_driver_no_gpu_has_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert gpu_memory() == {}
+
+
+def test_a_gpu_without_memory_of_its_own_has_none_that_is_known(
+    driver: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver("0, GPU-a, [N/A]", "1, GPU-b, 24576")
+    assert gpu_memory() == {"1": 24, "GPU-b": 24}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(UserError, match=r"\(got GPU 0, .*\); give trials_per_device instead"):
+        slots(memory_per_trial=20)
+    assert len(slots(memory_per_trial=20, trials_per_device=2)) == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1f2e")
+    with pytest.raises(UserError, match="got GPU MIG-1f2e, of which nvidia-smi tells none"):
+        slots(memory_per_trial=20)
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus"),
+    [
+        ("2, 0", ["2", "0"]),
+        ("0,-1,1", ["0"]),
+        ("GPU-8f1c,MIG-22,void", ["GPU-8f1c", "MIG-22"]),
+        *((word, [None]) for word in ("NoDevFiles", "none", "void", "-1", "")),
+    ],
+)
+def test_gpus_are_those_that_cuda_sees_in_what_the_user_names(
+    monkeypatch: pytest.MonkeyPatch, visible: str, gpus: list[str | None]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [slot.gpu for slot in slots()] == gpus
+
+
+def test_gpus_are_found_without_the_tool_that_lists_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    for name in ("nvidia1", "nvidia4", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr("sft_tune.run.slots.DEVICE_FILES", tmp_path)
+    assert [slot.gpu for slot in slots()] == ["0", "1"]
+    # Under Windows the tool is beside the PATH.
+    write_tool(tmp_path / "wsl", "echo '0, GPU-a, 8192'\n")
+    monkeypatch.setattr("sft_tune.run.slots.WSL_TOOLS", str(tmp_path / "wsl"))
+    assert [slot.gpu for slot in slots(memory_per_trial=4)] == ["0", "0"]
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_numbers_of_gpus_are_the_drivers_unless_the_user_gives_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    assert worker_environment(slots()[0])["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    assert worker_environment(slots()[0])["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
+    # Of the GPUs of unlike memory it is then not known which is 0.
+    with pytest.raises(UserError, match="got GPU 0, of which nvidia-smi tells none"):
+        slots(memory_per_trial=20)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [slot.gpu for slot in slots(memory_per_trial=20)] == ["0"] * 4 + ["3"]
+    assert worker_environment(slots()[0])["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 @pytest.mark.usefixtures("two_gpus")
