@@ -155,7 +155,8 @@ def wrapped_layers(state: Iterable[str]) -> list[str]:
 def exported(module: nn.Module, spec: ModelSpec) -> dict[str, Tensor]:
     """Return the weights of ``module`` as a checkpoint keeps them: updates merged if so asked.
 
-    Merged they have the names and shapes of the model without LoRA.
+    Merged they have the names and shapes of the model without LoRA, and those that are sums are on
+    the CPU: the device may have no room for all of them beside the model.
     """
     state: dict[str, Tensor] = module.state_dict()
     if spec.lora_rank is None or not spec.lora_merge:
@@ -170,6 +171,6 @@ def exported(module: nn.Module, spec: ModelSpec) -> dict[str, Tensor]:
     }
     for name, layer in layers.items():
         own = layer.get_base_layer().state_dict()
-        own["weight"] = own["weight"] + layer.get_delta_weight(ADAPTER).detach()
+        own["weight"] = (own["weight"] + layer.get_delta_weight(ADAPTER).detach()).cpu()
         merged |= {f"{name}.{key}": tensor for key, tensor in own.items()}
     return {key: merged[key] for key in sorted(merged)}
