@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -227,13 +228,16 @@ def _redrawing(fresh: BuiltModel, seed: int) -> Callable[[nn.Module], None] | No
 
     def by_library(module: Any) -> None:
         for name in parts:
-            module._init_weights(module.get_submodule(name))
+            part = module.get_submodule(name)
+            with _on_the_cpu(part):
+                module._init_weights(part)
 
     def by_layers(module: nn.Module) -> None:
         for name in parts:
-            reset = getattr(module.get_submodule(name), "reset_parameters", None)
-            if reset is not None:
-                reset()
+            part: Any = module.get_submodule(name)
+            if hasattr(part, "reset_parameters"):
+                with _on_the_cpu(part):
+                    part.reset_parameters()
 
     ways: list[Callable[[nn.Module], None]] = [by_layers]
     if callable(getattr(fresh.module, "_init_weights", None)):
@@ -249,6 +253,15 @@ def _redrawing(fresh: BuiltModel, seed: int) -> Callable[[nn.Module], None] | No
         if all(one is other or torch.equal(one, other) for one, other in same):
             return draw
     return None
+
+
+@contextmanager
+def _on_the_cpu(part: nn.Module) -> Iterator[None]:
+    """Have ``part`` on the CPU inside: with its generator models are made, not with a GPU's."""
+    device = next(part.parameters()).device
+    part.to("cpu")
+    yield
+    part.to(device)
 
 
 def _copy(model: BuiltModel) -> BuiltModel:
