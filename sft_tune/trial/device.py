@@ -131,6 +131,8 @@ def describe_device(device: torch.device) -> str:
 
 def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
+        # To reset a peak does not begin CUDA, and fails in a process that has not.
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return

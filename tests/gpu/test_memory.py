@@ -21,6 +21,8 @@ from sft_tune.trial.paths import TrialPaths
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use"),
+    # Some versions want newer settings of TF32, of which others warn.
+    pytest.mark.filterwarnings("ignore:Please use the new API settings"),
 ]
 
 DEVICE = "cuda:0"
