@@ -18,11 +18,17 @@ from sft_tune.errors import UserError
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What torch's, C++'s and Python's CPU allocators say, and CUDA and its libraries where they
-# allocate without torch; torch's own GPU allocator has `torch.OutOfMemoryError`.
+# allocate without torch; torch's own GPU allocator has `torch.OutOfMemoryError`. A library that
+# has no room for its handle is "not initialized", one that has none for any way to do a
+# convolution is "unable to find an engine". They may say so for other reasons, too, but seldom.
 OUT_OF_MEMORY = re.compile(
     r"DefaultCPUAllocator|can't allocate memory|not enough memory|std::bad_alloc"
-    r"|CUDA error: out of memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED"
+    r"|CUDA (driver )?error: out of memory|CUDA ran out of memory"
+    r"|CU(BLAS|DNN)_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)"
+    r"|(GET|FIND) was unable to find an engine"
 )
+# What a process takes of a GPU besides tensors: CUDA's context and the code of its libraries.
+CONTEXT_BYTES = 640 * 2**20
 
 
 def open_device(name: str) -> torch.device:

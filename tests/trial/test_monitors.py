@@ -194,6 +194,35 @@ def test_peak_memory_is_of_what_came_last() -> None:
     assert high - low > 150_000_000
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+        "CUDA error: out of memory",
+        "CUDA driver error: out of memory",
+        "CUDA ran out of memory outside PyTorch's allocator. If this workload uses many",
+    ],
+)
+def test_a_library_that_runs_out_of_memory_is_understood(said: str) -> None:
+    assert device.is_out_of_memory(RuntimeError(said))
+    assert not device.is_out_of_memory(ValueError(said))
+
+
+def test_other_errors_of_a_gpu_are_no_lack_of_memory() -> None:
+    for said in ("CUDA error: device-side assert triggered", "CUBLAS_STATUS_NOT_SUPPORTED"):
+        assert not device.is_out_of_memory(RuntimeError(said))
+
+
+def test_cudas_own_memory_is_taken_from_the_share_of_a_gpu() -> None:
+    of_four = device.share_of_tensors(0.25, 80 * 2**30)
+    assert 4 * (of_four * 80 + 0.625) == pytest.approx(80)
+    assert device.share_of_tensors(0.125, 4 * 2**30) == 0.0625
+
+
 def test_a_device_that_is_not_here_is_named() -> None:
     with pytest.raises(UserError, match="'cuda:93' is not here"):
         device.open_device("cuda:93")
