@@ -27,15 +27,18 @@ def cache_folder() -> Path:
 
 
 def probe(
-    config: TrialConfig, batch_sizes: Sequence[int], batch_tokens: Sequence[int], device: str
+    config: TrialConfig, batch_sizes: Sequence[int], batch_tokens: Sequence[int], slot: Slot
 ) -> Message:
-    """Load data and model of ``config`` and take a step per batch size, and per token budget."""
+    """Load data and model of ``config`` and take a step per batch size, and per token budget.
+
+    It has the memory that a trial on ``slot`` has.
+    """
     return {
         "do": "probe",
         "config": config.model_dump(mode="json"),
         "batch_sizes": list(batch_sizes),
         "batch_tokens": list(batch_tokens),
-        "device": device,
+        **_confined(slot),
         "cache": str(cache_folder()),
     }
 
@@ -110,9 +113,7 @@ def train(
         "folder": str(folder),
         "url": url,
         "prepared": prepared,
-        "device": slot.device,
-        "threads": slot.threads,
-        "memory_share": 1 / slot.sharing if slot.gpu is not None else None,
+        **_confined(slot),
         "cache": str(cache_folder()),
         "checkpoint_seconds": resources.checkpoint_seconds,
         "evaluation_batch_size": resources.evaluation_batch_size,
@@ -180,6 +181,14 @@ def verify(
         "call": dict(call),
         "onnx": onnx,
         **_evaluation(slot, resources),
+    }
+
+
+def _confined(slot: Slot) -> Message:
+    return {
+        "device": slot.device,
+        "threads": slot.threads,
+        "memory_share": 1 / slot.sharing if slot.gpu is not None else None,
     }
 
 

@@ -33,7 +33,7 @@ def probe_config(
         DataError, ModelError: when the data or the model is not what the study file says.
         WorkerError: when the worker dies of it.
     """
-    worker.send(messages.probe(config, batch_sizes, batch_tokens, worker.slot.device))
+    worker.send(messages.probe(config, batch_sizes, batch_tokens, worker.slot))
     facts: dict[str, Any] = await_event(inbox, "probed")["facts"]
     return facts
 

@@ -94,6 +94,7 @@ def use_threads(count: int) -> None:
 
 def _probe(channel: Channel, command: Message) -> None:
     from sft_tune.trial.check import probe
+    from sft_tune.trial.device import confine
     from sft_tune.trial.function import load_function
 
     config = TrialConfig.model_validate(command["config"])
@@ -101,6 +102,7 @@ def _probe(channel: Channel, command: Message) -> None:
         load_function(config.task)
         channel.send("probed", facts={"task": config.task})
         return
+    confine(command["threads"], command["memory_share"])
     facts = probe(
         config,
         command["batch_sizes"],

@@ -40,8 +40,8 @@ class ResourcesSpec(Section):
     memory_per_trial: float | None = Field(
         None,
         gt=0,
-        description="GiB that a trial needs, of the GPU or (on the CPU) of the machine: no more "
-        "trials run at once than it holds.",
+        description="GiB that a trial needs, of the GPU (0.6 of CUDA's own among them) or (on the "
+        "CPU) of the machine: no more trials run at once than it holds.",
     )
     stall_minutes: float = Field(
         30.0,

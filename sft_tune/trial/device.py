@@ -154,7 +154,16 @@ def confine(threads: int, memory_share: float | None) -> None:
     torch.set_num_threads(threads)
     if memory_share is not None and memory_share < 1:
         # Else one trial's cached blocks are its neighbour's out-of-memory.
-        torch.cuda.set_per_process_memory_fraction(memory_share)
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(share_of_tensors(memory_share, total))
+
+
+def share_of_tensors(share: float, total: int) -> float:
+    """Return the part of a GPU of ``total`` bytes that tensors may take of a process's ``share``.
+
+    It is half the share at least: where many share a small GPU, some run out of memory then.
+    """
+    return max(share / 2, share - CONTEXT_BYTES / total)
 
 
 def kept_bytes(device: str) -> int:
