@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from sft_tune.errors import UserError
+from sft_tune.trial.data.resident import held_bytes, release
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -61,16 +62,19 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 @contextmanager
 def memory_of_its_own(device: torch.device) -> Iterator[None]:
-    """Count peak memory from here; afterwards give the device's memory back."""
+    """Count peak memory from here; afterwards give the device's memory back.
+
+    But for the data that is held there for the next trial.
+    """
     _reset_peak(device)
-    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    before = _allocated(device) if device.type == "cuda" else 0
     try:
         yield
     finally:
         if device.type == "cuda":
             # Models are freed when they are left: only one in a reference cycle needs the
             # collector, which takes half a second.
-            if torch.cuda.memory_allocated(device) > before:
+            if _allocated(device) > before:
                 gc.collect()
             torch.cuda.empty_cache()
 
@@ -78,6 +82,7 @@ def memory_of_its_own(device: torch.device) -> Iterator[None]:
 def peak_memory(device: torch.device) -> int:
     """Return the peak in bytes: of tensors on a GPU, of the whole process on the CPU.
 
+    Data that is held on the GPU is among it, though it would make room where memory runs out.
     Where the system keeps no peak (other than Linux) it is what the process uses now.
     """
     if device.type == "cuda":
@@ -108,7 +113,8 @@ def memory_report(error: BaseException, device: torch.device) -> str:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what nothing refers to, after memory ran out."""
+    """Give back what nothing refers to, and the data that is held, after memory ran out."""
+    release(device)
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -150,12 +156,20 @@ def confine(threads: int, memory_share: float | None) -> None:
 
 
 def kept_bytes(device: str) -> int:
-    """Return what this process still holds of its device after a trial, in bytes."""
+    """Return what this process still holds of its device after a trial, in bytes.
+
+    The data that it holds for the next one is not among it: that does not grow by itself.
+    """
     gc.collect()
     if device == "cpu":
         return int(psutil.Process().memory_info().rss)
     torch.cuda.empty_cache()
-    return torch.cuda.memory_allocated(device)
+    return _allocated(torch.device(device))
+
+
+def _allocated(device: torch.device) -> int:
+    """Return the bytes of a GPU's tensors, but for the data that is held."""
+    return torch.cuda.memory_allocated(device) - held_bytes(device)
 
 
 def wait_for(device: torch.device) -> None:

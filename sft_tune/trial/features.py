@@ -98,7 +98,9 @@ def use_features(trainee: Trainee, cache: Path, batch_size: int, *, test: bool =
     trainee.model.chain = entrance.chain
     trainee.features = {
         name: FeatureSplit(
-            np.load(array_path(entry.folder, name, "features"), mmap_mode="r"), split.targets
+            np.load(array_path(entry.folder, name, "features"), mmap_mode="r"),
+            split.targets,
+            entry.folder.name,
         )
         for name, split in splits.items()
     }

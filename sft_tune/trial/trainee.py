@@ -29,6 +29,7 @@ from sft_tune.trial.data import (
     gather,
 )
 from sft_tune.trial.data.augment import Augmentation
+from sft_tune.trial.data.resident import hold
 from sft_tune.trial.data.subset import Subset, early_subset
 from sft_tune.trial.data.text import load_tokenizer, text_encoder
 from sft_tune.trial.device import autocast, resolve_precision
@@ -87,6 +88,15 @@ class Trainee:
     def set_training_mode(self) -> None:
         """Set the module to training, what is frozen of it to evaluation."""
         self.freezing.set_training_mode()
+
+    def hold_examples(self) -> None:
+        """Have what is gathered from whole on the device, where that is a GPU with room for it."""
+        data, features = self.data, self.features
+        splits = features or {"train": data.train, "validation": data.validation}
+        identity = features["train"].identity if features else data.identity
+        trained = sum(p.nbytes for p in self.model.module.parameters() if p.requires_grad)
+        # Gradients, and up to two moments.
+        hold(identity, splits, self.device, spoken_for=3 * trained)
 
     def enter(self, step: int) -> None:
         """Open the parameters that step ``step`` trains."""
@@ -177,7 +187,7 @@ def set_up(
     dtype = resolve_precision(config.training.precision, device)
     # What is drawn while training does not depend on how much the model's making has drawn.
     seed_everything(config.seed)
-    return Trainee(
+    trainee = Trainee(
         config=config,
         data=data,
         plan=make_plan(config, data),
@@ -194,6 +204,9 @@ def set_up(
         averaging=_averaging(model, config),
         subset=early_subset(config, data),
     )
+    if config.training.freeze != "backbone":  # there features may stand in for the examples
+        trainee.hold_examples()
+    return trainee
 
 
 def _model(config: TrialConfig, data: Prepared, device: torch.device) -> BuiltModel:
