@@ -237,7 +237,7 @@ def _key(trainee: Trainee, entrance: Entrance, data: list[str]) -> str:
             "normalize": model.normalize,
             "arguments": model.extra,
             "entrance": [entrance.chain, entrance.first_only],
-            "dtype": str(trainee.dtype),
+            "dtype": "tf32" if trainee.config.training.precision == "tf32" else str(trainee.dtype),
             "device": trainee.device.type,
             "torch": torch.__version__,
         }

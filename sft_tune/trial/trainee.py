@@ -32,7 +32,7 @@ from sft_tune.trial.data.augment import Augmentation
 from sft_tune.trial.data.resident import hold
 from sft_tune.trial.data.subset import Subset, early_subset
 from sft_tune.trial.data.text import load_tokenizer, text_encoder
-from sft_tune.trial.device import autocast, resolve_precision
+from sft_tune.trial.device import autocast, resolve_precision, use_tf32
 from sft_tune.trial.freezing import Freezing
 from sft_tune.trial.heads import normalizes_batches
 from sft_tune.trial.initialize import initialize
@@ -178,6 +178,7 @@ def set_up(
     Raises:
         ModelError: for a model or weights that are unknown, cannot be had, or do not fit.
     """
+    use_tf32(config.training.precision, device)
     model = _model(config, data, device) if made is None else made
     train = data.train
     freezing = Freezing(model.module, model.blocks, config.training)
