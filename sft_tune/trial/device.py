@@ -13,6 +13,7 @@ from typing import Literal
 
 import psutil
 import torch
+from torch import Tensor
 
 from sft_tune.errors import UserError
 from sft_tune.trial.data.resident import held_bytes, release
@@ -104,6 +105,12 @@ def _allow_tf32(convolutions: bool, products: bool) -> None:
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Return the context in which the forward pass runs in ``dtype`` where that is safe."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+
+@torch.no_grad()
+def like(own: Tensor, tensor: Tensor) -> Tensor:
+    """Return a copy of ``tensor`` on the device of ``own``, laid out in memory as that is."""
+    return torch.empty_like(own, dtype=tensor.dtype).copy_(tensor)
 
 
 @contextmanager

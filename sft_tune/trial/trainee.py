@@ -32,7 +32,7 @@ from sft_tune.trial.data.augment import Augmentation
 from sft_tune.trial.data.resident import hold
 from sft_tune.trial.data.subset import Subset, early_subset
 from sft_tune.trial.data.text import load_tokenizer, text_encoder
-from sft_tune.trial.device import autocast, resolve_precision, use_tf32
+from sft_tune.trial.device import autocast, is_reduced, resolve_precision, use_tf32
 from sft_tune.trial.freezing import Freezing
 from sft_tune.trial.heads import normalizes_batches
 from sft_tune.trial.initialize import initialize
@@ -227,6 +227,9 @@ def _model(config: TrialConfig, data: Prepared, device: torch.device) -> BuiltMo
     if config.model.lora_rank is not None:
         add_lora(model, config.model, config.seed, _size(train))
     model.to(device)
+    on_tensor_cores = device.type == "cuda" and is_reduced(config.training.precision, device)
+    if on_tensor_cores and isinstance(train, ImageSplit):
+        model.lay_channels_last()
     model.writing = writing_of(config)
     if config.data.packing and isinstance(train, TextSplit):
         check_packing(model, train, config.model.name)
