@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -92,7 +93,10 @@ class Trainee:
     def hold_examples(self) -> None:
         """Have what is gathered from whole on the device, where that is a GPU with room for it."""
         data, features = self.data, self.features
-        splits = features or {"train": data.train, "validation": data.validation}
+        splits: Mapping[str, Split | FeatureSplit] = features or {
+            "train": data.train,
+            "validation": data.validation,
+        }
         identity = features["train"].identity if features else data.identity
         trained = sum(p.nbytes for p in self.model.module.parameters() if p.requires_grad)
         # Gradients, and up to two moments.

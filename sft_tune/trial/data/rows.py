@@ -54,9 +54,9 @@ class Padded:
         """Return the rows of ``flat`` [total] on the device, int64 [b, longest]."""
         whole = find(flat, self._device)
         if whole is None:
-            mask, places = self._on_the_cpu
+            mask, filled = self._on_the_cpu
             out = np.full(mask.shape, padding, dtype=np.int64)
-            out[mask] = flat[places]
+            out[mask] = flat[filled]
             return moved(out, self._device)
         counted, places = self._there
         taken = whole.index_select(0, places.flatten()).view(places.shape)
