@@ -22,7 +22,7 @@ from sft_tune.trial.data.arrays import (
     TextSplit,
 )
 from sft_tune.trial.data.augment import Augmentation
-from sft_tune.trial.data.rows import Rows, moved, sent, texts
+from sft_tune.trial.data.rows import Rows, moved, sent, sounds, texts
 
 Normalize = tuple[Sequence[float], Sequence[float]]
 HALF: Normalize = ((0.5,), (0.5,))
@@ -161,7 +161,7 @@ def gather(
     if isinstance(split, BoxSplit):
         return Batch(_with_boxes(split, rows.host, rows.device, augment, beyond), targets)
     if isinstance(split, AudioSplit):
-        return Batch(_sounds(split, rows.host, rows.device), targets)
+        return Batch(sounds(split, rows), targets)
     pixels = rows.of(split.pixels)
     if split.masks is not None:
         # One more channel, so that a mask is mirrored and moved with its image.
@@ -267,17 +267,3 @@ def _scale_and_shift(
     m = torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1)
     s = torch.tensor(deviation, dtype=torch.float64).view(1, -1, 1, 1)
     return (1 / (255 * s)).to(device, torch.float32), (-m / s).to(device, torch.float32)
-
-
-def _sounds(split: AudioSplit, rows: NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:
-    """Return the sounds ``rows``, padded with silence to the longest of them."""
-    starts, ends = split.offsets[rows], split.offsets[rows + 1]
-    longest = int((ends - starts).max(initial=0))
-    values = np.zeros((len(rows), longest, *split.values.shape[1:]), dtype=np.float32)
-    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        values[i, : end - start] = split.values[start:end]
-    inputs = {split.key: moved(values, device)}
-    if split.masked:
-        mask = np.arange(longest) < (ends - starts)[:, None]
-        inputs["attention_mask"] = moved(mask.astype(np.int64), device)
-    return inputs

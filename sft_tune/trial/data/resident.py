@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sft_tune.trial.data.arrays import FeatureSplit, ImageSplit, Split, TextSplit
+from sft_tune.trial.data.arrays import AudioSplit, FeatureSplit, ImageSplit, Split, TextSplit
 
 SHARE = 0.25
 """Of the memory that is free for this process: the rest is for what trains."""
@@ -57,8 +57,7 @@ def hold(
 ) -> None:
     """Have ``splits`` whole on ``device``, as far as there is room; what else is held goes.
 
-    What is there already, of an earlier trial, is used again. Images with boxes and sounds are
-    not held.
+    What is there already, of an earlier trial, is used again. Images with boxes are not held.
 
     Args:
         identity: of the data set: the same one has the same arrays. Empty: it has none, and
@@ -122,6 +121,8 @@ def arrays_of(split: Split | FeatureSplit) -> dict[str, NDArray[Any]]:
         arrays = {"pixels": split.pixels, "masks": split.masks}
     elif isinstance(split, FeatureSplit):
         arrays = {"features": split.features}
+    elif isinstance(split, AudioSplit):
+        arrays = {"values": split.values}
     elif isinstance(split, TextSplit):
         arrays = {
             "tokens": split.tokens,

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sft_tune.trial.data.arrays import UNTAGGED, Ragged, TextSplit
+from sft_tune.trial.data.arrays import UNTAGGED, AudioSplit, Ragged, TextSplit
 from sft_tune.trial.data.resident import find
 
 
@@ -36,7 +36,7 @@ class Rows:
 
 
 class Padded:
-    """Rows of texts end to end as a matrix, filled up to the longest of them."""
+    """Rows of texts or sounds end to end as a matrix, filled up to the longest of them."""
 
     def __init__(self, rows: Rows, offsets: NDArray[np.int64], left: bool = False) -> None:
         """Lay out ``rows`` of what begins and ends at ``offsets``; padding stands ``left`` or not.
@@ -46,24 +46,30 @@ class Padded:
         self._device = rows.device
         starts = offsets[rows.host]
         lengths = offsets[rows.host + 1] - starts
-        self._longest = int(lengths.max(initial=0))
-        first = self._longest - lengths if left else np.zeros_like(lengths)
+        self.longest = int(lengths.max(initial=0))
+        first = self.longest - lengths if left else np.zeros_like(lengths)
         self._layout = np.stack([first, first + lengths, starts - first])
 
     def filled(self, flat: NDArray[Any], padding: int) -> Tensor:
         """Return the rows of ``flat`` [total] on the device, int64 [b, longest]."""
         whole = find(flat, self._device)
-        if whole is None:
-            mask, filled = self._on_the_cpu
-            out = np.full(mask.shape, padding, dtype=np.int64)
-            out[mask] = flat[filled]
-            return moved(out, self._device)
-        counted, places = self._there
-        taken = whole.index_select(0, places.flatten()).view(places.shape)
-        return taken.to(torch.int64).masked_fill_(~counted, padding)
+        if whole is not None:
+            return self.taken(whole).to(torch.int64).masked_fill_(~self._there[0], padding)
+        mask, places = self._on_the_cpu
+        out = np.full(mask.shape, padding, dtype=np.int64)
+        out[mask] = flat[places]
+        return moved(out, self._device)
+
+    def taken(self, whole: Tensor) -> Tensor:
+        """Return the rows of ``whole`` [total, ...], which is on the device, [b, longest, ...].
+
+        Where padding is to be stands something else.
+        """
+        places = self._there[1]
+        return whole.index_select(0, places.flatten()).view(*places.shape, *whole.shape[1:])
 
     def mask(self, flat: NDArray[Any]) -> Tensor:
-        """Return where `filled` of ``flat`` is no padding, int64 [b, longest]."""
+        """Return where rows of ``flat`` are no padding, int64 [b, longest]."""
         if find(flat, self._device) is None:
             return moved(self._on_the_cpu[0].astype(np.int64), self._device)
         return self._there[0].to(torch.int64)
@@ -72,7 +78,7 @@ class Padded:
     def _on_the_cpu(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Where there is no padding, [b, longest], and the places in the flat array of all that."""
         first, end, shift = self._layout[:, :, None]
-        columns = np.arange(self._longest)
+        columns = np.arange(self.longest)
         mask = (columns >= first) & (columns < end)
         return mask, (columns + shift)[mask]
 
@@ -80,7 +86,7 @@ class Padded:
     def _there(self) -> tuple[Tensor, Tensor]:
         """The same on the device, both [b, longest]; the place of padding is the first."""
         first, end, shift = moved(self._layout, self._device)[:, :, None]
-        columns = torch.arange(self._longest, device=self._device)
+        columns = torch.arange(self.longest, device=self._device)
         mask = (columns >= first) & (columns < end)
         return mask, (columns + shift).masked_fill_(~mask, 0)
 
@@ -106,6 +112,25 @@ def texts(split: TextSplit, rows: Rows) -> tuple[dict[str, Tensor], Tensor]:
 def _answers(answers: Ragged, rows: Rows) -> Tensor:
     """Return the rows of ``answers``, filled up with what does not count."""
     return Padded(rows, answers.offsets).filled(answers.flat, UNTAGGED)
+
+
+def sounds(split: AudioSplit, rows: Rows) -> dict[str, Tensor]:
+    """Return the inputs of a model for ``rows`` of ``split``: padded with silence."""
+    padded = Padded(rows, split.offsets)
+    whole = find(split.values, rows.device)
+    if whole is None:
+        values = np.zeros((len(rows.host), padded.longest, *split.values.shape[1:]), np.float32)
+        for i, row in enumerate(rows.host.tolist()):
+            start, end = split.offsets[row : row + 2]
+            values[i, : end - start] = split.values[start:end]
+        inputs = {split.key: moved(values, rows.device)}
+    else:
+        silent = padded.mask(split.values) == 0
+        silent = silent.view(*silent.shape, *[1] * (whole.ndim - 1))
+        inputs = {split.key: padded.taken(whole).masked_fill_(silent, 0)}
+    if split.masked:
+        inputs["attention_mask"] = padded.mask(split.values)
+    return inputs
 
 
 def moved(array: NDArray[Any], device: torch.device) -> Tensor:
