@@ -12,7 +12,7 @@ LOSS = 1e-4
 another order, on another device, differ by some 1e-6; any wrong tensor by 1e-2 and more."""
 
 LOSS_REDUCED = 2e-2
-"""The same where matrix products run in bf16 or fp16."""
+"""The same where matrix products run in bf16, fp16 or TF32."""
 
 LOGITS = 1e-4
 """How much a logit may differ, relative to the largest; always in single precision."""
@@ -48,7 +48,7 @@ def disagreements(
         measured: metrics of the exported files.
         recorded: metrics of the trial.
         examples: in the split.
-        reduced: whether matrix products ran in half precision.
+        reduced: whether matrix products ran in less than single precision.
     """
     found = []
     for name, wanted in recorded.items():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sft_tune.spec.training import TrainingSpec
+from sft_tune.trial.device import like
 
 
 class Averaging:
@@ -70,7 +71,7 @@ class Averaging:
     def restore(self, tensors: Mapping[str, Tensor], count: int) -> None:
         """Go on from what a checkpoint holds."""
         own = self._current()
-        self._tensors = {name: tensors[name].to(own[name].device) for name in own if count}
+        self._tensors = {name: like(own[name], tensors[name]) for name in own if count}
         self.count = count
 
     def _current(self) -> dict[str, Tensor]:

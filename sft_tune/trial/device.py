@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import platform
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,18 @@ from typing import Literal
 
 import psutil
 import torch
+from torch import Tensor
 
 from sft_tune.errors import UserError
+from sft_tune.trial.data.resident import held_bytes, release
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 # What torch's, C++'s and Python's CPU allocators say, and CUDA and its libraries where they
 # allocate without torch; torch's own GPU allocator has `torch.OutOfMemoryError`. A library that
 # has no room for its handle is "not initialized", one that has none for any way to do a
@@ -49,7 +57,7 @@ def open_device(name: str) -> torch.device:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the dtype that matrix products run in.
+    """Return the dtype that matrix products run in (of TF32, which is none: see `use_tf32`).
 
     ``auto`` is bf16 on a GPU with hardware for it, else fp32 (bf16 is slower on most CPUs).
     """
@@ -60,23 +68,72 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     return torch.float32
 
 
+def is_reduced(precision: Precision, device: torch.device) -> bool:
+    """Tell whether matrix products run in less than single precision."""
+    rounded = precision == "tf32" and device.type == "cuda"
+    return rounded or resolve_precision(precision, device) is not torch.float32
+
+
+def use_tf32(precision: Precision, device: torch.device) -> None:
+    """Let what is multiplied in single precision on a GPU be rounded to TF32, or not.
+
+    TF32 keeps 10 bits of 23 and is several times faster. ``fp32`` is full single precision; with
+    the others TF32 serves what of a trial does not run in half precision.
+    """
+    if device.type == "cuda":
+        allowed = precision != "fp32"
+        _allow_tf32(allowed, allowed)
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Multiply in full single precision inside: where numbers are compared, TF32 is too coarse."""
+    if device.type != "cuda":
+        yield
+        return
+    # torch lets cuDNN's convolutions round unless it is told otherwise.
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    _allow_tf32(False, False)
+    try:
+        yield
+    finally:
+        _allow_tf32(*before)
+
+
+def _allow_tf32(convolutions: bool, products: bool) -> None:
+    with warnings.catch_warnings():
+        # Some versions want newer settings, of which others say that the two must not be mixed.
+        warnings.filterwarnings("ignore", message="Please use the new API settings")
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.backends.cuda.matmul.allow_tf32 = products
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Return the context in which the forward pass runs in ``dtype`` where that is safe."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
 
+@torch.no_grad()
+def like(own: Tensor, tensor: Tensor) -> Tensor:
+    """Return a copy of ``tensor`` on the device of ``own``, laid out in memory as that is."""
+    return torch.empty_like(own, dtype=tensor.dtype).copy_(tensor)
+
+
 @contextmanager
 def memory_of_its_own(device: torch.device) -> Iterator[None]:
-    """Count peak memory from here; afterwards give the device's memory back."""
+    """Count peak memory from here; afterwards give the device's memory back.
+
+    But for the data that is held there for the next trial.
+    """
     _reset_peak(device)
-    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    before = _allocated(device) if device.type == "cuda" else 0
     try:
         yield
     finally:
         if device.type == "cuda":
             # Models are freed when they are left: only one in a reference cycle needs the
             # collector, which takes half a second.
-            if torch.cuda.memory_allocated(device) > before:
+            if _allocated(device) > before:
                 gc.collect()
             torch.cuda.empty_cache()
 
@@ -84,6 +141,7 @@ def memory_of_its_own(device: torch.device) -> Iterator[None]:
 def peak_memory(device: torch.device) -> int:
     """Return the peak in bytes: of tensors on a GPU, of the whole process on the CPU.
 
+    Data that is held on the GPU is among it, though it would make room where memory runs out.
     Where the system keeps no peak (other than Linux) it is what the process uses now.
     """
     if device.type == "cuda":
@@ -114,7 +172,8 @@ def memory_report(error: BaseException, device: torch.device) -> str:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what nothing refers to, after memory ran out."""
+    """Give back what nothing refers to, and the data that is held, after memory ran out."""
+    release(device)
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -167,12 +226,20 @@ def share_of_tensors(share: float, total: int) -> float:
 
 
 def kept_bytes(device: str) -> int:
-    """Return what this process still holds of its device after a trial, in bytes."""
+    """Return what this process still holds of its device after a trial, in bytes.
+
+    The data that it holds for the next one is not among it: that does not grow by itself.
+    """
     gc.collect()
     if device == "cpu":
         return int(psutil.Process().memory_info().rss)
     torch.cuda.empty_cache()
-    return torch.cuda.memory_allocated(device)
+    return _allocated(torch.device(device))
+
+
+def _allocated(device: torch.device) -> int:
+    """Return the bytes of a GPU's tensors, but for the data that is held."""
+    return torch.cuda.memory_allocated(device) - held_bytes(device)
 
 
 def wait_for(device: torch.device) -> None:

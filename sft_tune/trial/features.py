@@ -98,7 +98,9 @@ def use_features(trainee: Trainee, cache: Path, batch_size: int, *, test: bool =
     trainee.model.chain = entrance.chain
     trainee.features = {
         name: FeatureSplit(
-            np.load(array_path(entry.folder, name, "features"), mmap_mode="r"), split.targets
+            np.load(array_path(entry.folder, name, "features"), mmap_mode="r"),
+            split.targets,
+            entry.folder.name,
         )
         for name, split in splits.items()
     }
@@ -235,7 +237,7 @@ def _key(trainee: Trainee, entrance: Entrance, data: list[str]) -> str:
             "normalize": model.normalize,
             "arguments": model.extra,
             "entrance": [entrance.chain, entrance.first_only],
-            "dtype": str(trainee.dtype),
+            "dtype": "tf32" if trainee.config.training.precision == "tf32" else str(trainee.dtype),
             "device": trainee.device.type,
             "torch": torch.__version__,
         }

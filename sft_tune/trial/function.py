@@ -18,6 +18,7 @@ from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.function_task import IN_WORKER, PASSED, SCHEME
 from sft_tune.spec.objective import resolve_direction
 from sft_tune.trial.data.functions import import_module
+from sft_tune.trial.data.resident import release
 from sft_tune.trial.device import is_out_of_memory, memory_report, open_device, peak_memory
 from sft_tune.trial.function_files import FunctionFiles
 from sft_tune.trial.mirror import Mirror
@@ -188,6 +189,7 @@ def run_function(
     """
     function = load_function(config.task)
     where = open_device(device)
+    release(where)  # of which the function knows nothing
     paths.create()
     files = FunctionFiles(paths, mirror, checkpoint_seconds) if mirror is not None else None
     notes = [] if files is None else files.fetch(_read(paths).last_progress)

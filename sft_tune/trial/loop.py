@@ -156,6 +156,7 @@ def _begin(
             note = use_features(trainee, cache, hooks.evaluation_batch_size)
             state.notes += [note] if note else []
             state.cached_features = bool(trainee.features)
+        trainee.hold_examples()
         state.horizon = trainee.plan.horizon
         trainee.set_training_mode()
         use_compiled(

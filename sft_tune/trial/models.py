@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from sft_tune.errors import ModelError
 from sft_tune.spec.data import NormalizeSpec
@@ -122,6 +123,15 @@ class BuiltModel:
     def in_head(self, name: str) -> bool:
         """Tell whether the parameter ``name`` belongs to the head."""
         return in_head(name, self.head)
+
+    def lay_channels_last(self) -> BuiltModel:
+        """Lay the kernels of convolutions out with their channels last, and return self.
+
+        Tensor cores read images so. A convolution brings what it is given to the layout of its
+        kernel, and layers after it keep that: the images themselves may have any.
+        """
+        convert_conv2d_weight_memory_format(self.module, torch.channels_last)
+        return self
 
     def to(self, device: torch.device) -> BuiltModel:
         """Move the module to ``device``, and return self."""

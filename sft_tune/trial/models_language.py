@@ -12,6 +12,7 @@ from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.tasks import WRITTEN
 from sft_tune.trial.data import TextSplit, gather
 from sft_tune.trial.data.arrays import UNTAGGED
+from sft_tune.trial.device import exact
 from sft_tune.trial.models import BuiltModel, Writing
 
 # How far logits may differ that must be the same, relative to the largest.
@@ -138,12 +139,13 @@ def check_packing(model: Any, split: TextSplit, name: str) -> None:
     device = next(model.module.parameters()).device
     inputs = gather(split, torch.tensor([several]), device).inputs
     second = inputs["segments"][0] == 2
-    try:
-        together = model.logits(inputs)[0, second]
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise _no_packing(name) from error
     ids = inputs["input_ids"][:, second]
-    alone = model.logits({"input_ids": ids, "attention_mask": torch.ones_like(ids)})[0]
+    with exact(device):
+        try:
+            together = model.logits(inputs)[0, second]
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise _no_packing(name) from error
+        alone = model.logits({"input_ids": ids, "attention_mask": torch.ones_like(ids)})[0]
     if _differ(together, alone):
         raise _no_packing(name)
 

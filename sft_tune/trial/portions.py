@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from sft_tune.trial.data.resident import release
 from sft_tune.trial.device import free_memory, is_out_of_memory
 
 Result = TypeVar("Result")
@@ -94,7 +95,8 @@ def within_memory(
                     ran_out = error
                 elif ran_out is None or not IN_ITS_WAKE.search(str(error)):
                     raise
-                if not portion.halve(count):
+                # Data that is held goes first: without it the batch may fit.
+                if not release(device) and not portion.halve(count):
                     raise ran_out from (None if ran_out is error else error)
                 # Its frames hold what the try had allocated.
                 ran_out.__traceback__ = None

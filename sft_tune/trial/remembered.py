@@ -88,7 +88,7 @@ def facts_of(
         "example": example,
         "batch_size": config.training.batch_size,
         **({"batch_tokens": tokens} if (tokens := config.training.batch_tokens) else {}),
-        "precision": str(dtype),
+        "precision": "tf32" if config.training.precision == "tf32" else str(dtype),
         "device": describe_device(device),
         "checkpointing": config.training.gradient_checkpointing,
     }

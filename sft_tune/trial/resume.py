@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from sft_tune.trial import checkpoint
 from sft_tune.trial.best import Best
 from sft_tune.trial.candidate import Candidate
+from sft_tune.trial.device import like
 from sft_tune.trial.monitors import Clock, Monitors
 from sft_tune.trial.paths import TrialPaths
 from sft_tune.trial.patience import Patience
@@ -121,6 +123,7 @@ def restore(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Mo
     groups = trainee.optimizer.state_dict()["param_groups"]
     moments = _join(_group(tensors, "optimizer"), header["optimizer"])
     trainee.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    _lay_out(trainee.optimizer)
     if header["scaler"]:
         trainee.scaler.load_state_dict(header["scaler"])
     monitor = _group(tensors, "monitor")
@@ -137,6 +140,18 @@ def restore(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Mo
     state.step = state.resumed_from = header["step"]
     state.clock.earlier = header["seconds"]
     restore_random_states(_group(tensors, "random"), header["random"], trainee.device)
+
+
+def _lay_out(optimizer: Optimizer) -> None:
+    """Lay out in memory what ``optimizer`` keeps of each parameter as the parameter is.
+
+    Files have the plain layout. Fused optimizers step through both as they lie.
+    """
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            laid_out = not isinstance(value, Tensor) or value.shape != parameter.shape
+            if not laid_out and value.stride() != parameter.stride():
+                kept[name] = like(parameter, value)
 
 
 def _changing(trainee: Trainee, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

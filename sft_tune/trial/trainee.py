@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -29,9 +30,10 @@ from sft_tune.trial.data import (
     gather,
 )
 from sft_tune.trial.data.augment import Augmentation
+from sft_tune.trial.data.resident import hold
 from sft_tune.trial.data.subset import Subset, early_subset
 from sft_tune.trial.data.text import load_tokenizer, text_encoder
-from sft_tune.trial.device import autocast, resolve_precision
+from sft_tune.trial.device import autocast, is_reduced, resolve_precision, use_tf32
 from sft_tune.trial.freezing import Freezing
 from sft_tune.trial.heads import normalizes_batches
 from sft_tune.trial.initialize import initialize
@@ -87,6 +89,18 @@ class Trainee:
     def set_training_mode(self) -> None:
         """Set the module to training, what is frozen of it to evaluation."""
         self.freezing.set_training_mode()
+
+    def hold_examples(self) -> None:
+        """Have what is gathered from whole on the device, where that is a GPU with room for it."""
+        data, features = self.data, self.features
+        splits: Mapping[str, Split | FeatureSplit] = features or {
+            "train": data.train,
+            "validation": data.validation,
+        }
+        identity = features["train"].identity if features else data.identity
+        trained = sum(p.nbytes for p in self.model.module.parameters() if p.requires_grad)
+        # Gradients, and up to two moments.
+        hold(identity, splits, self.device, spoken_for=3 * trained)
 
     def enter(self, step: int) -> None:
         """Open the parameters that step ``step`` trains."""
@@ -168,6 +182,7 @@ def set_up(
     Raises:
         ModelError: for a model or weights that are unknown, cannot be had, or do not fit.
     """
+    use_tf32(config.training.precision, device)
     model = _model(config, data, device) if made is None else made
     train = data.train
     freezing = Freezing(model.module, model.blocks, config.training)
@@ -177,7 +192,7 @@ def set_up(
     dtype = resolve_precision(config.training.precision, device)
     # What is drawn while training does not depend on how much the model's making has drawn.
     seed_everything(config.seed)
-    return Trainee(
+    trainee = Trainee(
         config=config,
         data=data,
         plan=make_plan(config, data),
@@ -194,6 +209,9 @@ def set_up(
         averaging=_averaging(model, config),
         subset=early_subset(config, data),
     )
+    if config.training.freeze != "backbone":  # there features may stand in for the examples
+        trainee.hold_examples()
+    return trainee
 
 
 def _model(config: TrialConfig, data: Prepared, device: torch.device) -> BuiltModel:
@@ -213,6 +231,9 @@ def _model(config: TrialConfig, data: Prepared, device: torch.device) -> BuiltMo
     if config.model.lora_rank is not None:
         add_lora(model, config.model, config.seed, _size(train))
     model.to(device)
+    on_tensor_cores = device.type == "cuda" and is_reduced(config.training.precision, device)
+    if on_tensor_cores and isinstance(train, ImageSplit):
+        model.lay_channels_last()
     model.writing = writing_of(config)
     if config.data.packing and isinstance(train, TextSplit):
         check_packing(model, train, config.model.name)

@@ -13,6 +13,7 @@ from torch import nn
 from sft_tune.spec.config import TrialConfig
 from sft_tune.trial import trainee as trainees
 from sft_tune.trial.check import probe
+from sft_tune.trial.data.resident import release
 from sft_tune.trial.loop import run_trial
 from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.outcome import Evaluation, Outcome
@@ -120,7 +121,11 @@ def run(tmp_path: Path) -> Run:
 
 
 def leave(mebibytes: int) -> None:
-    """Let this process take only so much more of the GPU's memory than it holds now."""
+    """Let this process take only so much more of the GPU's memory than it holds now.
+
+    Data that a trial before has left there goes: it would make room later.
+    """
+    release(torch.device(DEVICE))
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(DEVICE).total_memory
     allowed = torch.cuda.memory_reserved(DEVICE) + mebibytes * MEBIBYTE

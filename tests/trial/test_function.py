@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from sft_tune.errors import TrialError
 from sft_tune.spec.config import TrialConfig
+from sft_tune.trial.data import FeatureSplit
+from sft_tune.trial.data.resident import held_bytes, hold, release
 from sft_tune.trial.function import load_function, run_function
 from sft_tune.trial.outcome import Evaluation, Outcome
 from sft_tune.trial.paths import TrialPaths
@@ -65,6 +69,17 @@ FOUR = """
             if report((i + 1) / 4, {"score": score, "train_loss": 1.0}):
                 return
 """
+
+
+def test_data_that_another_trial_has_left_on_the_device_makes_room(trial: Trial) -> None:
+    split = FeatureSplit(np.zeros((4, 2), np.float32), np.zeros(4, np.int64))
+    cpu = torch.device("cpu")
+    hold("digits", {"train": split}, cpu, most=1000)
+    try:
+        trial.run(FOUR, {"scores": "1 2 3 4"})
+        assert held_bytes(cpu) == 0
+    finally:
+        release(cpu)
 
 
 def test_it_is_given_what_it_names_and_its_best_report_counts(trial: Trial) -> None:

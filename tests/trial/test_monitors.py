@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from sft_tune.trial.monitors import Clock, Monitors
 from sft_tune.trial.seeding import random_states, restore_random_states, seed_everything
 
 CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
 
 
 def filled(losses: list[float], norms: list[float] | None = None, **options: Any) -> Monitors:
@@ -182,6 +184,45 @@ def test_random_states_come_back() -> None:
 def test_precision_is_single_on_the_cpu_unless_asked() -> None:
     assert device.resolve_precision("auto", CPU) is torch.float32
     assert device.resolve_precision("bf16", CPU) is torch.bfloat16
+    assert not device.is_reduced("auto", CPU) and not device.is_reduced("tf32", CPU)
+    assert device.is_reduced("bf16", CPU)
+
+
+@pytest.fixture
+def _tf32_as_it_was() -> Iterator[None]:
+    before = products_are_rounded()
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def products_are_rounded() -> tuple[bool, bool]:
+    """Whether those of convolutions are, and those of matrices: torch has these without a GPU."""
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.usefixtures("_tf32_as_it_was")
+def test_products_on_a_gpu_are_rounded_but_for_full_single_precision() -> None:
+    for precision in ("tf32", "bf16", "auto"):
+        device.use_tf32("fp32", CUDA)
+        assert products_are_rounded() == (False, False)
+        device.use_tf32(precision, CPU)
+        assert products_are_rounded() == (False, False)
+        device.use_tf32(precision, CUDA)
+        assert products_are_rounded() == (True, True)
+
+
+@pytest.mark.usefixtures("_tf32_as_it_was")
+@pytest.mark.parametrize("before", [(True, False), (True, True), (False, False)])
+def test_what_is_compared_on_a_gpu_is_exact_and_then_all_is_as_it_was(
+    before: tuple[bool, bool],
+) -> None:
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    with device.exact(CPU):
+        assert products_are_rounded() == before
+    with pytest.raises(KeyError), device.exact(CUDA):
+        assert products_are_rounded() == (False, False)
+        raise KeyError
+    assert products_are_rounded() == before
 
 
 def test_peak_memory_is_of_what_came_last() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import gc
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sft_tune.trial.data import FeatureSplit
+from sft_tune.trial.data.resident import held_bytes, hold
 from sft_tune.trial.portions import Portion, within_memory
 
 CPU = torch.device("cpu")
@@ -77,6 +80,20 @@ def test_what_fits_is_kept_for_the_next_batch() -> None:
         assert found == [3, 3, 3, 3]
     assert tried == [12, 6, 3, 3]
     assert undone == [12, 6]
+
+
+def test_data_that_is_held_goes_before_a_batch_is_taken_apart() -> None:
+    split = FeatureSplit(np.zeros((4, 2), np.float32), np.zeros(4, np.int64))
+    hold("digits", {"train": split}, CPU, most=1000)
+    portion, tried = Portion(), []
+
+    def work(sizes: list[int]) -> None:
+        tried.append((max(sizes), held_bytes(CPU)))
+        if len(tried) < 3:
+            run_out()
+
+    within_memory(portion, 12, work, device=CPU)
+    assert tried == [(12, 64), (12, 0), (6, 0)]
 
 
 def test_when_one_does_not_fit_the_last_error_is_raised() -> None:

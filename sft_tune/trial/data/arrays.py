@@ -135,10 +135,12 @@ class FeatureSplit:
     Attributes:
         features: what enters the head, float32 [n, ...].
         targets: of each example, [n] or [n, k].
+        identity: the key of the entry that they are kept in; empty where there is none.
     """
 
     features: NDArray[np.float32]
     targets: NDArray[Any]
+    identity: str = ""
 
     def __len__(self) -> int:
         return len(self.targets)

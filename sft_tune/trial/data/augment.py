@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sft_tune.spec.training import TrainingSpec
+from sft_tune.trial.data.rows import sent
 
 # The usual strengths are 0.4 for brightness, contrast and saturation, and 0.1 for the hue.
 HUE_SHARE = 0.25
@@ -53,8 +54,8 @@ class Augmentation:
         if self.mask_id is None:
             return inputs
         ids = inputs["input_ids"]
-        drawn = (torch.rand(ids.shape) < self.training.token_masking).to(ids.device)
-        special = torch.isin(ids, torch.tensor(self.special_ids, device=ids.device))
+        drawn = sent(torch.rand(ids.shape) < self.training.token_masking, ids.device)
+        special = torch.isin(ids, sent(torch.tensor(self.special_ids), ids.device))
         masked = drawn & ~special & (inputs["attention_mask"] == 1)
         return {**inputs, "input_ids": ids.masked_fill(masked, self.mask_id)}
 

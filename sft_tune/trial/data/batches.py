@@ -6,7 +6,6 @@ import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +18,11 @@ from sft_tune.trial.data.arrays import (
     AudioSplit,
     BoxSplit,
     FeatureSplit,
-    Ragged,
     Split,
     TextSplit,
 )
 from sft_tune.trial.data.augment import Augmentation
+from sft_tune.trial.data.rows import Rows, moved, sent, sounds, texts
 
 Normalize = tuple[Sequence[float], Sequence[float]]
 HALF: Normalize = ((0.5,), (0.5,))
@@ -152,30 +151,27 @@ def gather(
         beyond: what else is done to images, or to tokens.
         normalize: mean and deviation of each channel, pixels scaled to 0..1.
     """
-    rows = indices.numpy()
-    device = torch.device(device)
-    targets = _moved(split.targets[rows], device)
-    if isinstance(split, FeatureSplit):
-        return Batch({"features": _moved(split.features[rows], device)}, targets)
+    rows = Rows(indices, torch.device(device))
     if isinstance(split, TextSplit):
-        inputs, tags = _padded(split, rows, device)
-        targets = targets if tags is None else tags
-        if split.answers is not None:
-            targets = inputs["labels"] = _answers(split.answers, rows, device)
+        inputs, targets = texts(split, rows)
         return Batch(inputs if beyond is None else beyond.tokens(inputs), targets)
+    targets = rows.of(split.targets)
+    if isinstance(split, FeatureSplit):
+        return Batch({"features": rows.of(split.features)}, targets)
     if isinstance(split, BoxSplit):
-        return Batch(_with_boxes(split, rows, device, augment, beyond), targets)
+        return Batch(_with_boxes(split, rows.host, rows.device, augment, beyond), targets)
     if isinstance(split, AudioSplit):
-        return Batch(_sounds(split, rows, device), targets)
-    pixels = _moved(np.take(split.pixels, rows, axis=0), device)
+        return Batch(sounds(split, rows), targets)
+    pixels = rows.of(split.pixels)
     if split.masks is not None:
         # One more channel, so that a mask is mirrored and moved with its image.
-        masks = _moved(np.take(split.masks, rows, axis=0), device)
+        masks = rows.of(split.masks)
         pixels = torch.cat([pixels, masks[:, None]], dim=1)
     pixels = augmented(pixels, augment)
     if split.masks is not None:
         counted = pixels[:, 3].long()
-        targets = torch.where(counted > 0, counted - 1, UNTAGGED)
+        # By `torch.where` the number would be sent to the device, and waited for.
+        targets = (counted - 1).masked_fill_(counted == 0, UNTAGGED)
         pixels = pixels[:, :3].contiguous()
     if beyond is not None:
         pixels = beyond.images(pixels)
@@ -214,10 +210,10 @@ def _with_boxes(
     for i, (boxes, labels) in enumerate(found):
         all_boxes[i, : len(labels)], all_labels[i, : len(labels)] = boxes, labels
     return {
-        "pixel_values": _moved(pixels.numpy(), device).to(torch.float32) / 255,
-        "sizes": _moved(sizes, device),
-        "boxes": _moved(all_boxes, device),
-        "box_labels": _moved(all_labels, device),
+        "pixel_values": moved(pixels.numpy(), device).to(torch.float32) / 255,
+        "sizes": moved(sizes, device),
+        "boxes": moved(all_boxes, device),
+        "box_labels": moved(all_labels, device),
     }
 
 
@@ -232,7 +228,7 @@ def augmented(pixels: Tensor, augment: str) -> Tensor:
     if augment not in ("flip", "flip_crop"):
         raise ValueError(f"unknown augmentation {augment!r}; known: none, flip, flip_crop")
     b, _, h, w = pixels.shape
-    mirrored = (torch.rand(b) < 0.5).nonzero()[:, 0].to(pixels.device, non_blocking=True)
+    mirrored = sent((torch.rand(b) < 0.5).nonzero()[:, 0], pixels.device)
     pixels = pixels.index_copy(0, mirrored, pixels.index_select(0, mirrored).flip(3))
     if augment == "flip":
         return pixels
@@ -253,8 +249,7 @@ def _cropped(pixels: Tensor, top: Tensor, left: Tensor, h: int, w: int) -> Tenso
     starts = first[:, None, None] + (torch.arange(c) * channel)[:, None] + torch.arange(h) * row
     # Every run of w pixels, wherever it begins, as overlapping rows of one view.
     runs = pixels.reshape(-1).as_strided((pixels.numel() - w + 1, w), (1, 1))
-    chosen = starts.flatten().to(pixels.device, non_blocking=True)
-    return runs.index_select(0, chosen).view(b, c, h, w)
+    return runs.index_select(0, sent(starts.flatten(), pixels.device)).view(b, c, h, w)
 
 
 def normalized(pixels: Tensor, normalize: Normalize) -> Tensor:
@@ -272,63 +267,3 @@ def _scale_and_shift(
     m = torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1)
     s = torch.tensor(deviation, dtype=torch.float64).view(1, -1, 1, 1)
     return (1 / (255 * s)).to(device, torch.float32), (-m / s).to(device, torch.float32)
-
-
-def _answers(answers: Ragged, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-    """Return the rows of ``answers``, filled up with what does not count."""
-    starts, ends = answers.offsets[rows], answers.offsets[rows + 1]
-    out = np.full((len(rows), int((ends - starts).max(initial=0))), UNTAGGED, dtype=np.int64)
-    for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        out[row, : end - start] = answers.flat[start:end]
-    return _moved(out, device)
-
-
-def _padded(
-    split: TextSplit, rows: NDArray[np.int64], device: torch.device
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Return the texts ``rows`` and their tags, padded to the longest of them."""
-    starts = split.offsets[rows]
-    lengths = split.offsets[rows + 1] - starts
-    longest = int(lengths.max(initial=0))
-    columns = np.arange(longest)
-    first = longest - lengths if split.pad_left else np.zeros_like(lengths)
-    mask = (columns >= first[:, None]) & (columns < (first + lengths)[:, None])
-    places = (columns + (starts - first)[:, None])[mask]
-
-    def filled(flat: NDArray[Any], padding: int) -> Tensor:
-        out = np.full(mask.shape, padding, dtype=np.int64)
-        out[mask] = flat[places]
-        return _moved(out, device)
-
-    inputs = {
-        "input_ids": filled(split.tokens, split.pad_id),
-        "attention_mask": _moved(mask.astype(np.int64), device),
-    }
-    if split.token_types is not None:
-        inputs["token_type_ids"] = filled(split.token_types, split.pad_type)
-    if split.segments is not None:
-        inputs["segments"] = filled(split.segments, 0)
-        del inputs["attention_mask"]
-    return inputs, None if split.tags is None else filled(split.tags, UNTAGGED)
-
-
-def _sounds(split: AudioSplit, rows: NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:
-    """Return the sounds ``rows``, padded with silence to the longest of them."""
-    starts, ends = split.offsets[rows], split.offsets[rows + 1]
-    longest = int((ends - starts).max(initial=0))
-    values = np.zeros((len(rows), longest, *split.values.shape[1:]), dtype=np.float32)
-    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        values[i, : end - start] = split.values[start:end]
-    inputs = {split.key: _moved(values, device)}
-    if split.masked:
-        mask = np.arange(longest) < (ends - starts)[:, None]
-        inputs["attention_mask"] = _moved(mask.astype(np.int64), device)
-    return inputs
-
-
-def _moved(array: NDArray[Any], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    if device.type != "cuda":
-        return tensor.to(device)
-    # From pinned memory the copy runs beside the computation.
-    return tensor.pin_memory().to(device, non_blocking=True)

@@ -12,7 +12,7 @@ from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.data import Prepared, Split, gather
 from sft_tune.trial.data.batches import Normalize
-from sft_tune.trial.device import resolve_precision
+from sft_tune.trial.device import exact, resolve_precision, use_tf32
 from sft_tune.trial.evaluate import evaluate
 from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.models_language import generation_settings, writing_of
@@ -41,12 +41,14 @@ def compared(config: TrialConfig) -> int:
 
 @torch.inference_mode()
 def logits_of(model: BuiltModel, example: Example) -> Tensor:
-    """Return the logits of ``example`` in single precision; the module is set to evaluation.
+    """Return the logits of ``example`` in full single precision; the module is set to evaluation.
 
     Of a detector they are its losses, and what it finds, of each image [b, ...].
     """
-    model.module.to(next(iter(example.values())).device).eval()
-    outputs = model.outputs(dict(example))
+    device = next(iter(example.values())).device
+    model.module.to(device).eval()
+    with exact(device):
+        outputs = model.outputs(dict(example))
     if isinstance(outputs, Tensor):
         return outputs.float()
     return torch.cat([part.float().flatten(1) for part in _rows(outputs)], dim=1)
@@ -67,6 +69,7 @@ def validation_metrics(
 
     The outputs of a regression are in the units of the targets.
     """
+    use_tf32(config.training.precision, device)
     model.to(device)
     model.writing = writing_of(config)
     if model.writing is not None:

@@ -16,7 +16,7 @@ from sft_tune.errors import ModelError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.tasks import TASKS
 from sft_tune.trial.data import ImageSplit, Prepared, prepare
-from sft_tune.trial.device import open_device, resolve_precision
+from sft_tune.trial.device import is_reduced, open_device
 from sft_tune.trial.export.measure import compared, example_of, logits_of, validation_metrics
 from sft_tune.trial.export.write import SETTINGS, built_model
 from sft_tune.trial.models import BuiltModel
@@ -55,7 +55,7 @@ def verify(
     Returns:
         Plain values: ``metrics`` on validation, ``difference`` (the largest of a logit, by the
         largest logit), ``examples`` of validation, ``reduced`` (whether matrix products ran in
-        half precision), and, with ``onnx``, ``onnx_metrics`` and ``onnx_difference``.
+        less than single precision), and, with ``onnx``, ``onnx_metrics`` and ``onnx_difference``.
 
     Raises:
         ModelError: when the files cannot be loaded, or do not do to images what the trial did.
@@ -68,7 +68,7 @@ def verify(
         "difference": _difference(logits_of(built, example).cpu(), wanted),
         "metrics": validation_metrics(built, config, data, where, batch_size),
         "examples": len(data.validation),
-        "reduced": resolve_precision(config.training.precision, where) is not torch.float32,
+        "reduced": is_reduced(config.training.precision, where),
     }
     if onnx:
         from sft_tune.trial.export.onnx_format import open_onnx

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data import prepare
-from sft_tune.trial.device import autocast
+from sft_tune.trial.device import autocast, exact
 from sft_tune.trial.features import use_features
 from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.stack.head import Layer, dropouts, forward, layers_of
@@ -169,8 +169,9 @@ class Common:
             raise NotStackableError("parts of the head are not known to the stack")
         inputs = self.inputs[:TRIED]
         module.eval()
-        expected = model.head_logits(self._chain, inputs)
-        found = forward(self.layers, weights, inputs[None], lambda _, given: given)[0]
+        with exact(self._device):
+            expected = model.head_logits(self._chain, inputs)
+            found = forward(self.layers, weights, inputs[None], lambda _, given: given)[0]
         if found.shape != expected.shape or not torch.allclose(
             found, expected, rtol=1e-4, atol=1e-5
         ):

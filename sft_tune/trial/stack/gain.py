@@ -60,6 +60,10 @@ SHARE = 0.8
 """Of the device's free memory that a stack may take."""
 
 
+COMPARISON = 2
+"""By which a stack on a GPU was refused: since 2, in full single precision."""
+
+
 class Gain(NamedTuple):
     """What a stack gives.
 
@@ -234,6 +238,8 @@ def _facts(config: TrialConfig, data: Prepared, device: torch.device, count: int
     threads = torch.get_num_threads() if device.type == "cpu" else None
     dtype = resolve_precision(config.training.precision, device)
     about = {"count": count, "threads": threads, "torch": torch.__version__, "step": STEP}
+    if device.type == "cuda":
+        about["comparison"] = COMPARISON
     return {
         **facts_of(config, data, device, dtype),
         **config.model.model_dump(mode="json"),

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from sft_tune.spec.config import TrialConfig
 from sft_tune.trial.data import TextSplit, gather, prepare
-from sft_tune.trial.device import autocast, is_out_of_memory
+from sft_tune.trial.device import autocast, exact, is_out_of_memory
 from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.seeding import random_states
 from sft_tune.trial.stack.likeness import apart, compare, gradients_of, same_states
@@ -64,7 +64,8 @@ class Whole:
             if changing != self._changing:
                 raise NotStackableError("its batch norm is not trained as that of the stack")
             take_fixed(trainee.model.module, self._template.module, changing)
-            self._try_in_some_way(trainee)
+            with exact(self._device):
+                self._try_in_some_way(trainee)
         except REFUSED as error:
             if is_out_of_memory(error):
                 raise
