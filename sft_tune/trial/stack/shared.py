@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from sft_tune.errors import ModelError
@@ -24,6 +25,14 @@ some at the end that stand for none."""
 
 class NotStackableError(ModelError):
     """A trial that cannot be trained in the stack, but alone."""
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return ``tensor``, which is on the CPU, on ``device``, without waiting for it."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    # From pinned memory the copy runs beside the computation.
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Shared(Protocol):
@@ -44,7 +53,10 @@ class Shared(Protocol):
         """
 
     def passes(self, members: Sequence[Member]) -> Passes:
-        """Return the way of ``members`` through the model, until one enters or leaves."""
+        """Return the way of ``members`` through the model, until one enters or leaves.
+
+        When this fails, the way that there was before goes on being good.
+        """
 
     def outputs(self, member: Member, batch_size: int) -> Callable[[Tensor | None], Outputs] | None:
         """Return what gives outputs for validation, or for rows of it; None: the module does."""

@@ -23,7 +23,7 @@ from sft_tune.trial.seeding import random_states
 from sft_tune.trial.stack.likeness import apart, compare, gradients_of, same_states
 from sft_tune.trial.stack.member import Member
 from sft_tune.trial.stack.modules import Replaced, same_tensors, stacked, take_fixed, trained_of
-from sft_tune.trial.stack.shared import NotStackableError, Passes
+from sft_tune.trial.stack.shared import NotStackableError, Passes, sent
 from sft_tune.trial.trainee import Trainee, set_up
 
 TRIED = 8
@@ -72,8 +72,7 @@ class Whole:
 
     def passes(self, members: Sequence[Member]) -> Passes:
         """See `Shared`. The buffers of ``members`` become rows of the stack's."""
-        modules = [member.trainee.model.module for member in members]
-        buffers = {name: stacked(modules, name) for name in self._changing}
+        buffers = stacked([member.trainee.model.module for member in members], self._changing)
 
         def passed(
             parameters: Mapping[str, Tensor], places: Sequence[Tensor]
@@ -99,7 +98,7 @@ class Whole:
         logits, targets = {}, {}
         for size in sorted(set(sizes)):
             rows = [k for k, own in enumerate(sizes) if own == size]
-            index = torch.tensor(rows, device=self._device)
+            index = sent(torch.tensor(rows), self._device)
             some = {name: part.index_select(0, index) for name, part in parameters.items()}
             kept = {name: part.index_select(0, index) for name, part in buffers.items()}
             found, truth = self._passed(some, kept, [places[k] for k in rows])
