@@ -63,20 +63,21 @@ def measure(
 
 def measure_stack(
     config: TrialConfig,
-    count: int,
+    batch_sizes: Sequence[int],
     trials: int | None,
     slot: Slot,
     resources: ResourcesSpec,
     prepared: str | None,
 ) -> Message:
-    """Tell how many times faster ``count`` trials like ``config`` train as a stack than alone.
+    """Tell how many times faster trials like ``config`` train as a stack than alone.
 
-    ``trials`` is how many there are in all, where that is known.
+    ``batch_sizes`` are those of the trials in it, equal ones side by side; ``trials`` is how many
+    there are in all, where that is known.
     """
     return {
         "do": "measure_stack",
         "config": config.model_dump(mode="json"),
-        "count": count,
+        "batch_sizes": list(batch_sizes),
         "trials": trials,
         "device": slot.device,
         "threads": slot.threads,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import psutil
-
 from sft_tune.run import messages
 from sft_tune.run.engine import GONE, Engine, Inbox, Worker
 from sft_tune.run.register import configs_to_check
 from sft_tune.run.retention import prepared_place
 from sft_tune.run.slots import Slot
+from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.paths import localize_config
-from sft_tune.spec.stacking import stacks, trains_models
+from sft_tune.spec.stacking import trains_models, why_alone
 from sft_tune.spec.study import StudySpec
 from sft_tune.store.records import StudyRecord
 
@@ -29,9 +28,6 @@ STACKED = "{count} trials at a time train as one stack on each slot"
 """What is told where they do."""
 
 WORTH = 1.2
-TRIAL_BYTES = 2**28
-"""What a trial in a stack is allowed for; it takes far less where its backbone is shared. Models
-are measured, too."""
 
 
 def stack_size(
@@ -53,25 +49,24 @@ def stack_size(
         most: trials there are, all known from the start; None: those that the search proposes.
     """
     asked = record.spec.resources.stack
-    if asked == "off" or not stacks(record.spec):
+    if asked == "off" or why_alone(record.spec) is not None:
         return 1
     if asked != "auto":
         return asked
-    fit = int(psutil.virtual_memory().available // TRIAL_BYTES)
     at_once = _at_once(record.spec) if most is None else min(most, AT_ONCE_UNTOLD)
-    count = min(max(2, at_once // len(slots)), fit // len(slots))
+    count = max(2, at_once // len(slots))
     config = localize_config(configs_to_check(record.spec)[0], record.root or "")
     left = _left(record) if most is None else most
-    if count < 2 or (trains_models(config) and left is not None and left < 2):
+    if trains_models(config) and left is not None and left < 2:
         return 1
     if not idle:
         idle.append(engine.spawn(slots[0], inbox))
     worker = idle[0]
     resources, prepared = record.spec.resources, prepared_place(record.artifacts)
     # A larger stack gains no less.
-    tried = min(count, AT_ONCE)
-    worker.send(messages.measure_stack(config, tried, left, slots[0], resources, prepared))
-    beside = sum(slot.device == slots[0].device for slot in slots)
+    sizes = _batch_sizes(record.spec, config, min(count, AT_ONCE))
+    worker.send(messages.measure_stack(config, sizes, left, slots[0], resources, prepared))
+    beside = sum(slot.gpu == slots[0].gpu for slot in slots)
     while True:
         sender, message = inbox.get()
         if sender is None or message["event"] == "error":
@@ -83,6 +78,21 @@ def stack_size(
             if message["most"] is not None:
                 count = min(count, message["most"] // beside)
             return count if message["gain"] >= WORTH and count > 1 else 1
+
+
+def _batch_sizes(spec: StudySpec, config: TrialConfig, count: int) -> list[int]:
+    """Return the batch sizes of ``count`` trials, spread over the space, equal ones side by side.
+
+    A batch takes longer the larger it is, and a stack as long as for its largest.
+    """
+    parameter = spec.space.get("batch_size")
+    if parameter is None:
+        return [config.training.batch_size] * count
+    if parameter.values is None:
+        parameter = parameter.model_copy(update={"points": count, "step": None})
+    values = parameter.grid_values()
+    sizes = sorted(int(value) for value in values if isinstance(value, int | float))
+    return [sizes[k * len(sizes) // count] for k in range(count)]
 
 
 def _left(record: StudyRecord) -> int | None:

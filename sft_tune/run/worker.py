@@ -134,7 +134,7 @@ def _measure_stack(channel: Channel, command: Message) -> None:
     confine(command["threads"], None)
     gain = measure(
         TrialConfig.model_validate(command["config"]),
-        command["count"],
+        command["batch_sizes"],
         trials=command["trials"],
         device=command["device"],
         cache=Path(command["cache"]),

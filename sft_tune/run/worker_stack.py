@@ -43,10 +43,10 @@ class _Together:
     def run(self, command: Message) -> list[Message]:
         self._enter(command)
         while len(self._stack):
-            self._listen()
-            if not self._stack.trains:
-                self._channel.wait()
             try:
+                self._listen()
+                if not self._stack.trains:
+                    self._channel.wait()
                 ended = self._stack.work()
             except (RuntimeError, MemoryError) as error:
                 self._finish(self._stack.ended())
@@ -107,10 +107,11 @@ class _Together:
                     trial.mirror,
                     command["kept_from"],
                 )
-        except NotStackableError:
-            self._left.append(command)
         except Exception as error:  # the border: the runner hears of every failure
-            self._channel.send("error", lane=lane, **describe(error))
+            if isinstance(error, NotStackableError) or is_out_of_memory(error):
+                self._left.append(command)
+            else:
+                self._channel.send("error", lane=lane, **describe(error))
         else:
             self._trials[lane] = trial
 

@@ -13,6 +13,7 @@ from sft_tune.spec.paths import is_weights_path
 from sft_tune.spec.plan import COST, is_cost
 from sft_tune.spec.rules import Finding, Rule, combinations, known_combinations, place_of, places_of
 from sft_tune.spec.space_rules import check_space
+from sft_tune.spec.stacking import why_alone
 from sft_tune.spec.study import StudySpec
 from sft_tune.spec.task_rules import TASK_RULES
 from sft_tune.spec.tasks import MULTI_LABEL, TASKS, Metric
@@ -230,6 +231,17 @@ def _queue_fits(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
         )
 
 
+def _stack(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
+    """An explicit number of trials that train as one is for those that may.
+
+    It looks at all settings: where one has a problem of its own it says nothing.
+    """
+    if isinstance(spec.resources.stack, int) and not findings.broken:
+        reason = why_alone(spec)
+        if reason is not None:
+            yield ("resources", "stack"), f"trials of this study cannot train as one: {reason}"
+
+
 _RULES: tuple[Rule, ...] = (
     _metric_of_task,
     _no_arguments,
@@ -244,6 +256,7 @@ _RULES: tuple[Rule, ...] = (
     _cost_aware,
     _devices,
     _queue_fits,
+    _stack,
 )
 _RULES_OF_FUNCTIONS: tuple[Rule, ...] = (
     _function_task,
@@ -251,4 +264,5 @@ _RULES_OF_FUNCTIONS: tuple[Rule, ...] = (
     _cost_aware,
     _devices,
     _queue_fits,
+    _stack,
 )

@@ -89,11 +89,12 @@ class ResourcesSpec(Section):
         "auto",
         description="Trials that train as one on each slot: heads where `feature_cache` applies, "
         "and whole models without dropout, augmentation and `compile`. The space has only "
-        "settings that each may have for itself: learning rate and schedule, epochs, optimizer "
-        "(adamw, adam, sgd) and what belongs to it, clipping, label smoothing, of heads dropout "
-        "(no effect on the numbers but rounding). auto: up to 8 in all, or 32 where neither "
-        "sampler nor pruner learns from trials, where a short measurement finds that faster; off; "
-        "or how many. A `worker` does it only with `--study`.",
+        "settings that each may have for itself: learning rate and schedule, epochs, batch size, "
+        "optimizer (adamw, adam, sgd) and what belongs to it, clipping, label smoothing, of heads "
+        "dropout (no effect on the numbers but rounding; on a GPU dropout draws other masks). "
+        "auto: up to 8 in all, or 32 where neither sampler nor pruner learns from trials, where a "
+        "short measurement finds that faster; off; or how many. A `worker` does it only with "
+        "`--study`.",
     )
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (),

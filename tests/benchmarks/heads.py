@@ -1,7 +1,9 @@
 """Frozen backbones: heads trained on features kept once, against the backbone run every epoch.
 
 The same trials, through the product, on one worker: as by default (`resources.feature_cache`, and
-`resources.stack: auto`: several as one), one after another, and without kept features.
+`resources.stack: auto`: several as one), one after another, and without kept features. Learning
+rate, epochs and batch size are searched at random, so each way trains the same configurations, as
+many epochs in all: where all trials are measured, that is checked.
 The time of each study, and what is judged, is its wall seconds, start of the processes and the
 making of the features included; the seconds inside trials are reported beside it. A study of one
 trial goes before, so that no measured one is the first to read the libraries from the disk. The
@@ -29,6 +31,7 @@ from tests.benchmarks import Table
 SHARED = Path(__file__).parents[3] / "shared"
 TRIALS = 64
 EPOCHS = (5, 20)
+BATCH_SIZES = (16, 32, 64)
 EXAMPLES = (("image", 1000), ("image", 4000), ("text", 1000))
 """Of training, a quarter as many of validation: of the images a part, and all that there are."""
 TARGET = 100.0
@@ -62,6 +65,8 @@ def run(short: bool) -> Table:
         measure(kind, 1, (1, 1), 64, cached=True)
         quick = measure(kind, trials, epochs, examples, cached=True, stack="auto")
         alone = measure(kind, trials, epochs, examples, cached=True, stack="off")
+        if alone.epochs != quick.epochs:
+            raise RuntimeError(f"{quick.epochs} epochs stacked, {alone.epochs} one after another")
         part = measure(kind, measured_on, epochs, examples, cached=False, stack="off")
         long = part.scaled(quick.epochs)
         ratios.append(long.wall / quick.wall)
@@ -165,9 +170,10 @@ def _content(
         "task": f"{kind}-classification",
         "data": data,
         "model": model,
-        "training": {"freeze": "backbone", "augment": "none", "batch_size": 32},
+        "training": {"freeze": "backbone", "augment": "none"},
         "space": {
             "epochs": {"low": epochs[0], "high": epochs[1]},
+            "batch_size": BATCH_SIZES,
             "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
         },
         "sampler": {"name": "random"},

@@ -33,6 +33,7 @@ SPACE = {
     "learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
     "optimizer": ["sgd", "adamw"],
     "epochs": [4, 8, 16],
+    "batch_size": [8, 16, 40],
 }
 
 

@@ -115,6 +115,41 @@ TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"sampler": {"enqueue": [{}, {}]}, "budget": {"trials": 2}}, "budget.trials", "must hold the default configuration and the 2 of sampler.enqueue; write 3 or more", "2"),
 ]  # fmt: skip
 
+FROZEN = {"freeze": "backbone"}
+# Why trials of a study cannot train as one, where a number of them is to.
+ALONE: list[tuple[dict[str, Any], str]] = [
+    ({"space": {"learning_rate": [0.1, 0.2], "augment": ["none", "flip"]}}, "they must agree on augment, which is searched; remove one of them"),
+    ({"space": {"optimizer": ["sgd", "lion"]}}, "there are stacks of sgd, adam, adamw alone, and lion is searched; remove one of them"),
+    ({"training": {"optimizer": "muon"}}, "there are stacks of sgd, adam, adamw alone, not muon; change one of them"),
+    ({"training": {"augment": "flip"}}, "they need augment: 'none'; change one of them"),
+    ({"training": {"precision": "fp16"}}, "they need another precision than fp16; change one of them"),
+    ({"training": {"freeze": "gradual"}}, "of gradual (freeze) the weights that train change; remove one of them"),
+    ({"resources": {"compile": True}}, "a stack of models is not compiled (resources.compile); remove one of them"),
+    ({"resources": {"loggers": ["tensorboard", "wandb"]}}, "wandb (resources.loggers) knows one run at a time; remove one of them"),
+    ({"data": {"folds": 3}}, "folds (data.folds) train one by one; remove one of them"),
+    (text(data={"multi_label": True}), "there are no stacks of multi_label; remove this"),
+    (text(task="text-regression", objective={"metric": "mse"}), "there are no stacks of text-regression; remove this"),
+    (text(training=FROZEN, resources={"feature_cache": False}), "heads need resources.feature_cache: true; change one of them"),
+    (text(training=FROZEN, model={"reinit_blocks": 1}), "heads need a backbone that is the same for every seed; remove this"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "reason"), ALONE)
+def test_a_number_of_trials_that_cannot_train_as_one_is_told_with_why(
+    problems: Problems, changes: dict[str, Any], reason: str
+) -> None:
+    rule = f"trials of this study cannot train as one: {reason}"
+    resources = changes.get("resources", {})
+    asked = {**changes, "resources": {**resources, "stack": 8}}
+    assert problems(**asked) == [Problem("resources.stack", rule, "8")]
+    assert problems(**changes) == []  # they train one at a time, where nobody asked for more
+
+
+def test_trials_of_any_batch_size_may_train_as_one(problems: Problems) -> None:
+    space = {"batch_size": [8, 16, 64], "learning_rate": [0.1, 0.2], "model.dropout": [0.0, 0.5]}
+    changes = text(training=FROZEN, space=space, resources={"stack": 8})
+    assert problems(**changes) == []
+
 
 @pytest.mark.parametrize(("changes", "place", "rule", "value"), TABLE)
 def test_a_contradiction_is_told_with_place_value_and_remedy(

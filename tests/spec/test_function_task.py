@@ -56,6 +56,7 @@ def test_another_default_of_what_is_searched_may_be_asked_for(root: Path) -> Non
 @pytest.mark.parametrize(
     ("sections", "path", "rule"),
     [
+        ({"resources": {"stack": 2}}, "resources.stack", "a function of yours trains one trial"),
         ({"task": "python:none.py:train"}, "task", "no such Python file"),
         ({"task": "python:train"}, "task", "must be python:module:function"),
         ({"task": "pyton:mine.py:train"}, "task", "or python:module:function"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data import prepare
+from sft_tune.trial.data.rows import sent
 from sft_tune.trial.device import autocast, exact
 from sft_tune.trial.features import use_features
 from sft_tune.trial.models import BuiltModel
@@ -62,7 +63,8 @@ class Common:
         train = self._features["train"]
         self.inputs = torch.from_numpy(train.features.copy()).to(device)
         self.targets = torch.from_numpy(train.targets.copy()).to(device)
-        self._validation = torch.from_numpy(self._features["validation"].features.copy())
+        validation = self._features["validation"].features
+        self._validation = torch.from_numpy(validation.copy()).to(device)
         self._dtype = trainee.dtype
         self._check(trainee.model)
         self._fresh: dict[ModelSpec, tuple[BuiltModel, Callable[[nn.Module], None] | None]] = {
@@ -78,6 +80,7 @@ class Common:
             [member.trainee.model for member in members],
             self.layers,
             [member.draw for member in members],
+            self._device,
         )
 
         def passed(
@@ -100,7 +103,7 @@ class Common:
 
     def examples(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return features [k, b, ...] and targets [k, b] of the training examples [k, b]."""
-        rows = indices.reshape(-1).to(self._device)
+        rows = sent(indices.reshape(-1), self._device)
         # Four times faster than indexing with the matrix.
         inputs = self.inputs.index_select(0, rows).view(*indices.shape, *self.inputs.shape[1:])
         return inputs, self.targets.index_select(0, rows).view(indices.shape)
@@ -115,12 +118,13 @@ class Common:
             batch_size: examples at once.
         """
         weights = {name: part[None] for name, part in row.parts().items()}
-        features = self._validation if rows is None else self._validation[rows]
+        features = self._validation
+        if rows is not None:
+            features = features[rows.to(self._device)]
         found = []
         for some in torch.split(features, batch_size):
             with autocast(self._device, self._dtype):
-                inputs = some.to(self._device)[None]
-                found.append(forward(self.layers, weights, inputs, lambda _, given: given)[0])
+                found.append(forward(self.layers, weights, some[None], lambda _, given: given)[0])
         return {"logits": torch.cat(found).float().cpu()}
 
     def trainee(self, config: TrialConfig) -> Trainee:
@@ -192,13 +196,18 @@ class Common:
 
 
 def masks_of(
-    models: list[BuiltModel], layers: tuple[Layer, ...], draws: list[torch.Generator]
+    models: list[BuiltModel],
+    layers: tuple[Layer, ...],
+    draws: list[torch.Generator],
+    device: torch.device,
 ) -> Callable[[list[int]], Callable[[int, Tensor], Tensor]]:
     """Return what makes the dropout of a step, of the sizes of the trials' batches.
 
-    Each trial's masks are those that torch draws for it alone on the CPU.
+    Each trial's masks are those that torch draws for it alone on the CPU; a GPU draws others.
     """
     shares = [dropouts(model, layers) for model in models]
+    kept = 1 - torch.tensor(shares, dtype=torch.float64)
+    kept = kept.float().T.to(device)
 
     def of_step(sizes: list[int]) -> Callable[[int, Tensor], Tensor]:
         def drop(place: int, given: Tensor) -> Tensor:
@@ -208,7 +217,7 @@ def masks_of(
             for k, (share, size, draw) in enumerate(zip(shares, sizes, draws, strict=True)):
                 if share[place]:
                     mask[k, :size].bernoulli_(1 - share[place], generator=draw)
-                    mask[k, :size].div_(1 - share[place])
+            mask /= kept[place].view(-1, *[1] * (given.ndim - 1))
             return given * mask
 
         return drop

@@ -12,6 +12,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,22 +32,22 @@ from sft_tune.trial.device import (
     wait_for,
 )
 from sft_tune.trial.features import use_features
-from sft_tune.trial.models import parameter_count
 from sft_tune.trial.outcome import Evaluation
 from sft_tune.trial.paths import TrialPaths
 from sft_tune.trial.remembered import STEP, facts_of, replace_json
+from sft_tune.trial.stack.room import least_bytes, most_of
 from sft_tune.trial.stack.shared import NotStackableError
 from sft_tune.trial.stack.trials import Stack
 from sft_tune.trial.step import train_step
-from sft_tune.trial.trainee import Trainee, set_up
+from sft_tune.trial.trainee import Trainee, make_plan, set_up
 
 FOLDER = "stacked"
-WARM_UP = 5
-STEPS = 25
-
 FEW = 3
-"""Steps of models that are measured at a time, after one to warm up; up to `STEPS` within..."""
+"""Steps that are measured at a time, after one to warm up; ..."""
+STEPS = 25
+"""... so many in all, or fewer ..."""
 SECONDS = 0.5
+"""... where they take longer than this."""
 
 LEAST_SECONDS = 60.0
 """Of training that the trials of a study take one after another, where models are measured."""
@@ -54,11 +55,8 @@ LEAST_SECONDS = 60.0
 LARGE = 0.25
 """Seconds of a step whose kernels fill any device, and that a measurement should not wait for."""
 
-COPIES = 10
-"""What a trial takes at least, in copies of its weights: gradients, moments, the best ones, ..."""
-SHARE = 0.8
-"""Of the device's free memory that a stack may take."""
-
+PASSED = 8
+"""What a head takes of a batch, in copies of its features: masks, hidden layers, gradients."""
 
 COMPARISON = 2
 """By which a stack on a GPU was refused: since 2, in full single precision."""
@@ -69,7 +67,7 @@ class Gain(NamedTuple):
 
     Attributes:
         ratio: of the times of a step of so many trials; 0 where they cannot be stacked.
-        most: trials that the device's memory holds; None: of heads, which take little.
+        most: trials that the device's memory holds; None: that is not known.
     """
 
     ratio: float
@@ -78,18 +76,18 @@ class Gain(NamedTuple):
 
 def measure(
     config: TrialConfig,
-    count: int,
+    batch_sizes: Sequence[int],
     *,
     trials: int | None,
     device: str,
     cache: Path,
     batch_size: int,
 ) -> Gain:
-    """Return what a stack of up to ``count`` trials like ``config`` gives.
+    """Return what a stack of trials like ``config`` gives.
 
     Args:
         config: of one of them.
-        count: at once.
+        batch_sizes: of each that is to be in the stack, equal ones side by side.
         trials: in all; None: no one knows.
         device: see `run_trial`, as of the next.
         cache: of prepared data, features and what is remembered.
@@ -100,9 +98,10 @@ def measure(
     """
     where = open_device(device)
     data = prepare(config.task, config.data, config.model, cache=cache)
-    steps = -(-len(data.train) // config.training.batch_size)
-    in_all = math.inf if trials is None else trials * steps * config.training.epochs
-    epochs = -(-2 * (WARM_UP + STEPS + 1) // steps)
+    steps = [-(-len(data.train) // size) for size in batch_sizes]
+    epochs = config.training.epochs
+    in_all = math.inf if trials is None else trials * epochs * sum(steps) / len(steps)
+    epochs = -(-2 * (STEPS + FEW + 1) // min(steps))
     config = config.model_copy(
         update={
             "training": config.training.model_copy(update={"epochs": epochs}),
@@ -110,19 +109,25 @@ def measure(
         }
     )
     with tempfile.TemporaryDirectory() as folder:
-        stack = _Tried(config, where, cache, batch_size, Path(folder))
+        stack = _Tried(config, batch_sizes, where, cache, batch_size, Path(folder))
         if trains_models(config):
-            return _of_models(stack, data, count, in_all)
-        return Gain(_of_heads(stack, data, count))
+            return _of_models(stack, data, in_all)
+        return _of_heads(stack, data)
 
 
 class _Tried:
-    """A stack of trials of one configuration, with seeds of their own."""
+    """A stack of trials of one configuration, with seeds and batch sizes of their own."""
 
     def __init__(
-        self, config: TrialConfig, device: torch.device, cache: Path, batch_size: int, folder: Path
+        self,
+        config: TrialConfig,
+        sizes: Sequence[int],
+        device: torch.device,
+        cache: Path,
+        batch_size: int,
+        folder: Path,
     ) -> None:
-        self.config, self.device, self.cache = config, device, cache
+        self.config, self.sizes, self.device, self.cache = config, sizes, device, cache
         self.batch_size = batch_size
         self._folder = folder
         self.stack: Stack[int] = Stack(
@@ -137,34 +142,62 @@ class _Tried:
         """
         for k in range(len(self.stack), count):
             seeded = self.config.model_copy(update={"seed": self.config.seed + k})
+            seeded = _with_batches_of(self.sizes[k], seeded)
             self.stack.enter(k, seeded, TrialPaths(self._folder / str(k)), _ignore)
 
     def step(self, _: int) -> None:
         """Do one step of all."""
         self.stack.work()
 
+    def ratio(self, trainee: Trainee) -> float:
+        """Return how many times faster a step of all is than theirs alone, on ``trainee``."""
+        sizes = self.sizes[: len(self.stack)]
+        works = {size: self._alone(trainee, size) for size in sizes}
+        *alone, stacked = _fastest([*works.values(), self.step], self.device)
+        seconds = dict(zip(works, alone, strict=True))
+        return sum(seconds[size] for size in sizes) / stacked
 
-def _of_heads(tried: _Tried, data: Prepared, count: int) -> float:
-    try:
-        tried.fill(count)
-    except NotStackableError:
-        return 0.0
-    stacked = _seconds(tried.step, tried.device)
+    def _alone(self, trainee: Trainee, size: int) -> Callable[[int], object]:
+        config = _with_batches_of(size, self.config)
+        one = replace(trainee, config=config, plan=make_plan(config, trainee.data))
+        return lambda step: train_step(one, step)
+
+
+def _with_batches_of(size: int, config: TrialConfig) -> TrialConfig:
+    training = config.training.model_copy(update={"batch_size": size})
+    return config.model_copy(update={"training": training})
+
+
+def _of_heads(tried: _Tried, data: Prepared) -> Gain:
     trainee = set_up(tried.config, data, tried.device)
     use_features(trainee, tried.cache, tried.batch_size)
+    try:
+        tried.fill(1)
+        most = 1 + most_of(tried.device, _bytes_of_head(trainee, max(tried.sizes)))
+        tried.fill(min(len(tried.sizes), most))
+    except (NotStackableError, RuntimeError, MemoryError) as error:
+        if not isinstance(error, NotStackableError) and not is_out_of_memory(error):
+            raise
+        return Gain(0.0)
     trainee.set_training_mode()
-    alone = _seconds(lambda step: train_step(trainee, step), tried.device)
-    return count * alone / stacked
+    return Gain(tried.ratio(trainee), most)
 
 
-def _of_models(tried: _Tried, data: Prepared, count: int, steps: float) -> Gain:
+def _bytes_of_head(trainee: Trainee, batch_size: int) -> int:
+    """Return what a trial takes of the device that trains its head."""
+    features = trainee.features["train"].features
+    of_batch = 4 * PASSED * batch_size * math.prod(features.shape[1:])
+    return least_bytes(trainee.model.module) + of_batch
+
+
+def _of_models(tried: _Tried, data: Prepared, steps: float) -> Gain:
     """Return what is remembered, or measured where all trials do so many ``steps``."""
-    facts = _facts(tried.config, data, tried.device, count)
+    facts = _facts(tried, data)
     path = tried.cache / FOLDER / f"{key_of(facts)}.json"
     known = _read(path)
     if known is None or (known["ratio"] is None and _may_repay(known["alone"], steps)):
         try:
-            known = _tried_out(tried, data, count, steps)
+            known = _tried_out(tried, data, steps)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -174,7 +207,7 @@ def _of_models(tried: _Tried, data: Prepared, count: int, steps: float) -> Gain:
             _keep(path, known)
     if known["ratio"] is None:
         return Gain(0.0)
-    return Gain(known["ratio"], _most(tried.device, known["bytes"]))
+    return Gain(known["ratio"], most_of(tried.device, known["bytes"]))
 
 
 def _may_repay(alone: float, steps: float) -> bool:
@@ -182,50 +215,35 @@ def _may_repay(alone: float, steps: float) -> bool:
     return alone * steps >= LEAST_SECONDS and alone <= LARGE
 
 
-def _tried_out(tried: _Tried, data: Prepared, count: int, steps: float) -> dict[str, Any]:
+def _tried_out(tried: _Tried, data: Prepared, steps: float) -> dict[str, Any]:
     """Return the seconds of a step alone; and a stack's gain and bytes, where that may repay."""
     trainee = set_up(tried.config, data, tried.device)
     try:
         tried.fill(1)  # most that cannot be stacked are refused here, before anything is timed
         (alone,) = _fastest([lambda step: train_step(trainee, step)], tried.device)
         found = {"alone": alone, "ratio": None, "bytes": 0}
-        return {**found, **(_found(tried, trainee, count) if _may_repay(alone, steps) else {})}
+        return {**found, **(_found(tried, trainee) if _may_repay(alone, steps) else {})}
     except NotStackableError:
         return {"alone": 0.0, "ratio": 0.0, "bytes": 0}
 
 
-def _found(tried: _Tried, trainee: Trainee, count: int) -> dict[str, Any]:
-    """Return the bytes of a trial, and the ratio of as many as memory holds, up to ``count``."""
+def _found(tried: _Tried, trainee: Trainee) -> dict[str, Any]:
+    """Return the bytes of a trial, and the ratio of as many as memory holds of those tried."""
     device = tried.device
-
-    def ratio() -> float:
-        works = [lambda step: train_step(trainee, step), tried.step]
-        alone, stacked = _fastest(works, device)
-        return len(tried.stack) * alone / stacked
-
     with memory_of_its_own(device):
         before = _used(device)
         tried.fill(2)
-        two = ratio()
+        two = tried.ratio(trainee)
         # The first was there before.
         taken = peak_memory(device) - before
-    size = max(taken, 4 * COPIES * parameter_count(trainee.model.module, trained_only=True))
+    size = max(taken, least_bytes(trainee.model.module))
     found = {"ratio": two, "bytes": size}
-    count = min(count, _most(device, size))
+    count = min(len(tried.sizes), most_of(device, size))
     # More do not make up for what two already lose.
     if count > 2 and found["ratio"] > 1:
         tried.fill(count)
-        found["ratio"] = ratio()
+        found["ratio"] = tried.ratio(trainee)
     return found
-
-
-def _most(device: torch.device, size: int) -> int:
-    """Return of how many trials of ``size`` bytes the device has room."""
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = psutil.virtual_memory().available
-    return int(SHARE * free / max(size, 1))
 
 
 def _used(device: torch.device) -> int:
@@ -234,16 +252,18 @@ def _used(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _facts(config: TrialConfig, data: Prepared, device: torch.device, count: int) -> dict[str, Any]:
+def _facts(tried: _Tried, data: Prepared) -> dict[str, Any]:
+    config, device, sizes = tried.config, tried.device, tried.sizes
     threads = torch.get_num_threads() if device.type == "cpu" else None
     dtype = resolve_precision(config.training.precision, device)
-    about = {"count": count, "threads": threads, "torch": torch.__version__, "step": STEP}
+    about = {"count": len(sizes), "threads": threads, "torch": torch.__version__, "step": STEP}
     if device.type == "cuda":
         about["comparison"] = COMPARISON
     return {
         **facts_of(config, data, device, dtype),
         **config.model.model_dump(mode="json"),
         **about,
+        **({"batch_sizes": list(sizes)} if len(set(sizes)) > 1 else {}),
     }
 
 
@@ -282,18 +302,6 @@ def _fastest(works: Sequence[Callable[[int], object]], device: torch.device) -> 
                 wait_for(device)
                 taken.append(time.perf_counter() - begin)
     return [min(taken) for taken in times]
-
-
-def _seconds(work: Callable[[int], object], device: torch.device) -> float:
-    """Return how long `STEPS` calls of ``work`` with the step's number take, once it is warm."""
-    for step in range(WARM_UP):
-        work(step)
-    wait_for(device)
-    begin = time.perf_counter()
-    for step in range(WARM_UP, WARM_UP + STEPS):
-        work(step)
-    wait_for(device)
-    return time.perf_counter() - begin
 
 
 def _ignore(evaluation: Evaluation) -> None:

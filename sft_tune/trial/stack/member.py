@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from sft_tune.trial import resume
 from sft_tune.trial.loop import create
@@ -95,15 +96,18 @@ class Member:
     stopping: bool = False
     watched: int = 0
 
-    def fault(self, loss: float, norm: float) -> str | None:
+    def fault(self, loss: Tensor | float, norm: Tensor | float) -> str | None:
         """Return what is wrong with the numbers of the step that was just done; None: nothing.
 
         The monitors are asked only where something can be: the mean of a window of losses is over
-        `FACTOR` times `CHANCE` only while one of them is.
+        `FACTOR` times `CHANCE` only while one of them is. Of numbers that are on a device they
+        know when it is time to look.
         """
+        at_rung = self.state.step in self.trainee.plan.rungs
+        if isinstance(loss, Tensor) or isinstance(norm, Tensor):
+            return self.monitors.fault(self.state.step, at_rung=at_rung)
         if not loss <= FACTOR * CHANCE:
             self.watched = WINDOW
-        at_rung = self.state.step in self.trainee.plan.rungs
         if self.watched > 0 or at_rung or not math.isfinite(norm):
             self.watched -= 1
             return self.monitors.fault(self.state.step, at_rung=True)

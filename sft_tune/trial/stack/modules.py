@@ -70,11 +70,12 @@ def take_fixed(module: nn.Module, template: nn.Module, changing: Sequence[str]) 
         _put(module, name, ours[name])
 
 
-def stacked(modules: Sequence[nn.Module], name: str) -> Tensor:
-    """Return the buffers ``name`` of ``modules`` as one tensor, of which they become rows."""
-    found = torch.stack([module.get_buffer(name) for module in modules])
-    for k, module in enumerate(modules):
-        _put(module, name, found[k])
+def stacked(modules: Sequence[nn.Module], names: Sequence[str]) -> dict[str, Tensor]:
+    """Return the buffers ``names`` of ``modules`` as one tensor each, of which they become rows."""
+    found = {name: torch.stack([module.get_buffer(name) for module in modules]) for name in names}
+    for name, rows in found.items():
+        for k, module in enumerate(modules):
+            _put(module, name, rows[k])
     return found
 
 

@@ -99,13 +99,14 @@ class Rows:
     """The rows of all trials of a stack, and the vectors of their settings."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        """Stack ``rows``, which have parameters of the same names and shapes, sgd's first."""
+        """Stack ``rows``, which have parameters of the same names and shapes, sgd's first.
+
+        They are copied: what is done to the stack is theirs after `take`.
+        """
         self._rows = rows
         self.weights = torch.stack([row.weights for row in rows])
         self._first = torch.stack([row.first for row in rows])
         self._second = torch.stack([row.second for row in rows])
-        for k, row in enumerate(rows):
-            row.weights, row.first, row.second = self.weights[k], self._first[k], self._second[k]
         self._grads = torch.empty_like(self.weights)
         self._spare = torch.empty_like(self.weights)
         self._settings = _Settings.of(rows, self.weights.device)
@@ -125,6 +126,11 @@ class Rows:
         self._parts = [
             part.view(len(rows), *shape) for shape, part in zip(shapes.values(), grads, strict=True)
         ]
+
+    def take(self) -> None:
+        """Let each row be that of the stack."""
+        for k, row in enumerate(self._rows):
+            row.weights, row.first, row.second = self.weights[k], self._first[k], self._second[k]
 
     @torch.no_grad()
     def sample(self) -> Tensor:

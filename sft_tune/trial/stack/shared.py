@@ -44,7 +44,10 @@ class Shared(Protocol):
         """
 
     def passes(self, members: Sequence[Member]) -> Passes:
-        """Return the way of ``members`` through the model, until one enters or leaves."""
+        """Return the way of ``members`` through the model, until one enters or leaves.
+
+        When this fails, the way that there was before goes on being good.
+        """
 
     def outputs(self, member: Member, batch_size: int) -> Callable[[Tensor | None], Outputs] | None:
         """Return what gives outputs for validation, or for rows of it; None: the module does."""

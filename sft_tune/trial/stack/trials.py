@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.stacking import stack_key, trains_models
-from sft_tune.trial.device import open_device, peak_memory
+from sft_tune.trial.device import open_device, peak_memory, wait_for
 from sft_tune.trial.loop import save
 from sft_tune.trial.mirror import Mirror
 from sft_tune.trial.outcome import Outcome
@@ -23,21 +20,12 @@ from sft_tune.trial.rungs import Ending, after_rung, at_rung
 from sft_tune.trial.stack.common import Common
 from sft_tune.trial.stack.endings import Endings
 from sft_tune.trial.stack.member import Member, Report, Share, make_member
-from sft_tune.trial.stack.rows import Rows, family
-from sft_tune.trial.stack.shared import NotStackableError, Passes, Shared
+from sft_tune.trial.stack.room import least_bytes, most_of
+from sft_tune.trial.stack.shared import NotStackableError, Shared
+from sft_tune.trial.stack.together import Together
 from sft_tune.trial.stack.whole import Whole
 
 Name = TypeVar("Name", bound=Hashable)
-
-
-@dataclass
-class _Active:
-    """The members that train, and what is made of them once until one enters or leaves."""
-
-    members: list[Member] = field(default_factory=list)
-    rows: Rows | None = None
-    passes: Passes | None = None
-    smoothing: Tensor | None = None
 
 
 class Stack(Generic[Name]):
@@ -71,7 +59,7 @@ class Stack(Generic[Name]):
         self._key: str | None = None
         self._shared: Shared | None = None
         self._members: dict[Name, Member] = {}
-        self._active = _Active()
+        self._together: Together | None = None
         self._endings: Endings[Name] = Endings(wake, keep)
 
     def __len__(self) -> int:
@@ -82,7 +70,11 @@ class Stack(Generic[Name]):
     def trains(self) -> bool:
         """Whether `work` has anything to do but wait."""
         verdicts = (member.verdict is not None for member in self._members.values())
-        return bool(self._active.members) or any(verdicts)
+        return bool(self._training) or any(verdicts)
+
+    @property
+    def _training(self) -> list[Member]:
+        return [] if self._together is None else self._together.members
 
     def enter(
         self,
@@ -101,7 +93,9 @@ class Stack(Generic[Name]):
         Raises:
             NotStackableError: when it is to be trained alone.
             DataError, ModelError: as `run_trial`.
+            RuntimeError, MemoryError: when memory runs out; the others can train on.
         """
+        self._wait()
         key = stack_key(config)
         if key is None or (self._members and key != self._key):
             raise NotStackableError("its settings are not those of the stack")
@@ -112,10 +106,12 @@ class Stack(Generic[Name]):
                 self._shared = self._share(config)
                 self._key = key
             trainee = self._shared.trainee(config)
+            if self._members and not most_of(self._device, least_bytes(trainee.model.module)):
+                raise MemoryError("the device has no room for it beside the others")
             member = make_member(trainee, paths, report, mirror, clock, kept_from)
             self._shared.join(trainee)
+        self._arrange([*self._training, member])
         self._members[name] = member
-        self._arrange([*self._active.members, member])
 
     def _share(self, config: TrialConfig) -> Shared:
         if trains_models(config):
@@ -150,8 +146,8 @@ class Stack(Generic[Name]):
                 on alone from its last checkpoint.
         """
         self._settle()
-        if self._active.members:
-            self._step()
+        if self._together is not None:
+            self._step(self._together)
         return self._endings.done()
 
     def ended(self) -> list[tuple[Name, Outcome | Exception]]:
@@ -161,34 +157,31 @@ class Stack(Generic[Name]):
 
     def _part(self, members: Sequence[Member]) -> None:
         gone = set(members)
-        self._arrange([member for member in self._active.members if member not in gone])
+        self._arrange([member for member in self._training if member not in gone])
 
     def _arrange(self, members: list[Member]) -> None:
-        """Let ``members`` train, and no others."""
-        members = sorted(members, key=lambda m: family(m.trainee.config.training), reverse=True)
-        self._active = _Active(members)
-        if not members or self._shared is None:
-            return
-        smoothing = [member.trainee.config.training.label_smoothing for member in members]
-        self._active.rows = Rows([member.row for member in members])
-        self._active.passes = self._shared.passes(members)
-        if any(smoothing):
-            self._active.smoothing = torch.tensor(smoothing, device=self._device)[:, None]
+        """Let ``members`` train, and no others. When this fails, those before do."""
+        together = None
+        if members and self._shared is not None:
+            together = Together(members, self._shared, self._device)
+        self._together = together
 
     def _settle(self) -> None:
         """Act on verdicts; save and end those that are to leave."""
         back: list[Member] = []
         for name, member in list(self._members.items()):
             if member.verdict is not None and member.pending is not None:
+                self._wait()
                 if self._judge(name, member) and self._passes(name, member):
                     back.append(member)
             if member.stopping and member.pending is None and name in self._members:
+                self._wait()
                 self._save(member, None)  # copied once, at the end
                 step, horizon = member.state.step, member.state.horizon
                 self._end(name, Ending("stopped", f"asked to, after step {step} of {horizon}"))
         back = [member for member in back if member in self._members.values()]
         if back:
-            self._arrange([*self._active.members, *back])
+            self._arrange([*self._training, *back])
 
     def _judge(self, name: Name, member: Member) -> bool:
         """Act on the verdict on the pending rung of ``member``; tell whether it goes on."""
@@ -223,17 +216,14 @@ class Stack(Generic[Name]):
     def _is_due(self, member: Member) -> bool:
         return time.monotonic() - member.saved_at >= self._checkpoint_seconds
 
-    def _step(self) -> None:
+    def _step(self, together: Together) -> None:
         """Do one step of all that train; see to those that reached a rung or diverged by it."""
         begin = time.perf_counter()
-        active = self._active
-        losses, norms, ratios, sizes = self._train(active)
-        share = (time.perf_counter() - begin) / len(active.members)
+        losses, norms, ratios, sizes = together.step()
         faulty: list[tuple[Member, str]] = []
         reached: list[Member] = []
-        for k, member in enumerate(active.members):
+        for k, member in enumerate(together.members):
             state = member.state
-            member.clock.spend(share)
             due = ratios is not None and member.updates.is_due(state.step)
             ratio = ratios[k] if due and ratios is not None else None
             member.monitors.add(losses[k], norms[k], sizes[k], ratio)
@@ -244,8 +234,22 @@ class Stack(Generic[Name]):
                 faulty.append((member, fault))
             elif state.step in member.trainee.plan.rungs:
                 reached.append(member)
+        self._spend(begin)
         if faulty or reached:
+            self._wait()
             self._stand(faulty, reached)
+
+    def _wait(self) -> None:
+        """Wait for what the device was given to do: that was for all that train."""
+        begin = time.perf_counter()
+        wait_for(self._device)
+        self._spend(begin)
+
+    def _spend(self, begin: float) -> None:
+        """Let those that train share the seconds since ``begin``."""
+        members = self._training
+        for member in members:
+            member.clock.spend((time.perf_counter() - begin) / len(members))
 
     def _stand(self, faulty: list[tuple[Member, str]], reached: list[Member]) -> None:
         """Part with those that diverged, and with those that do not get past their rung."""
@@ -261,38 +265,6 @@ class Stack(Generic[Name]):
                 self._rung(names[member], member)
         if gone:
             self._part(gone)
-
-    def _train(
-        self, active: _Active
-    ) -> tuple[list[float], list[float], list[float] | None, list[int]]:
-        """Do one optimizer step; return losses, gradient norms, update ratios, batch sizes."""
-        rows, passes = active.rows, active.passes
-        if rows is None or passes is None:
-            raise RuntimeError("the stack is empty")
-        members = active.members
-        measured = any(member.updates.is_due(member.state.step) for member in members)
-        before = rows.sample() if measured else None
-        places = [m.trainee.plan.indices(m.state.step) for m in members]
-        sizes = [len(place) for place in places]
-        logits, targets = passes(rows.parameters, places)
-        likely = functional.log_softmax(logits.float(), dim=2)
-        each = -likely.gather(2, targets[:, :, None])[:, :, 0]
-        if active.smoothing is not None:
-            smoothing = active.smoothing
-            each = (1 - smoothing) * each - smoothing * likely.mean(dim=2)
-        counts = torch.tensor(sizes, device=self._device)[:, None]
-        if min(sizes) < max(sizes):
-            each = each * (torch.arange(each.shape[1], device=self._device) < counts)
-        losses = (each / counts).sum(dim=1)
-        rates = [member.rates[member.state.step] for member in members]
-        norms = rows.step(losses.sum(), torch.tensor(rates, device=self._device))
-        found, lengths = torch.stack([losses.detach(), norms]).tolist()
-        if before is None:
-            return found, lengths, None, sizes
-        tiny = torch.finfo(torch.float32).tiny
-        change = rows.sample().sub_(before).norm(dim=1)
-        ratios = change / before.norm(dim=1).clamp_min(tiny)
-        return found, lengths, ratios.tolist(), sizes
 
     def _rung(self, name: Name, member: Member) -> bool:
         """Evaluate and report; tell whether the trial is still there."""
@@ -332,6 +304,6 @@ class Stack(Generic[Name]):
 
     def _end(self, name: Name, ending: Ending) -> None:
         member = self._members.pop(name)
-        if member in self._active.members:
+        if member in self._training:
             self._part([member])
         self._endings.add(name, member, ending, peak_memory(self._device))

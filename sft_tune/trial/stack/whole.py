@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from sft_tune.spec.config import TrialConfig
 from sft_tune.trial.data import TextSplit, gather, prepare
+from sft_tune.trial.data.rows import sent
 from sft_tune.trial.device import autocast, exact, is_out_of_memory
 from sft_tune.trial.models import BuiltModel
 from sft_tune.trial.seeding import random_states
@@ -73,8 +74,7 @@ class Whole:
 
     def passes(self, members: Sequence[Member]) -> Passes:
         """See `Shared`. The buffers of ``members`` become rows of the stack's."""
-        modules = [member.trainee.model.module for member in members]
-        buffers = {name: stacked(modules, name) for name in self._changing}
+        buffers = stacked([member.trainee.model.module for member in members], self._changing)
 
         def passed(
             parameters: Mapping[str, Tensor], places: Sequence[Tensor]
@@ -100,7 +100,7 @@ class Whole:
         logits, targets = {}, {}
         for size in sorted(set(sizes)):
             rows = [k for k, own in enumerate(sizes) if own == size]
-            index = torch.tensor(rows, device=self._device)
+            index = sent(torch.tensor(rows), self._device)
             some = {name: part.index_select(0, index) for name, part in parameters.items()}
             kept = {name: part.index_select(0, index) for name, part in buffers.items()}
             found, truth = self._passed(some, kept, [places[k] for k in rows])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sft_tune.spec.config import TrialConfig
-from sft_tune.trial.stack import gain
+from sft_tune.trial.stack import gain, room
 from sft_tune.trial.stack.gain import Gain
 
 
@@ -18,10 +18,12 @@ from sft_tune.trial.stack.gain import Gain
 def measure(digits: Callable[..., TrialConfig], tmp_path: Path) -> Callable[..., Gain]:
     """Measure a stack of up to four networks."""
 
-    def measured(trials: int | None = None, count: int = 4, **model: Any) -> Gain:
+    def measured(
+        trials: int | None = None, sizes: tuple[int, ...] = (8, 8, 8, 8), **model: Any
+    ) -> Gain:
         config = digits(model={"dropout": None, **model}, training={"augment": "none"})
         return gain.measure(
-            config, count, trials=trials, device="cpu", cache=tmp_path, batch_size=16
+            config, sizes, trials=trials, device="cpu", cache=tmp_path, batch_size=16
         )
 
     return measured
@@ -34,7 +36,7 @@ def test_what_was_measured_is_remembered(measure: Callable[..., Gain], tmp_path:
     (path,) = (tmp_path / gain.FOLDER).iterdir()
     record = json.loads(path.read_text())
     assert record["ratio"] == found.ratio
-    assert record["bytes"] > 4 * 50_000 * gain.COPIES  # the network has 56,000 weights
+    assert record["bytes"] > 4 * 50_000 * room.COPIES  # the network has 56,000 weights
     path.write_text(json.dumps({**record, "ratio": 7.0}))
     assert measure().ratio == 7.0
     path.write_text("torn")
@@ -66,7 +68,36 @@ def test_a_model_that_cannot_be_stacked_gains_nothing(
 
 
 def test_a_stack_is_no_larger_than_memory(
-    measure: Callable[..., Gain], monkeypatch: pytest.MonkeyPatch
+    measure: Callable[..., Gain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gain, "SHARE", 1e-9)
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "SHARE", 1e-9)
+        assert measure().ratio == 0
+    assert not (tmp_path / gain.FOLDER).exists()  # another time there may be more
+    assert measure().ratio > 0.1
+    monkeypatch.setattr(room, "SHARE", 1e-9)
     assert measure().most == 0
+
+
+def test_what_batches_of_unequal_sizes_gain_is_known_apart(
+    measure: Callable[..., Gain], tmp_path: Path
+) -> None:
+    measure()
+    assert 0.1 < measure(sizes=(8, 8, 16, 48)).ratio < 3
+    assert len(list((tmp_path / gain.FOLDER).iterdir())) == 2
+
+
+def test_heads_are_no_more_than_memory_holds(
+    sentences: Callable[..., TrialConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = sentences(training={"freeze": "backbone"})
+
+    def measured(*sizes: int) -> Gain:
+        return gain.measure(config, sizes, trials=None, device="cpu", cache=tmp_path, batch_size=16)
+
+    found = measured(4, 4, 8, 16)
+    assert found.ratio > 1 and found.most is not None and found.most > 100
+    # A batch of more examples leaves room for fewer.
+    assert measured(4, 4000).most < found.most / 100
+    monkeypatch.setattr(room, "SHARE", 1e-9)
+    assert measured(4, 4).most == 1

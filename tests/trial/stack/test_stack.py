@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sft_tune.errors import TrialError
 from sft_tune.spec.config import TrialConfig
+from sft_tune.trial import monitors
 from sft_tune.trial.outcome import Evaluation
 from sft_tune.trial.paths import TrialPaths
+from sft_tune.trial.stack import room, rows, together, trials
+from sft_tune.trial.stack.common import Common
 from sft_tune.trial.stack.shared import NotStackableError
 from tests.trial.stack.driver import ROUNDING, Driver, alone, go_on, same, same_files
 
@@ -87,6 +91,76 @@ def test_each_trial_of_a_stack_is_what_it_is_alone(
         same_files(tmp_path / name, tmp_path / f"alone-{name}")
 
 
+def test_trials_of_any_batch_size_stack(
+    heads: Callable[..., TrialConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "AHEAD", 3)
+    # Of 39 examples: 9 of 4 and one of 3, 4 of 8 and one of 7, 2 of 16 and one of 7, one of all,
+    # one of 19 and one of 20.
+    sizes = (4, 16, 64, 8, 4, 16, 8, 19)
+    configs = {
+        f"t{i}": heads(seed=i, batch_size=size, **training)
+        for i, (size, training) in enumerate(zip(sizes, TABLE, strict=True))
+    }
+    driver = Driver(tmp_path, lambda name, rung: name != "t1" or rung.progress < 40)
+    late = {name: configs.pop(name) for name in ("t0", "t6")}
+    for name, config in configs.items():
+        driver.enter(name, config)
+    driver.work(until=lambda: bool(driver.outcomes))
+    for name, config in late.items():  # when another has left
+        driver.enter(name, config)
+    driver.work()
+    for name, config in {**configs, **late}.items():
+        _, expected = alone(config, tmp_path / f"alone-{name}")
+        if name == "t1":
+            assert driver.outcomes[name].reason == "pruned"
+            same(driver.seen[name], expected[:2])
+        else:
+            same(driver.seen[name], expected)
+            same_files(tmp_path / name, tmp_path / f"alone-{name}")
+
+
+@pytest.mark.parametrize(
+    "place", [(Common, "trainee"), (rows, "_multipliers"), (Common, "passes"), (trials, "Together")]
+)
+def test_memory_that_runs_out_as_a_trial_enters_spoils_no_other(
+    heads: Callable[..., TrialConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: tuple[Any, str],
+) -> None:
+    configs = {"one": heads(seed=1), "two": heads(seed=2, batch_size=4)}
+    driver = Driver(tmp_path, go_on)
+    for name, config in configs.items():
+        driver.enter(name, config)
+        driver.work(until=lambda name=name: name in driver.seen)
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, lambda *_: torch.empty(2**60))
+        with pytest.raises(RuntimeError, match="allocate memory"):
+            driver.enter("three", heads(seed=3))
+    assert len(driver.stack) == 2
+    rungs = sum(map(len, driver.seen.values()))
+    driver.work(until=lambda: sum(map(len, driver.seen.values())) > rungs)
+    driver.enter("four", heads(seed=4))
+    driver.work()
+    assert driver.outcomes.keys() == {"one", "two", "four"}
+    for name, config in {**configs, "four": heads(seed=4)}.items():
+        same(driver.seen[name], alone(config, tmp_path / f"alone-{name}")[1])
+        same_files(tmp_path / name, tmp_path / f"alone-{name}")
+
+
+def test_a_trial_for_which_there_is_no_room_trains_alone(
+    heads: Callable[..., TrialConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver(tmp_path, go_on)
+    driver.enter("one", heads(seed=1))
+    monkeypatch.setattr(room, "SHARE", 1e-9)
+    with pytest.raises(MemoryError, match="no room"):
+        driver.enter("two", heads(seed=2))
+    driver.work()
+    assert driver.outcomes["one"].reason == "completed"
+
+
 def test_pruned_and_diverged_trials_leave_and_the_others_go_on(
     heads: Callable[..., TrialConfig], tmp_path: Path
 ) -> None:
@@ -111,6 +185,30 @@ def test_pruned_and_diverged_trials_leave_and_the_others_go_on(
     assert [e.progress for e in driver.seen["bad"]] == [20, 40]
     assert driver.outcomes["bad"].note == "at 40 % of its horizon"
     same(driver.seen["good"], alone(good, tmp_path / "alone")[1])
+
+
+def test_numbers_that_stay_on_the_device_are_looked_at_now_and_then(
+    heads: Callable[..., TrialConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitors, "CHECK_EVERY", {"cpu": 4})
+    configs = {
+        "good": heads(seed=1, batch_size=4),
+        "wild": heads(seed=3, optimizer="sgd", learning_rate=1e30, clip_norm=None, l1=1.0),
+    }
+    ended = {}
+    for way in ("read", "kept"):
+        driver = Driver(tmp_path / way, go_on)
+        for name, config in configs.items():
+            driver.enter(name, config)
+        driver.work()
+        ended[way] = driver
+        monkeypatch.setattr(
+            together.Together, "_numbers", lambda _, found: [list(row) for row in found.unbind()]
+        )
+    same(ended["kept"].seen["good"], ended["read"].seen["good"])
+    read, kept = (driver.outcomes["wild"] for driver in ended.values())
+    assert (kept.reason, kept.note) == (read.reason, read.note)
+    assert kept.reason == "diverged" and "loss became nan at step" in kept.note
 
 
 @pytest.mark.parametrize("how", ["stacked", "alone"])
@@ -218,9 +316,14 @@ def test_other_settings_are_trained_alone(
     heads: Callable[..., TrialConfig], tmp_path: Path
 ) -> None:
     driver = Driver(tmp_path, go_on)
-    driver.enter("one", heads())
-    for other in ({"batch_size": 4}, {"freeze": "none"}, {"optimizer": "lion"}):
-        with pytest.raises(NotStackableError):
+    config = heads()
+    # Its targets are no classes: there is no stack of such trials at all.
+    data = config.data.model_copy(update={"multi_label": True})
+    with pytest.raises(NotStackableError, match="not those of the stack"):
+        driver.enter("first", config.model_copy(update={"data": data}))
+    driver.enter("one", config)
+    for other in ({"precision": "bf16"}, {"freeze": "none"}, {"optimizer": "lion"}):
+        with pytest.raises(NotStackableError, match="not those of the stack"):
             driver.enter("other", heads(**other))
     driver.stack.drop("one")
     assert len(driver.stack) == 0
