@@ -107,6 +107,16 @@ def check_both_ways(config: TrialConfig, folder: Path) -> Outcome:
     return quick
 
 
+def tested(config: TrialConfig, folder: Path) -> dict[str, float] | None:
+    return held_out.test_metrics(
+        config,
+        TrialPaths(folder).best,
+        device="cpu",
+        cache=folder.parent / "cache",
+        batch_size=32,
+    )
+
+
 def bits(folder: Path) -> dict[str, bytes]:
     tensors, _ = checkpoint.read(TrialPaths(folder).best)
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
@@ -178,6 +188,9 @@ def test_the_best_of_the_first_phase_outlives_the_second(
     pretrained = load_file(str(config.model.weights))
     assert torch.equal(tensors["layer1.0.conv1.weight"], pretrained["layer1.0.conv1.weight"])
     assert torch.equal(tensors["bn1.running_mean"], pretrained["bn1.running_mean"])
+    # What a trial has trained makes features for nobody else.
+    assert tested(config, tmp_path / "quick") is not None
+    assert not list(tmp_path.glob("cache/prepared/*/test_features.npy"))
 
 
 def test_a_trial_killed_in_either_phase_is_the_same_trial(
@@ -240,24 +253,16 @@ def test_the_test_split_is_sent_through_the_backbone_once(
     run(config, tmp_path / "trial", cached=True)
     (built,) = (tmp_path / "cache" / "prepared").glob("*/train_features.npy")
 
-    def tested() -> dict[str, float] | None:
-        return held_out.test_metrics(
-            config,
-            TrialPaths(tmp_path / "trial").best,
-            device="cpu",
-            cache=tmp_path / "cache",
-            batch_size=32,
-        )
-
+    trial = tmp_path / "trial"
     with monkeypatch.context() as patch:
         patch.setattr(held_out, "use_features", lambda *_, **__: "")
-        long = tested()
-    kept, count = tested(), len(list(built.parent.parent.glob("*/test_features.npy")))
+        long = tested(config, trial)
+    kept, count = tested(config, trial), len(list(built.parent.parent.glob("*/test_features.npy")))
     assert count == 1 and not (built.parent / "test_features.npy").exists()
     assert long is not None and kept == pytest.approx(long, rel=1e-3, abs=1e-4)
     with monkeypatch.context() as patch:
         patch.setattr(features, "_write", lambda *_: pytest.fail("the features are there"))
-        assert tested() == kept
+        assert tested(config, trial) == kept
 
 
 @pytest.mark.parametrize(
