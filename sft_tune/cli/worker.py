@@ -62,7 +62,8 @@ def worker(
     from sft_tune.store.records import find_study
     from sft_tune.store.urls import redact
 
-    slots = find_slots(_resources(devices, trials_per_device, threads))
+    resources = _resources(devices, trials_per_device, threads)
+    slots = find_slots(resources)
     with open_database(storage, create=True) as db, quiet_optuna(), Stopping() as stopping:
         if study is not None:
             find_study(db, study)
@@ -79,6 +80,7 @@ def worker(
             queue.SimpleQueue(),
             _printing(db),
             only=study,
+            resources=resources,
             idle_seconds=None if idle_minutes is None else 60 * idle_minutes,
             on_dispatcher=attach,
         )

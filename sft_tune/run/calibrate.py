@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -26,7 +27,17 @@ from sft_tune.store.records import StudyRecord
 
 SECONDS = 1.5
 WORTH = 1.05
-"""More trials at once must do so many times the samples; the search knows less when it asks."""
+"""Twice as many at once must do so many times the samples; the search knows less when it asks."""
+
+FEW = 8
+"""Up to so many at once are tried although half as many gained nothing: it costs two seconds."""
+
+OF_A_STEP = (
+    *("batch_size", "batch_tokens", "micro_batch", "precision", "optimizer", "averaging", "r_drop"),
+    *("freeze", "freeze_blocks", "gradient_checkpointing", "augment", "auto_augment", "mix"),
+    *("color_jitter", "erasing", "token_masking"),
+)
+"""Settings of training that decide what a step takes."""
 
 MEMORY_SHARE = 0.7
 
@@ -48,6 +59,7 @@ def is_open(resources: ResourcesSpec) -> bool:
 def best_cpu_workers(
     record: StudyRecord,
     config: TrialConfig,
+    resources: ResourcesSpec,
     engine: Engine,
     inbox: Inbox,
     idle: list[Worker],
@@ -55,21 +67,25 @@ def best_cpu_workers(
     """Return how many trials to run at once on the CPU; what was once measured is remembered.
 
     Args:
-        record: the study; `is_open` of its resources holds.
+        record: the study.
         config: its default configuration, with this machine's paths.
+        resources: what is given of this machine; `is_open` of them holds.
         engine: makes the workers that are needed for it.
         inbox: where they answer.
-        idle: the workers there are; those that were made are added.
+        idle: the workers there are; those that were made are added. None is left where one of
+            them failed.
     """
     note = messages.cache_folder() / "cpu_workers.json"
-    resources = record.spec.resources
-    key = _key(config, resources)
+    key = _key(config, resources, features=record.spec.resources.feature_cache)
     known = _read(note).get(key)
     if isinstance(known, int) and 1 <= known <= available_cores():
         return known
     try:
-        best = _search(config, record, engine, inbox, idle)
+        best = _search(config, record, resources, engine, inbox, idle)
     except CannotMeasureError:
+        for worker in idle:  # some wait for others, which will not come
+            worker.close()
+        idle.clear()
         return 1
     _remember(note, key, best)
     return best
@@ -78,22 +94,25 @@ def best_cpu_workers(
 def _search(
     config: TrialConfig,
     record: StudyRecord,
+    resources: ResourcesSpec,
     engine: Engine,
     inbox: Inbox,
     idle: list[Worker],
 ) -> int:
-    resources, prepared = record.spec.resources, prepared_place(record.artifacts)
-    best, best_rate = 0, 0.0
+    best, best_rate, missed = 0, 0.0, False
     for count in _candidates(resources):
         if best and not _fits(count, resources):
             break
         threads = resources.threads_per_trial or available_cores() // count
         while len(idle) < count:
             idle.append(engine.spawn(Slot(len(idle), None, threads), inbox))
-        rate = _rate(idle[:count], inbox, config, threads, prepared)
-        if rate < best_rate * WORTH:
+        rate = _rate(idle[:count], inbox, config, threads, record)
+        if rate >= best_rate * (WORTH**2 if missed else WORTH):
+            best, best_rate, missed = count, rate, False
+        elif missed or 2 * count > FEW:
             break
-        best, best_rate = count, rate
+        else:
+            missed = True
     return best
 
 
@@ -115,12 +134,13 @@ def _fits(count: int, resources: ResourcesSpec) -> bool:
 
 
 def _rate(
-    workers: list[Worker], inbox: Inbox, config: TrialConfig, threads: int, prepared: str | None
+    workers: list[Worker], inbox: Inbox, config: TrialConfig, threads: int, record: StudyRecord
 ) -> float:
     """Return the samples per second of ``workers`` together."""
+    resources, prepared = record.spec.resources, prepared_place(record.artifacts)
     for worker in workers:
         device = worker.slot.device
-        worker.send(messages.measure(config, device, threads, SECONDS, prepared))
+        worker.send(messages.measure(config, device, threads, SECONDS, resources, prepared))
     _collect(workers, inbox, "armed")
     for worker in workers:
         worker.send(messages.verdict(True))
@@ -143,14 +163,15 @@ def _collect(workers: list[Worker], inbox: Inbox, event: str) -> list[float]:
     return rates
 
 
-def _key(config: TrialConfig, resources: ResourcesSpec) -> str:
-    """Return what a measurement is valid for."""
-    training, data = config.training, config.data
+def _key(config: TrialConfig, resources: ResourcesSpec, *, features: bool) -> str:
+    """Return what a measurement is valid for; ``features`` tells whether they may be kept."""
+    model, data = config.model, config.data
     facts = [
         *(platform.node(), available_cores(), resources.threads_per_trial),
-        *(resources.memory_per_trial, config.model.name, training.batch_size, training.freeze),
-        *(training.precision, data.source, data.image_size, data.max_length),
-        *(data.max_seconds, training.batch_tokens),
+        *(resources.memory_per_trial, importlib.metadata.version("torch"), features),
+        *(model.name, model.lora_rank, data.source, data.image_size, data.max_length),
+        data.max_seconds,
+        *(getattr(config.training, name) for name in OF_A_STEP),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 

@@ -44,11 +44,17 @@ def probe(
 
 
 def measure(
-    config: TrialConfig, device: str, threads: int, seconds: float, prepared: str | None
+    config: TrialConfig,
+    device: str,
+    threads: int,
+    seconds: float,
+    resources: ResourcesSpec,
+    prepared: str | None,
 ) -> Message:
     """Train ``config`` for ``seconds`` after a verdict, and tell the samples per second.
 
-    ``prepared`` is the URL where machines share prepared data, if any; so it is below.
+    ``resources`` are the study's. ``prepared`` is the URL where machines share prepared data, if
+    any; so it is below.
     """
     return {
         "do": "measure",
@@ -58,6 +64,8 @@ def measure(
         "seconds": seconds,
         "prepared": prepared,
         "cache": str(cache_folder()),
+        "feature_cache": resources.feature_cache,
+        "evaluation_batch_size": resources.evaluation_batch_size,
     }
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from sft_tune.errors import SftTuneError, StorageError, StudyNotFoundError
+from sft_tune.run.calibrate import is_open
 from sft_tune.run.desk import Desk
 from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import Engine, Inbox, Worker
@@ -16,13 +17,16 @@ from sft_tune.run.owner import announce, owner_name
 from sft_tune.run.retention import working_folder
 from sft_tune.run.slots import Slot, warm_up
 from sft_tune.run.stacking import STACKED, stack_size
-from sft_tune.run.study import make_ledger
+from sft_tune.run.study import make_ledger, measured_slots
+from sft_tune.spec.function_task import is_function
+from sft_tune.spec.resources import ResourcesSpec
 from sft_tune.store import control, runners
 from sft_tune.store.database import Database
-from sft_tune.store.records import find_study
+from sft_tune.store.records import StudyRecord, find_study
 from sft_tune.store.retry import retrying
 
 RETRY_SECONDS = 60.0
+AT_ONCE = "{count} at once on the CPU, as a measurement finds fastest"
 NotifyStudy = Callable[[str, Event], None]
 
 
@@ -150,6 +154,18 @@ class OpenStudies:
         return lambda event: self._notify(name, event)
 
 
+def _is_open(record: StudyRecord, resources: ResourcesSpec) -> bool:
+    """Tell whether to measure how many trials of the study ``record`` run at once.
+
+    ``threads_per_trial`` is given to share a machine between workers, each of which would find all
+    of it free.
+    """
+    spec = record.spec
+    given = (resources.threads_per_trial, spec.resources.trials_per_device)
+    ready = record.ended is None and not is_function(spec.task)
+    return ready and is_open(resources) and given == (None, None)
+
+
 def serve(
     db: Database,
     engine: Engine,
@@ -158,6 +174,7 @@ def serve(
     notify: NotifyStudy,
     *,
     only: str | None = None,
+    resources: ResourcesSpec | None = None,
     idle_seconds: float | None = None,
     grace_seconds: float = 25.0,
     on_dispatcher: Callable[[Dispatcher], None] = lambda dispatcher: None,
@@ -166,6 +183,8 @@ def serve(
 
     Trials of the study ``only`` train as stacks where `start` would train them so. Those of many
     studies do not: a place in a stack that others are in is none for a trial of another study.
+    As many of them run at once on a CPU as `start` would run, where neither ``resources``, from
+    which the ``slots`` are, nor the study says how many, or on how many threads.
     """
     roster = OpenStudies(db, notify, engine=engine.name, only=only, idle_seconds=idle_seconds)
     roster.refresh()
@@ -173,7 +192,11 @@ def serve(
     try:
         count = 1
         if only is not None:
-            count = stack_size(find_study(db, only), engine, slots, inbox, idle)
+            record = find_study(db, only)
+            if resources is not None and _is_open(record, resources):
+                slots = measured_slots(record, engine, inbox, idle, resources)
+                notify(only, Notice(AT_ONCE.format(count=len(slots))))
+            count = stack_size(record, engine, slots, inbox, idle)
         if only is not None and count > 1:
             notify(only, Notice(STACKED.format(count=count)))
             engine = inbox = Lanes(engine, inbox, idle)

@@ -69,6 +69,8 @@ def stack_size(
     beside = sum(slot.gpu == slots[0].gpu for slot in slots)
     while True:
         sender, message = inbox.get()
+        if sender not in (None, worker):
+            continue  # the last word of one that was closed
         if sender is None or message["event"] == "error":
             return 1  # a signal's: the dispatcher will see that it is to stop
         if message["event"] == GONE:

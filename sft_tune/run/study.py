@@ -241,12 +241,20 @@ def _check_and_register(
 
 
 def measured_slots(
-    record: StudyRecord, engine: Engine, inbox: Inbox, idle: list[Worker]
+    record: StudyRecord,
+    engine: Engine,
+    inbox: Inbox,
+    idle: list[Worker],
+    resources: ResourcesSpec | None = None,
 ) -> list[Slot]:
-    """Return as many slots on the CPU as are fastest; ``idle`` workers move to the first ones."""
+    """Return as many slots on the CPU as are fastest; ``idle`` workers move to the first ones.
+
+    ``resources`` are what is given of this machine; None: what the study says.
+    """
+    resources = resources or record.spec.resources
     config = localize_config(configs_to_check(record.spec)[0], record.root or "")
-    count = best_cpu_workers(record, config, engine, inbox, idle)
-    slots = find_slots(record.spec.resources, count)
+    count = best_cpu_workers(record, config, resources, engine, inbox, idle)
+    slots = find_slots(resources, count)
     for worker in idle[count:]:
         worker.close()
     del idle[count:]

@@ -123,6 +123,8 @@ def _measure(channel: Channel, command: Message) -> None:
         threads=command["threads"],
         seconds=command["seconds"],
         armed=lambda: channel.ask("armed"),
+        feature_cache=command["feature_cache"],
+        evaluation_batch_size=command["evaluation_batch_size"],
     )
     channel.send("measured", rate=rate)
 

@@ -74,9 +74,10 @@ class ResourcesSpec(Section):
     )
     feature_cache: bool = Field(
         True,
-        description="With `freeze: backbone` and nothing random before the head: compute what the "
-        "backbone makes of each example once, keep it with the prepared data, and train the heads "
-        "of all trials on it (no effect on the numbers but rounding).",
+        description="With `freeze: backbone` and nothing random before the head, and where "
+        "head_first or gradual train the head alone: compute what the backbone makes of each "
+        "example once, keep it with the prepared data, and train the heads of all trials on it (no "
+        "effect on the numbers but rounding).",
     )
     compile: bool | Literal["auto"] = Field(
         False,

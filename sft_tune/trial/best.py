@@ -26,7 +26,7 @@ class Best:
         step: optimizer steps done.
         card: what the weights are: configuration, labels, normalization, ... (plain values).
         weights: every tensor of the module (LoRA merged, unless asked not to): copies on the CPU,
-            but of a backbone whose features are kept, which never changes, the tensors themselves.
+            but of a backbone that stays as it is, whose features are kept, the tensors themselves.
     """
 
     value: float
@@ -67,7 +67,7 @@ class Best:
 def _weights(trainee: Trainee, before: Best | None) -> dict[str, Tensor]:
     """Return copies of the weights, on the CPU; of a fixed backbone the tensors themselves."""
     model = trainee.model
-    if not trainee.features:
+    if not trainee.backbone_stays:
         state = exported(model.module, trainee.config.model)
         return {name: part.detach().to("cpu", copy=True) for name, part in state.items()}
     fixed = model.module.state_dict() if before is None else before.weights

@@ -21,7 +21,7 @@ class Candidate:
     Attributes:
         evaluation: its numbers, on the part.
         step: optimizer steps done.
-        weights: the module's tensors, on the CPU, but for a backbone whose features are kept.
+        weights: the module's tensors, on the CPU, but for a backbone that stays as it is.
     """
 
     evaluation: Evaluation
@@ -34,7 +34,7 @@ class Candidate:
         weights = {
             name: tensor.detach().to("cpu", copy=True)
             for name, tensor in trainee.model.module.state_dict().items()
-            if not trainee.features or trainee.model.in_head(name)
+            if not trainee.backbone_stays or trainee.model.in_head(name)
         }
         return cls(evaluation, step, weights)
 

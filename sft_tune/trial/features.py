@@ -3,6 +3,7 @@
 Where only the head is trained and nothing random stands before it, the backbone gives the same
 numbers in every epoch of every trial. They are what enters the first module of the head; the
 head is then the chain of its modules, which is tried on real examples before it is believed.
+A trial that trains the head alone at first is on features so long (see `Trainee.enter`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sft_tune.errors import SftTuneError
+from sft_tune.spec.features import TASKS, in_the_way
 from sft_tune.trial.data import FeatureSplit, Split, evaluation_batches, gather
 from sft_tune.trial.data.arrays import array_path
 from sft_tune.trial.data.cache import key_of, open_or_build, prepared_root, save
@@ -31,14 +33,10 @@ from sft_tune.trial.trainee import Trainee
 # Part of every key: raise it when the same model and data make other features.
 FORMAT = 1
 MOST_BYTES = 4 * 2**30
+LEAST_EPOCHS = 0.5
+"""Of a first phase: features cost one, and from the third trial on a study has them back."""
 TRIED = 4
-TASKS = (
-    "image-classification",
-    "text-classification",
-    "image-regression",
-    "text-regression",
-    "audio-classification",
-)
+EVERY_STEP = "the frozen backbone is run in every step"
 # Settings of transformers that change nothing in evaluation, or only the head.
 OF_THE_HEAD = ("id2label", "label2id", "num_labels")
 
@@ -68,12 +66,15 @@ def use_features(trainee: Trainee, cache: Path, batch_size: int, *, test: bool =
     Returns:
         A note where the features could not be kept; else nothing.
     """
+    frozen, config = trainee.config.training.freeze == "backbone", trainee.config
     if not _is_fixed(trainee):
-        return ""
+        settings = in_the_way(config.training)
+        return _told(settings) if frozen and settings and config.task in TASKS else ""
     trainee.model.module.eval()
     entrance = _find_entrance(trainee)
     if entrance is None:
-        return ""
+        how = f"the head of {config.model.name} is more than a chain of modules"
+        return f"{EVERY_STEP}: {how}" if frozen else ""
     splits = {"train": trainee.data.train, "validation": trainee.data.validation}
     if test:
         splits = {} if trainee.data.test is None else {"test": trainee.data.test}
@@ -87,7 +88,6 @@ def use_features(trainee: Trainee, cache: Path, batch_size: int, *, test: bool =
             _write(trainee, entrance, split, folder, name, (len(split), *shape), batch_size)
         return {"kind": "features", "bytes": size}
 
-    config = trainee.config
     about = f"{config.data.source}: features of {config.model.name}"
     try:
         data = [trainee.data.test_identity] if test else []
@@ -107,19 +107,30 @@ def use_features(trainee: Trainee, cache: Path, batch_size: int, *, test: bool =
     return ""
 
 
+def _told(settings: dict[str, str]) -> str:
+    """Return what to say of ``settings`` that are in the way."""
+    are = " and ".join(f"training.{name} ({value})" for name, value in settings.items())
+    return f"{EVERY_STEP}, because of {are}"
+
+
 def _is_fixed(trainee: Trainee) -> bool:
     """Tell whether the backbone gives an example the same features throughout the trial."""
     config, training = trainee.config, trainee.config.training
     return (
         config.task in TASKS
         and bool(trainee.data.identity)
-        and training.freeze == "backbone"
+        and trainee.freezing.only_head
+        and (training.freeze == "backbone" or _repays(trainee))
         and config.model.lora_rank is None
-        and training.averaging == "none"  # it takes the statistics of batch norm anew
-        and training.augment == "none"
-        and trainee.augmentation.is_none
-        and training.mix == "none"
+        and not in_the_way(training)
     )
+
+
+def _repays(trainee: Trainee) -> bool:
+    """Tell whether a first phase is worth features: long enough, and of the same in every trial."""
+    model, training = trainee.config.model, trainee.config.training
+    drawn = model.weights == "none" or model.reinit_blocks
+    return not drawn and trainee.freezing.head_alone * training.epochs >= LEAST_EPOCHS
 
 
 @torch.inference_mode()

@@ -65,6 +65,16 @@ class Freezing:
         """Whether nothing but the head is trained now."""
         return self.lowest == self._blocks.top
 
+    @property
+    def head_alone(self) -> float:
+        """The share of the horizon, from its beginning, in which only the head is trained."""
+        training = self._training
+        if training.freeze == "backbone":
+            return 1.0
+        if training.freeze == "head_first":
+            return training.unfreeze_at
+        return training.unfreeze_at / self._blocks.top if training.freeze == "gradual" else 0.0
+
     def enter(self, progress: float) -> bool:
         """Open what is trained at ``progress``, close the rest; tell whether that is news."""
         lowest = lowest_trained(self._training, progress, self._blocks)

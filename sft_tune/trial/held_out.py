@@ -35,7 +35,8 @@ def test_metrics(
     if data.test is None:
         return None
     where = open_device(device)
-    own_backbone = config.model.lora_rank is not None
+    # Features of a backbone that the trial has trained are of use to nobody else.
+    own_backbone = config.model.lora_rank is not None or config.training.freeze != "backbone"
     if config.model.lora_merge:
         # Its weights are those of a model without LoRA.
         model = config.model.model_copy(update={"lora_rank": None})

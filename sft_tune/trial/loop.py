@@ -49,6 +49,7 @@ class Hooks:
     refit_to: int | None
     feature_cache: bool
     compiled: Asked
+    cache: Path
 
 
 def run_trial(
@@ -106,13 +107,14 @@ def run_trial(
         refit_to,
         feature_cache,
         compiled,
+        cache,
     )
     state = TrialState()
     create(paths)
     with memory_of_its_own(where):
         try:
             # Not named here, so that the model is gone when this is left.
-            ending = _train(_begin(config, paths, state, where, cache, hooks), paths, state, hooks)
+            ending = _train(_begin(config, paths, state, where, hooks), paths, state, hooks)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -135,40 +137,46 @@ def _begin(
     paths: TrialPaths,
     state: TrialState,
     where: torch.device,
-    cache: Path,
     hooks: Hooks,
 ) -> Begun:
     """Make data, model and what watches them, and restore what a checkpoint holds."""
-    data = prepare(config.task, config.data, config.model, cache=cache)
+    data = prepare(config.task, config.data, config.model, cache=hooks.cache)
     if hooks.refit_to is not None:
         data = with_validation(data)
     state.clock.start()
     with state.clock.aside(where):
         trainee = set_up(config, data, where)
-        working = Remembered(cache, trainee)
+        working = Remembered(hooks.cache, trainee)
         trainee.portion.begin(working.recall())
         state.training = trainee.portion
         monitors = Monitors(where, norms_may_overflow=trainee.dtype is torch.float16)
         if hooks.mirror is not None:
             state.notes += hooks.mirror.fetch()
         resume.restore(paths, trainee, state, monitors)
+        trainee.enter(state.step)  # a backbone that is trained by now has no features to keep
         if hooks.feature_cache:
-            note = use_features(trainee, cache, hooks.evaluation_batch_size)
+            note = use_features(trainee, hooks.cache, hooks.evaluation_batch_size)
             state.notes += [note] if note else []
-            state.cached_features = bool(trainee.features)
+            state.cached_features |= bool(trainee.features)
         trainee.hold_examples()
         state.horizon = trainee.plan.horizon
         trainee.set_training_mode()
-        use_compiled(
-            trainee,
-            hooks.compiled,
-            cache,
-            step=state.step,
-            before=state.compiled,
-            tell=state.notes.append,
-        )
-        state.compiled = trainee.model.compiled is not None
+        if not trainee.features:
+            _compile(trainee, state, hooks)
     return Begun(trainee, monitors, working)
+
+
+def _compile(trainee: Trainee, state: TrialState, hooks: Hooks) -> None:
+    """Compile what is trained from here on, where that is asked for; heads on features are not."""
+    use_compiled(
+        trainee,
+        hooks.compiled,
+        hooks.cache,
+        step=state.step,
+        before=state.compiled,
+        tell=state.notes.append,
+    )
+    state.compiled = trainee.model.compiled is not None
 
 
 def _train(begun: Begun, paths: TrialPaths, state: TrialState, hooks: Hooks) -> Ending:
@@ -181,7 +189,11 @@ def _train(begun: Begun, paths: TrialPaths, state: TrialState, hooks: Hooks) -> 
             save(paths, trainee, state, monitors, None)  # copied once, at the end
             return Ending("stopped", f"asked to, after step {state.step} of {plan.horizon}")
 
-        trainee.enter(state.step)  # first, so that what is measured is what the step trains
+        # First, so that what is measured is what the step trains.
+        if trainee.enter(state.step):
+            with state.clock.aside(trainee.device):
+                trainee.hold_examples()
+                _compile(trainee, state, hooks)
         weights = updates.before(trainee.optimizer, state.step)
         loss, norm, size = train_step(trainee, state.step)
         working.keep(trainee.portion.found)

@@ -92,7 +92,8 @@ class Outcome(Message):
         flags: how it did not go as configured, by name: ``micro_batch`` and ``evaluation_batch``,
             how many examples went through the model at once where the batch did not fit into
             memory; ``batch_norm_per_micro_batch``, true where that changed what was learned;
-            ``cached_features``, true where the head was trained on kept features.
+            ``cached_features``, true where the head, as long as it was trained alone, had
+            kept features.
     """
 
     reason: Reason

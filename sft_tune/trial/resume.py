@@ -38,6 +38,7 @@ class TrialState:
         samples: training examples that this attempt has seen.
         notes: what the trial's reader should know, in words.
         unsaved: of these, what could not be saved and is told with the next rung.
+        cached_features: whether a head was trained on kept features, in this attempt or before.
         compiled: whether it trains through a compiled module; None before that is known.
         training: how much of a training batch fits into memory (the trainee's ``portion``).
         evaluation: how much of an evaluation batch does.
@@ -83,7 +84,8 @@ def save(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Monit
         "scaler": trainee.scaler.state_dict(),
         "sizes": monitors.sizes,
         "patience": state.patience.header(),
-        "head_only": bool(trainee.features),
+        "head_only": trainee.backbone_stays,
+        "cached_features": state.cached_features,
         "compiled": state.compiled,
     }
     if trainee.averaging is not None:
@@ -113,7 +115,7 @@ def restore(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Mo
             f"{paths.resume} is of another configuration, data or version; began anew"
         )
         return
-    # Where features are kept, the backbone is as it was made: it is not in the checkpoint.
+    # A backbone that is as it was made, its features kept, is not in the checkpoint.
     backbone = {
         name: tensor.detach()
         for name, tensor in trainee.model.module.state_dict().items()
@@ -137,6 +139,7 @@ def restore(paths: TrialPaths, trainee: Trainee, state: TrialState, monitors: Mo
     if "candidate" in header:
         state.candidate = Candidate.restored(header["candidate"], _group(tensors, "candidate"))
     state.compiled = header.get("compiled")
+    state.cached_features |= header.get("cached_features", False)
     state.step = state.resumed_from = header["step"]
     state.clock.earlier = header["seconds"]
     restore_random_states(_group(tensors, "random"), header["random"], trainee.device)
@@ -156,7 +159,7 @@ def _lay_out(optimizer: Optimizer) -> None:
 
 def _changing(trainee: Trainee, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return those of ``tensors`` that training changes."""
-    if not trainee.features:
+    if not trainee.backbone_stays:
         return tensors
     return {name: tensor for name, tensor in tensors.items() if trainee.model.in_head(name)}
 

@@ -11,6 +11,7 @@ import torch
 from sft_tune.spec.config import TrialConfig
 from sft_tune.trial.data import prepare
 from sft_tune.trial.device import memory_of_its_own, open_device, wait_for
+from sft_tune.trial.features import use_features
 from sft_tune.trial.step import train_step
 from sft_tune.trial.trainee import set_up
 
@@ -27,12 +28,15 @@ def throughput(
     threads: int,
     seconds: float,
     armed: Callable[[], object],
+    feature_cache: bool = True,
+    evaluation_batch_size: int = 256,
 ) -> float:
     """Train ``config`` for at most ``seconds`` on ``threads`` threads; return samples per second.
 
     It takes the same step again and again: steps of texts differ in length, and those who compare
     what two such measurements say must not compare batches. It is one of the last epoch, in which
-    nothing waits any more to be unfrozen.
+    nothing waits any more to be unfrozen. The head of a backbone that is frozen then is trained on
+    features, as it is in a trial; those that this makes are kept for the trials.
 
     Args:
         config: a configuration that is known to train.
@@ -42,14 +46,19 @@ def throughput(
         seconds: how long to train, by a step more or less; quick steps are known sooner.
         armed: called after the first step, which allocates and is not counted; it returns when
             those who measure beside this one are as far.
+        feature_cache: see `run_trial`, as of the next.
+        evaluation_batch_size: examples at once where features are made.
     """
     where = open_device(device)
     torch.set_num_threads(threads)
     data = prepare(config.task, config.data, config.model, cache=cache)
     with memory_of_its_own(where):
         trainee = set_up(config, data, where)
-        trainee.set_training_mode()
         last_epoch = trainee.plan.horizon - trainee.plan.steps_per_epoch
+        trainee.enter(last_epoch)
+        if feature_cache:
+            use_features(trainee, cache, evaluation_batch_size)
+        trainee.set_training_mode()
         train_step(trainee, last_epoch)
         wait_for(where)
         armed()

@@ -58,9 +58,9 @@ class Trainee:
 
     ``portion`` is how much of a batch goes through the model at once, ``rewind`` what takes back
     a try at a step that ran out of memory, ``freezing`` what is trained when, ``averaging`` the
-    average of the weights where one is asked for, ``features`` those of a frozen backbone by split
-    where they are known: then only the head is run. ``subset`` is what early rungs are evaluated
-    on; None: on all of validation.
+    average of the weights where one is asked for, ``features`` those of the backbone by split where
+    they are known, as long as it is frozen: then only the head is run. ``subset`` is what early
+    rungs are evaluated on; None: on all of validation.
     """
 
     config: TrialConfig
@@ -102,10 +102,20 @@ class Trainee:
         # Gradients, and up to two moments.
         hold(identity, splits, self.device, spoken_for=3 * trained)
 
-    def enter(self, step: int) -> None:
-        """Open the parameters that step ``step`` trains."""
-        if self.freezing.enter(step / self.plan.horizon):
-            self.portion.in_pairs = normalizes_batches(self.model.module)
+    @property
+    def backbone_stays(self) -> bool:
+        """Whether the backbone is to the end as it was made, so that nobody need copy it."""
+        return bool(self.features) and self.config.training.freeze == "backbone"
+
+    def enter(self, step: int) -> bool:
+        """Open the parameters that step ``step`` trains; tell whether features end with that."""
+        if not self.freezing.enter(step / self.plan.horizon):
+            return False
+        self.portion.in_pairs = normalizes_batches(self.model.module)
+        if not self.features or self.freezing.only_head:
+            return False
+        self.features, self.model.chain = {}, ()
+        return True
 
     def averaged(self) -> AbstractContextManager[None]:
         """Put the average of the weights in their place inside, where there is one.
@@ -209,7 +219,7 @@ def set_up(
         averaging=_averaging(model, config),
         subset=early_subset(config, data),
     )
-    if config.training.freeze != "backbone":  # there features may stand in for the examples
+    if not freezing.only_head:  # there features may stand in for the examples
         trainee.hold_examples()
     return trainee
 

@@ -20,7 +20,8 @@ class Advice(NamedTuple):
     """A piece of advice.
 
     Attributes:
-        kind: edge, horizon, overfitting, influence, failures, noise, pruner, budget, affordable.
+        kind: edge, horizon, overfitting, influence, failures, noise, pruner, budget, affordable,
+            features.
         text: what was found, with its numbers, and what to do.
         numbers: the same numbers by name.
         section: the section of the study file that ``line`` belongs in; None: nothing to change.

@@ -21,7 +21,7 @@ from sft_tune.view.advice_search import (
     pruner_rule,
 )
 from sft_tune.view.advice_space import edge_rule, influence_rule
-from sft_tune.view.advice_training import horizon_rule, overfitting_rule
+from sft_tune.view.advice_training import features_rule, horizon_rule, overfitting_rule
 from sft_tune.view.estimate import Estimate
 from sft_tune.view.evidence import gather
 from sft_tune.view.finalists import standings
@@ -65,7 +65,7 @@ def advise(
 
 def beforehand(spec: StudySpec, cost: Estimate) -> list[Advice]:
     """Return the advice that a measured probe supports before a study is run."""
-    found = []
+    found = [*features_rule(spec)]
     trials = cost.trials if cost.affordable is None else cost.affordable
     hours = spec.budget.hours
     if cost.affordable is not None and cost.trials and cost.affordable < cost.trials and hours:

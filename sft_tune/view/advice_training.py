@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sft_tune.spec.faults import from_flags
+from sft_tune.spec.features import WITHOUT, features_forgone
 from sft_tune.spec.function_task import is_function
 from sft_tune.spec.study import StudySpec
 from sft_tune.spec.yaml12 import to_flow
@@ -43,6 +44,25 @@ def horizon_rule(facts: Facts) -> Iterator[Advice]:
         {"gaining": len(gaining), "of": len(late), "gain": gain, "epochs": epochs},
         "training",
         f"epochs: {2 * epochs}",
+    )
+
+
+def features_rule(spec: StudySpec) -> Iterator[Advice]:
+    """Yield advice when settings of a frozen study keep its heads from features kept once."""
+    found = features_forgone(spec)
+    if not found:
+        return
+    lines = [f"{name}: {WITHOUT[name]}" for name in found]
+    values = ", ".join(str(value) for values in found.values() for value in values)
+    yield Advice(
+        "features",
+        f"{' and '.join(f'training.{line}' for line in lines)} would train the heads on features "
+        "kept once (measured: 68 to 391 times faster, with stacks), without what "
+        f"{values} may add; now the frozen backbone is run in every step",
+        {"settings": list(found)},
+        "training" if len(lines) == 1 else None,
+        lines[0] if len(lines) == 1 else None,
+        tuple(f"space.{name}" for name in found if name in spec.space),
     )
 
 

@@ -56,6 +56,7 @@ class PlainLines:
         self._rungs = rungs
         self._continued_after = 0
         self._last_line: dict[int, float] = {}
+        self._told: set[str] = set()
 
     def header(self) -> None:
         """Say which study this is and where it is kept; how far it has come, once it goes on."""
@@ -129,6 +130,9 @@ class PlainLines:
         text += ", the best so far" if leads else ""
         # That it was pruned, and where, is said already.
         said = [note] if note and reason != "pruned" else []
+        if reason == "completed":  # then a note says how, mostly the same of every trial
+            said = [text for text in said if text not in self._told]
+            self._told.add(note)
         said += [fault for fault in faults if fault.split(" since ")[0] != reason]
         text += f": {'; '.join(said)}" if said else ""
         self._write(f"{text} ({self._left()})")

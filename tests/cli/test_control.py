@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sft_tune.run import calibrate
 from sft_tune.store.database import Database
 from sft_tune.store.reads import TrialRow, study_row, trial_rows
 from tests.cli.conftest import PROGRAM, Run, Tiny, program_environment
@@ -155,6 +156,18 @@ def test_sigterm_hands_a_trial_back_and_another_worker_goes_on_with_it(
     assert told.endswith("(1 of 1)\n")
     second.until("nothing to do any more")
     assert rows("long")[0].attempts == 1
+
+
+def test_a_worker_of_one_study_measures_how_many_trials_run_at_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path(write("open"))
+    file.write_text(file.read_text().replace(", trials_per_device: 1, threads_per_trial: 1", ""))
+    run("submit", file, "--no-check")
+    monkeypatch.setattr(calibrate, "_search", lambda *_: 2)
+    command = ("worker", "--devices", "cpu", "--study", "open", "--idle-minutes", "0")
+    assert "open: 2 at once on the CPU, as a measurement finds fastest" in run(*command).stdout
+    assert {row.device for row in rows("open")} == {"CPU #1", "CPU #2"}
 
 
 def test_pause_stop_resume_and_enqueue_from_another_shell(

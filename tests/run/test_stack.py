@@ -14,11 +14,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sft_tune.run import calibrate
 from sft_tune.run.confirm import confirm_study
 from sft_tune.run.engine import LocalEngine
-from sft_tune.run.events import Event, RungReached, TrialEnded, TrialStarted
+from sft_tune.run.events import Event, Notice, RungReached, TrialEnded, TrialStarted
 from sft_tune.run.serve import serve
-from sft_tune.run.slots import find_slots
+from sft_tune.run.slots import Slot, find_slots
 from sft_tune.run.study import start_study, submit_study
 from sft_tune.spec.load import load_study
 from sft_tune.spec.search import ConfirmSpec
@@ -145,6 +146,25 @@ def test_a_worker_of_one_study_stacks_its_trials_too(
     ends = [i for i, event in enumerate(events) if isinstance(event, TrialEnded)]
     started = [event for event in events[: ends[0]] if isinstance(event, TrialStarted)]
     assert len({event.number for event in started}) >= 3  # at once
+
+
+def test_a_worker_that_was_only_measured_beside_another_leaves_the_stack_alone(
+    heads: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is closed before the gain of a stack is measured, and its last word comes meanwhile."""
+    monkeypatch.setenv("SFT_TUNE_CACHE", str(tmp_path / "cache"))
+
+    def both(*args: Any) -> int:
+        *_, engine, inbox, idle = args
+        idle.append(engine.spawn(Slot(1, None, 1), inbox))
+        return 1
+
+    monkeypatch.setattr(calibrate, "_search", both)
+    events: list[Event] = []
+    path = heads("auto", resources={"trials_per_device": None, "threads_per_trial": 1})
+    run(path, f"sqlite:///{tmp_path}/t.db", events.append)
+    told = [event.text for event in events if isinstance(event, Notice)]
+    assert any("train as one stack" in text for text in told)
 
 
 def test_finalists_train_as_a_stack_and_are_tested_as_alone(

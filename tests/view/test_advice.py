@@ -304,6 +304,35 @@ def test_beforehand_what_the_hours_hold() -> None:
     assert beforehand(spec(), cost._replace(trials=40, affordable=None)) == []
 
 
+@pytest.mark.parametrize(
+    ("training", "space", "settings"),
+    [
+        ({"freeze": "backbone", "augment": "flip"}, {}, ["augment"]),
+        ({"freeze": "backbone"}, {"augment": ["flip", "flip_crop"]}, ["augment"]),
+        ({"freeze": "backbone", "augment": "flip", "mix": "mixup"}, {}, ["augment", "mix"]),
+        ({"freeze": "backbone"}, {"augment": ["none", "flip"]}, None),
+        ({"augment": "flip"}, {"freeze": ["none", "backbone"]}, None),
+        ({"freeze": "head_first", "augment": "flip"}, {}, None),
+        ({"freeze": "backbone"}, {}, None),
+    ],
+)
+def test_beforehand_what_keeps_frozen_backbones_from_features(
+    training: dict[str, Any], space: dict[str, Any], settings: list[str] | None
+) -> None:
+    cost = Estimate(60.0, 60.0, 60.0, 60.0, 40, 2400.0, None)
+    asked = spec(training=training, space={**SPACE, **space})
+    found = [piece for piece in beforehand(asked, cost) if piece.kind == "features"]
+    assert [piece.numbers["settings"] for piece in found] == ([settings] if settings else [])
+    kept = spec(training=training, space={**SPACE, **space}, resources={"feature_cache": False})
+    assert "features" not in kinds(beforehand(kept, cost))
+    if settings == ["augment"]:
+        (piece,) = found
+        assert (piece.section, piece.line) == ("training", "augment: none")
+        assert piece.removes == (("space.augment",) if space else ())
+        assert "training.augment: none would train the heads on features kept once" in piece.text
+        assert f"without what {', '.join(space.get('augment', ['flip']))} may add" in piece.text
+
+
 def test_it_is_drawn_with_its_line(draw_text: Draw) -> None:
     rows, rungs = study(peak)
     found = advise(spec(), rows, rungs, examples=100)

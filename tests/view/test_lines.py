@@ -121,6 +121,21 @@ def test_a_trial_that_ended_early_says_where_and_why() -> None:
     ]
 
 
+def test_what_holds_of_every_trial_is_told_once() -> None:
+    watched = Watched(trials=None)
+    for number, note in enumerate(["the backbone is run", "the backbone is run", "not compiled"]):
+        end(watched, number, note=note)
+    for number in (3, 4):
+        end(watched, number, reason="duplicate", seconds=0.0, note="the same as trial 0")
+    assert [line.partition(": ")[2] for line in watched.said()] == [
+        "the backbone is run (1 done)",
+        "",
+        "not compiled (3 done)",
+        "the same as trial 0 (4 done)",
+        "the same as trial 0 (5 done)",
+    ]
+
+
 def test_the_count_and_the_time_left_are_those_of_the_study_whoever_runs_it() -> None:
     ended: list[Past] = [past(1, 0.9, seconds=6.0), past(2, 0.3, reason="pruned", seconds=2.0)]
     watched = Watched()

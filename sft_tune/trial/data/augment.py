@@ -35,11 +35,6 @@ class Augmentation:
     mask_id: int | None = None
     special_ids: tuple[int, ...] = ()
 
-    @property
-    def is_none(self) -> bool:
-        """Whether nothing at all is done."""
-        return self.mask_id is None and not self._transforms
-
     def images(self, pixels: Tensor) -> Tensor:
         """Return ``pixels`` (uint8 [b, 3, h, w]) with each image transformed on its own."""
         if not self._transforms:
