@@ -11,15 +11,17 @@ import contextlib
 import json
 import statistics
 import time
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from sft_tune.trial.data.cache import key_of
-from sft_tune.trial.device import is_out_of_memory, wait_for
-from sft_tune.trial.models import BuiltModel
+from sft_tune.trial.device import wait_for
+from sft_tune.trial.freezing import lowest_trained
 from sft_tune.trial.remembered import STEP, facts_of, replace_json
 from sft_tune.trial.step import rehearse
 from sft_tune.trial.trainee import Trainee
@@ -34,25 +36,23 @@ Asked = bool | Literal["auto"]
 
 
 class Compiled:
-    """A module's compiled call; where it fails, the module itself, from then on."""
+    """A module's compiled call; the module itself while less of it is trained than now."""
 
-    def __init__(self, model: BuiltModel, tell: Callable[[str], None]) -> None:
-        """Compile the module of ``model`` when it is first called; ``tell`` why it failed."""
-        self._model, self._tell = model, tell
-        self._call = torch.compile(model.module)
+    def __init__(self, trainee: Trainee, tell: Callable[[str], None]) -> None:
+        """Compile the module of ``trainee`` when it is first called; ``tell`` why it failed."""
+        self._module, self._freezing, self._tell = trainee.model.module, trainee.freezing, tell
+        self._lowest = trainee.freezing.lowest
+        self._call = torch.compile(self._module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the module answers."""
-        try:
-            return self._call(*args, **kwargs)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            # An error of the module's own is raised again by the module itself.
-            self._model.compiled = None
-            answer = self._model.module(*args, **kwargs)
-            self._tell(f"not compiled any more: {_reason(error)}")
-            return answer
+        # What is frozen is in evaluation: each state would be compiled on its own.
+        same = self._freezing.lowest == self._lowest
+        return (self._call if same else self._module)(*args, **kwargs)
+
+    def failed(self, error: Exception) -> None:
+        """Tell that the trial goes on without it."""
+        self._tell(f"not compiled any more: {_reason(error)}")
 
 
 def use_compiled(
@@ -80,45 +80,78 @@ def use_compiled(
     """
     if not asked or trainee.features or (asked == "auto" and before is False):
         return
-    if trainee.model.detector:
-        tell("not compiled: a detector answers in lists of boxes")
+    unfit = _unfit(trainee)
+    if unfit:
+        tell(f"not compiled: {unfit}")
         return
+    free = asked == "auto" and before is None
     path = cache / FOLDER / f"{key_of(_facts(trainee))}.json"
-    left, known = trainee.plan.horizon - step, _read(path)
-    if asked == "auto" and before is None and known is not None and not _repays(known, left):
+    left, known = trainee.plan.horizon - _first_as_last(trainee, step), _read(path)
+    if free and known is not None and not _repays(known, left):
         return
-    plain = _seconds(trainee, step)
-    if asked == "auto" and before is None and known is None and plain * left < LEAST_SECONDS:
-        return
-    found: dict[str, Any] = {"plain": plain}
-    model = trainee.model
-    begin = time.perf_counter()
-    try:
-        model.compiled = Compiled(model, tell)
-        rehearse(trainee, step)
-        wait_for(trainee.device)
-        took = time.perf_counter() - begin
-        if model.compiled is None:  # it has failed, and said so
-            _keep(path, {**found, "failed": True})
+    with _as_last(trainee, step):
+        plain = _seconds(trainee, step)
+        if free and known is None and plain * left < LEAST_SECONDS:
             return
-        fast = _seconds(trainee, step)
-    except Exception as error:  # of the compiler, in the backward pass
-        model.compiled = None
-        if is_out_of_memory(error):
-            raise
-        _keep(path, {**found, "failed": True})
-        tell(f"not compiled: {_reason(error)}")
+        found = _compile(trainee, step, tell)
+    if found is None:
+        _keep(path, {"plain": plain, "failed": True})
         return
+    took, fast = found
     # A compilation that this process or the compiler's own cache still has costs less: the most
     # that was seen counts.
-    took = max(took - fast, (known or {}).get("seconds", 0.0))
-    _keep(path, {**found, "compiled": fast, "seconds": took})
+    took = max(took, (known or {}).get("seconds", 0.0))
+    _keep(path, {"plain": plain, "compiled": fast, "seconds": took})
     told = f"a step took {1000 * fast:.0f} ms compiled, {1000 * plain:.0f} ms as it is"
-    if asked == "auto" and before is None and fast >= plain:
-        model.compiled = None
+    if free and fast >= plain:
+        trainee.model.compiled = None
         tell(f"not compiled: {told}")
     else:
         tell(f"compiled in {took:.1f} s: {told}")
+
+
+def _unfit(trainee: Trainee) -> str:
+    """Return why no step of ``trainee`` would call a compiled module; nothing where some do."""
+    if trainee.model.detector:
+        return "a detector answers in lists of boxes"
+    if _lowest(trainee, trainee.plan.horizon - 1) == trainee.model.blocks.top:
+        return "only the head is trained"
+    return ""
+
+
+def _lowest(trainee: Trainee, step: int) -> int:
+    progress = step / trainee.plan.horizon
+    return lowest_trained(trainee.config.training, progress, trainee.model.blocks)
+
+
+def _first_as_last(trainee: Trainee, step: int) -> int:
+    """Return the first step from ``step`` on that trains what the last one does."""
+    steps = range(trainee.plan.horizon)
+    last = -_lowest(trainee, steps[-1])
+    return bisect_left(steps, last, lo=min(step, len(steps)), key=lambda s: -_lowest(trainee, s))
+
+
+@contextmanager
+def _as_last(trainee: Trainee, step: int) -> Iterator[None]:
+    """Inside, have ``trainee`` train what its last step does; afterwards what ``step`` does."""
+    trainee.enter(trainee.plan.horizon - 1)
+    try:
+        yield
+    finally:
+        trainee.enter(step)
+
+
+def _compile(
+    trainee: Trainee, step: int, tell: Callable[[str], None]
+) -> tuple[float, float] | None:
+    """Compile the module; return the seconds that took, and those of a step; None: it failed."""
+    begin = time.perf_counter()
+    trainee.model.compiled = Compiled(trainee, tell)
+    rehearse(trainee, step)
+    wait_for(trainee.device)
+    took = time.perf_counter() - begin
+    fast = 0.0 if trainee.model.compiled is None else _seconds(trainee, step)
+    return None if trainee.model.compiled is None else (took - fast, fast)
 
 
 def _repays(known: dict[str, Any], left: int) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,16 @@ class Writing(NamedTuple):
 
     beams: int
     max_new_tokens: int
+
+
+class CompiledCall(Protocol):
+    """What is called in place of a module."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the module answers."""
+
+    def failed(self, error: Exception) -> None:
+        """Tell that the module itself is called from now on."""
 
 
 @dataclass
@@ -58,7 +68,7 @@ class BuiltModel:
     detector: bool = False
     chain: tuple[str, ...] = ()
     writes: bool = False
-    compiled: Callable[..., Any] | None = None
+    compiled: CompiledCall | None = None
     writing: Writing | None = None
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:

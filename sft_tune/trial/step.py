@@ -70,6 +70,24 @@ def rehearse(trainee: Trainee, step: int) -> None:
 
 
 def _passes(trainee: Trainee, indices: Tensor) -> Tensor:
+    """Add up the gradient of the batch ``indices``; return its mean loss.
+
+    Where a compiled module fails the module itself does the step, and those after it.
+    """
+    compiled = trainee.model.compiled
+    try:
+        return _in_portions(trainee, indices)
+    except Exception as error:
+        if compiled is None or is_out_of_memory(error):
+            raise
+        _undo(trainee)
+        trainee.model.compiled = None
+        loss = _in_portions(trainee, indices)  # an error of the module's own is raised again
+        compiled.failed(error)
+        return loss
+
+
+def _in_portions(trainee: Trainee, indices: Tensor) -> Tensor:
     """Add up the gradient of the batch ``indices`` in parts that fit; return its mean loss."""
     if _may_be_cut(trainee):
         indices = longest_first(_training(trainee), indices, trainee.device)

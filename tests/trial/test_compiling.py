@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.backends.debugging import aot_eager
 
 from sft_tune.trial import checkpoint, compiling
 from sft_tune.trial.data import prepare
@@ -93,6 +97,78 @@ def test_a_failure_is_told_and_the_trial_goes_on(
     assert failing.best()[0] == plain.best()[0]
     (record,) = (failing.cache / compiling.FOLDER).glob("*.json")
     assert json.loads(record.read_text())["failed"] is True
+
+
+def test_a_step_whose_compiled_pass_fails_is_done_again_without(
+    digits: Any, new_runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the backward pass, of the fourth step after the four that are taken back."""
+    calls = itertools.count(1)
+
+    def backward(graph: Any, inputs: Any) -> Any:
+        def run(*given: Any) -> Any:
+            if next(calls) == 8:
+                raise RuntimeError("no more of this")
+            return graph(*given)
+
+        return make_boxed_func(run)
+
+    backend = aot_autograd(
+        fw_compiler=lambda graph, _: make_boxed_func(graph), bw_compiler=backward
+    )
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    plain, failing = new_runner("plain"), new_runner("failing")
+    trained(plain, digits(), False)
+    outcome = trained(failing, digits(), True)
+    assert outcome.reason == "completed" and next(calls) == 9
+    first, second = outcome.note.split("; not ")
+    assert first.startswith("compiled in ")
+    assert second == "compiled any more: no more of this"
+    for mine, others in zip(failing.evaluations, plain.evaluations, strict=True):
+        assert mine.metrics["loss"] == pytest.approx(others.metrics["loss"], rel=1e-3)
+
+
+def test_where_only_the_head_is_trained_nothing_is_compiled_nor_remembered(
+    digits: Any, runner: Any
+) -> None:
+    outcome = trained(runner, digits(training={"freeze": "backbone"}), True)
+    assert not outcome.flags.get("cached_features")  # what is augmented is not kept
+    assert outcome.note == "not compiled: only the head is trained"
+    assert not (runner.cache / compiling.FOLDER).exists()
+
+
+@pytest.mark.parametrize("freeze", ["head_first", "gradual"])
+def test_what_is_unfrozen_later_is_compiled_for_the_steps_after(
+    freeze: str, digits: Any, new_runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[Any] = []
+
+    def counting(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counting))
+    config = digits(training={"freeze": freeze, "unfreeze_at": 0.6, "epochs": 2})
+    plain, whole = new_runner("plain"), new_runner("whole")
+    trained(plain, config, False)
+    assert trained(whole, config, True).note.startswith("compiled in ")
+    assert len(graphs) == 1
+    # Unfrozen at step 7.2 of 12: the rungs at 3 and 6 are of the module itself.
+    rungs, others = whole.numbers(), plain.numbers()
+    assert [rungs[p] == others[p] for p in (25, 50)] == [True, True]
+    for progress in (75, 100):
+        loss = others[progress]["metrics"]["loss"]
+        assert rungs[progress]["metrics"]["loss"] == pytest.approx(loss, rel=1e-3)
+
+
+def test_auto_counts_the_steps_that_are_compiled(
+    digits: Any, runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of 12 steps trains more than the head: it would have to save 2 seconds."""
+    record = {"plain": 2.0, "compiled": 1.0, "seconds": 2.0}
+    monkeypatch.setattr(compiling, "_read", lambda path: record)
+    config = digits(training={"freeze": "head_first", "unfreeze_at": 0.9})
+    assert trained(runner, config, "auto").note == ""
 
 
 @pytest.mark.parametrize(
