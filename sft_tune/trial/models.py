@@ -32,12 +32,21 @@ class Writing(NamedTuple):
 
 
 class CompiledCall(Protocol):
-    """What is called in place of a module."""
+    """What is called in place of a module.
+
+    Attributes:
+        whole_batches: whether a batch must go through it at once.
+    """
+
+    whole_batches: bool
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the module answers."""
 
-    def failed(self, error: Exception) -> None:
+    def close(self) -> None:
+        """Give back what it holds of the device's memory: it is not called any more."""
+
+    def failed(self, why: str) -> None:
         """Tell that the module itself is called from now on."""
 
 
