@@ -12,7 +12,7 @@ import torch
 
 from sft_tune.errors import TrialError
 from sft_tune.spec.config import TrialConfig
-from sft_tune.trial import resume
+from sft_tune.trial import graphs, resume
 from sft_tune.trial.compiling import Asked, use_compiled
 from sft_tune.trial.conclude import outcome_of
 from sft_tune.trial.data import prepare
@@ -111,7 +111,7 @@ def run_trial(
     )
     state = TrialState()
     create(paths)
-    with memory_of_its_own(where):
+    with memory_of_its_own(where), graphs.none_left(where):
         try:
             # Not named here, so that the model is gone when this is left.
             ending = _train(_begin(config, paths, state, where, hooks), paths, state, hooks)

@@ -10,18 +10,22 @@ from torch.nn import functional
 IGNORED = -100
 
 
-def weight(targets: Tensor) -> int:
+def weight(targets: Tensor) -> int | Tensor:
     """Return what the mean loss of ``targets`` is divided by: how many of them count.
+
+    Of tokens it is a tensor on their device: to read a number there would wait for all its work.
 
     Args:
         targets: class indices, int64 [b]; or of tokens, int64 [b, length], some `IGNORED`.
     """
     if targets.ndim == 1:
-        return len(targets)  # without a look at the device
-    return int((targets != IGNORED).sum())
+        return len(targets)
+    return (targets != IGNORED).sum()
 
 
-def share_of_loss(logits: Tensor, targets: Tensor, total: int, label_smoothing: float) -> Tensor:
+def share_of_loss(
+    logits: Tensor, targets: Tensor, total: int | Tensor, label_smoothing: float
+) -> Tensor:
     """Return what these examples add to the mean loss of their batch.
 
     Args:
@@ -31,7 +35,7 @@ def share_of_loss(logits: Tensor, targets: Tensor, total: int, label_smoothing: 
         label_smoothing: share of the target that is spread over all classes.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    whole = weight(targets) == total
+    whole = isinstance(total, int) and len(targets) == total
     loss = functional.cross_entropy(
         logits,
         targets,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,25 @@ class Writing(NamedTuple):
 
     beams: int
     max_new_tokens: int
+
+
+class CompiledCall(Protocol):
+    """What is called in place of a module.
+
+    Attributes:
+        whole_batches: whether a batch must go through it at once.
+    """
+
+    whole_batches: bool
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the module answers."""
+
+    def close(self) -> None:
+        """Give back what it holds of the device's memory: it is not called any more."""
+
+    def failed(self, why: str) -> None:
+        """Tell that the module itself is called from now on."""
 
 
 @dataclass
@@ -59,7 +78,7 @@ class BuiltModel:
     detector: bool = False
     chain: tuple[str, ...] = ()
     writes: bool = False
-    compiled: Callable[..., Any] | None = None
+    compiled: CompiledCall | None = None
     writing: Writing | None = None
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:

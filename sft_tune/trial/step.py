@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,25 +55,66 @@ def train_step(trainee: Trainee, step: int) -> tuple[Tensor, Tensor, int]:
     return loss, norm, len(indices)
 
 
-def rehearse(trainee: Trainee, step: int) -> None:
+class Rehearsed(NamedTuple):
+    """What passes gave that were taken back.
+
+    Attributes:
+        loss: the batch's mean loss, on the device.
+        norm: of its gradient, on the device.
+        drew: whether random numbers were drawn on the device.
+    """
+
+    loss: Tensor
+    norm: Tensor
+    drew: bool
+
+
+def rehearse(trainee: Trainee, step: int) -> Rehearsed:
     """Do the passes of step ``step``, and take them back: to see whether and how fast they go.
 
     Raises:
         RuntimeError, MemoryError: when memory runs out even for one example.
     """
-    random = random_states(trainee.device)
+    device = trainee.device
+    random = random_states(device)
+    before = random[0]["cuda" if device.type == "cuda" else "torch"]
     try:
-        _passes(trainee, trainee.plan.indices(step))
+        loss = _passes(trainee, trainee.plan.indices(step))
+        after = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+        return Rehearsed(loss, _norm(trainee.optimizer), not torch.equal(before, after))
     finally:
         _undo(trainee)
         restore_random_states(*random, trainee.device)
 
 
 def _passes(trainee: Trainee, indices: Tensor) -> Tensor:
+    """Add up the gradient of the batch ``indices``; return its mean loss.
+
+    Where a compiled module fails the module itself does the step, and those after it.
+    """
+    compiled = trainee.model.compiled
+    try:
+        return _in_portions(trainee, indices)
+    except Exception as error:
+        if compiled is None or (is_out_of_memory(error) and not compiled.whole_batches):
+            raise
+        why = " ".join(str(error).split()) or type(error).__name__
+    # Here the error is gone, and with it what its frames hold of the device's memory.
+    _undo(trainee)
+    trainee.model.compiled = None
+    compiled.close()
+    loss = _in_portions(trainee, indices)  # an error of the module's own is raised again
+    compiled.failed(why)
+    return loss
+
+
+def _in_portions(trainee: Trainee, indices: Tensor) -> Tensor:
     """Add up the gradient of the batch ``indices`` in parts that fit; return its mean loss."""
     if _may_be_cut(trainee):
         indices = longest_first(_training(trainee), indices, trainee.device)
     trainee.rewind.mark()
+    if trainee.model.compiled is not None and trainee.model.compiled.whole_batches:
+        return _backward(trainee, indices, [len(indices)])
     return within_memory(
         trainee.portion,
         len(indices),
@@ -108,12 +149,17 @@ def _clip(optimizer: Optimizer, training: TrainingSpec) -> Tensor:
     parameters = trained_parameters(optimizer)
     if training.clip_value is None and training.clip_norm is not None:
         return clip_grad_norm_(parameters, training.clip_norm)
-    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = _norm(optimizer)
     if training.clip_value is not None:
         clip_grad_value_(parameters, training.clip_value)
         if training.clip_norm is not None:
             clip_grad_norm_(parameters, training.clip_norm)
     return norm
+
+
+def _norm(optimizer: Optimizer) -> Tensor:
+    parameters = trained_parameters(optimizer)
+    return get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def _gathered(trainee: Trainee, indices: Tensor) -> Batch:

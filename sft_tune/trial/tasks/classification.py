@@ -15,12 +15,14 @@ from sft_tune.trial.metrics import compute
 from sft_tune.trial.tasks.protocol import Outputs
 
 
-def weight(batch: Batch) -> int:
+def weight(batch: Batch) -> int | Tensor:
     """Return the number of examples."""
     return losses.weight(batch.targets)
 
 
-def share_of_loss(outputs: Tensor, batch: Batch, total: int, training: TrainingSpec) -> Tensor:
+def share_of_loss(
+    outputs: Tensor, batch: Batch, total: int | Tensor, training: TrainingSpec
+) -> Tensor:
     """Return the share of the cross-entropy of logits [b, classes]."""
     return losses.share_of_loss(outputs, batch.targets, total, training.label_smoothing)
 

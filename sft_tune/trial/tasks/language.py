@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,31 +20,34 @@ ALWAYS = ("loss", "perplexity", "token_accuracy")
 _HIGHEST = 700.0
 
 
-def weight(batch: Batch) -> int:
+def weight(batch: Batch) -> Tensor:
     """Return the number of tokens to be learnt; 1 where there is none, whose loss is 0."""
-    return max(1, losses.weight(batch.targets))
+    return torch.as_tensor(losses.weight(batch.targets)).clamp_min(1)
 
 
-def share_of_loss(outputs: Tensor, batch: Batch, total: int, training: TrainingSpec) -> Tensor:
+def share_of_loss(
+    outputs: Tensor, batch: Batch, total: int | Tensor, training: TrainingSpec
+) -> Tensor:
     """Return the share of the mean cross-entropy a token, of logits [b, length, vocabulary]."""
-    learnt = batch.targets != IGNORED
-    # Only these are copied to single precision: a vocabulary is large.
+    # Only these are copied to single precision: a vocabulary is large. To find them waits for the
+    # device, once.
+    learnt = (batch.targets != IGNORED).nonzero(as_tuple=True)
     logits, targets = outputs[learnt], batch.targets[learnt]
     return losses.share_of_loss(logits, targets, total, training.label_smoothing)
 
 
 def keep(outputs: Tensor, batch: Batch) -> Outputs:
     """Return of each example the loss summed, how many tokens were likeliest, and of how many."""
-    learnt = batch.targets != IGNORED
+    counted = batch.targets != IGNORED
+    learnt = counted.nonzero(as_tuple=True)
     logits, targets = outputs[learnt].float(), batch.targets[learnt]
     each = functional.cross_entropy(logits, targets, reduction="none")
-    rows = learnt.nonzero()[:, 0]
     right = (logits.argmax(dim=1) == targets).to(each.dtype)
-    zeros = each.new_zeros(len(learnt))
+    zeros = each.new_zeros(len(counted))
     return {
-        "loss": zeros.index_add(0, rows, each),
-        "right": zeros.index_add(0, rows, right),
-        "tokens": learnt.sum(dim=1),
+        "loss": zeros.index_add(0, learnt[0], each),
+        "right": zeros.index_add(0, learnt[0], right),
+        "tokens": counted.sum(dim=1),
     }
 
 

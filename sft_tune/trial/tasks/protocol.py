@@ -21,11 +21,14 @@ Outputs = dict[str, Tensor]
 class TrialTask(Protocol):
     """A task. Its loss is a sum of shares, so that micro-batches add up to exactly their batch."""
 
-    def weight(self, batch: Batch) -> int:
-        """Return what the mean loss of ``batch`` is divided by: how many of its targets count."""
+    def weight(self, batch: Batch) -> int | Tensor:
+        """Return what the mean loss of ``batch`` is divided by: how many of its targets count.
+
+        As a tensor where only the device knows.
+        """
 
     def share_of_loss(
-        self, outputs: Any, batch: Batch, total: int, training: TrainingSpec
+        self, outputs: Any, batch: Batch, total: Any, training: TrainingSpec
     ) -> Tensor:
         """Return what these examples add to the mean loss of their batch.
 

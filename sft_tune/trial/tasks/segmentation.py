@@ -17,12 +17,14 @@ from sft_tune.trial.tasks.protocol import Outputs
 ALWAYS = ("loss", "mean_iou", "pixel_accuracy")
 
 
-def weight(batch: Batch) -> int:
+def weight(batch: Batch) -> Tensor:
     """Return the number of pixels that count; 1 where none does, whose loss is 0."""
-    return max(1, losses.weight(batch.targets))
+    return torch.as_tensor(losses.weight(batch.targets)).clamp_min(1)
 
 
-def share_of_loss(outputs: Tensor, batch: Batch, total: int, training: TrainingSpec) -> Tensor:
+def share_of_loss(
+    outputs: Tensor, batch: Batch, total: int | Tensor, training: TrainingSpec
+) -> Tensor:
     """Return the share of the mean cross-entropy a pixel, of logits [b, classes, h, w]."""
     return losses.share_of_loss(outputs, batch.targets, total, training.label_smoothing)
 

@@ -19,12 +19,14 @@ from sft_tune.trial.tasks.protocol import Outputs
 ALWAYS = ("loss", "entity_f1", "accuracy")
 
 
-def weight(batch: Batch) -> int:
+def weight(batch: Batch) -> int | Tensor:
     """Return the number of tagged tokens."""
     return losses.weight(batch.targets)
 
 
-def share_of_loss(outputs: Tensor, batch: Batch, total: int, training: TrainingSpec) -> Tensor:
+def share_of_loss(
+    outputs: Tensor, batch: Batch, total: int | Tensor, training: TrainingSpec
+) -> Tensor:
     """Return the share of the mean cross-entropy a tagged token, of logits [b, length, tags]."""
     logits = outputs.transpose(1, 2)
     return losses.share_of_loss(logits, batch.targets, total, training.label_smoothing)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.tasks import MULTI_LABEL
@@ -52,6 +53,41 @@ def test_shares_add_up_to_the_loss_and_its_gradient(name: str, sizes: list[int])
     assert torch.allclose(found, expected)
     assert whole.grad is not None and parts.grad is not None
     assert torch.allclose(parts.grad, whole.grad)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would wait for a device: to read a number, or how many places there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_marks = name == "index" and any(i is not None and i.dtype is torch.bool for i in args[1])
+        self.count += name in ("_local_scalar_dense", "nonzero") or by_marks
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "targets", "waits"),
+    [
+        ("image-classification", (2, 5), (2,), 0),
+        ("token-classification", (2, 7, 5), (2, 7), 0),
+        ("semantic-segmentation", (2, 5, 4, 4), (2, 4, 4), 0),
+        ("causal-lm", (2, 7, 5), (2, 7), 1),  # only what is learnt is copied: a vocabulary is large
+    ],
+)
+def test_a_loss_hardly_waits_for_the_device(
+    name: Any, outputs: tuple[int, ...], targets: tuple[int, ...], waits: int
+) -> None:
+    batch = Batch({}, torch.randint(0, 5, targets))
+    task, seen = TASKS[name], Waits()
+    logits = torch.randn(outputs, requires_grad=True)
+    with seen:
+        total = task.weight(batch)
+        task.share_of_loss(logits, batch, total, TrainingSpec()).backward()
+    assert seen.count == waits
 
 
 def split_of(targets: Any) -> ImageSplit:
