@@ -14,7 +14,7 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from sft_tune.search.distributions import draw
 from sft_tune.search.pruners import make_pruner, may_prune
-from sft_tune.search.samplers import make_sampler
+from sft_tune.search.samplers import make_sampler, search_space
 from sft_tune.spec.plan import Plan
 from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
@@ -45,6 +45,7 @@ class Searcher:
         self._fixed_cost = fixed_cost
         self._plan = plan
         self._database = storage
+        self._common = search_space()
         self._judged: dict[int, int] = {}
         """Where the pruner was last asked of a trial, in percent, by Optuna's id."""
         self._storage = get_storage(storage)
@@ -81,7 +82,7 @@ class Searcher:
 
     def adopt(self, optuna_id: int, ordinal: int) -> Point:
         """Return the running trial ``optuna_id``, its missing parameters drawn."""
-        self._study.sampler = make_sampler(self._spec, ordinal, self._fixed_cost)
+        self._study.sampler = make_sampler(self._spec, ordinal, self._fixed_cost, self._common)
         trial = Trial(self._study, optuna_id)
         params = draw(trial, self._spec.space)
         return Point(trial, optuna_id, trial.number, params)
