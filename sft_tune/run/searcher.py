@@ -48,6 +48,8 @@ class Searcher:
         self._common = search_space()
         self._judged: dict[int, int] = {}
         """Where the pruner was last asked of a trial, in percent, by Optuna's id."""
+        self._pruned: set[int] = set()
+        """Of which it has said so: a worker that died before it heard is told again."""
         self._storage = get_storage(storage)
         self._study = optuna.load_study(
             study_name=spec.name, storage=self._storage, pruner=make_pruner(spec.pruner)
@@ -106,11 +108,15 @@ class Searcher:
 
     def prunes(self, point: Point, progress: int) -> bool:
         """Tell whether to end the trial, whose objective at ``progress`` percent is noted."""
+        if point.optuna_id in self._pruned:
+            return True
         # Asked, Optuna reads the trial from the database first, whatever the pruner.
         if not may_prune(self._spec.pruner, self._judged.get(point.optuna_id, 0), progress):
             return False
         answer = point.trial.should_prune()
         self._judged[point.optuna_id] = progress
+        if answer:
+            self._pruned.add(point.optuna_id)
         return answer
 
     def tell(
