@@ -38,7 +38,9 @@ def cache(
 ) -> None:
     """List what is kept of prepared data and of frozen backbones' features, or clear it.
 
-    Nothing that a process uses is deleted; what is missing is made again when it is needed.
+    Nothing that a process uses is deleted; what is missing is made again when it is needed. More
+    than a quarter of the disk space that is free or taken by it is not kept: what was used longest
+    ago goes by itself. SFT_TUNE_CACHE_SIZE sets another limit.
 
     Example: sft-tune cache clear --older-than 30
     """
@@ -48,14 +50,30 @@ def cache(
 
     root = prepared_root(cache_folder())
     found = entries(root)
+    limit, whose = _limit(root, found)
     if older_than is not None:
         found = only_older(found, older_than)
     if action == "clear":
         _clear(root, found, yes=yes, as_json=as_json)
     elif as_json:
-        print_json({"folder": str(root), "entries": [entry._asdict() for entry in found]})
+        listed = [entry._asdict() for entry in found]
+        print_json({"folder": str(root), "limit": limit, "entries": listed})
     else:
+        from sft_tune.view import words
+
         _list(root, found)
+        print(f"at most {words.size(limit)} are kept, {whose}")
+
+
+def _limit(root: Path, found: Sequence[Kept]) -> tuple[int, str]:
+    """Return the bytes that may be kept, and who says so in words."""
+    from sft_tune.trial.kept import SIZE_VARIABLE, given_limit, usual_limit
+
+    given = given_limit()
+    if given is not None:
+        return given, f"as {SIZE_VARIABLE} says"
+    usual = usual_limit(root, sum(entry.size for entry in found))
+    return usual, f"a quarter of what it and the free space are; {SIZE_VARIABLE} sets another limit"
 
 
 def _list(root: Path, found: Sequence[Kept]) -> None:

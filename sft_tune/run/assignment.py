@@ -6,14 +6,15 @@ import contextlib
 import errno
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sft_tune.errors import SftTuneError, StorageError
-from sft_tune.run.channel import Channel, Message
+from sft_tune.run.channel import Channel, DroppedError, Message
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.function_task import is_function
 from sft_tune.trial.held_out import test_metrics
@@ -21,6 +22,9 @@ from sft_tune.trial.loggers import Loggers
 from sft_tune.trial.mirror import Mirror, open_mirror
 from sft_tune.trial.outcome import Evaluation, Outcome
 from sft_tune.trial.paths import TrialPaths
+
+if TYPE_CHECKING:
+    from sft_tune.trial.verdict import Verdict
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -39,11 +43,27 @@ class Assignment:
         self.paths.config.write_text(text + "\n", encoding="utf8")
         self.loggers = Loggers(command["loggers"], self.config, self.paths.root)
         self._channel = channel
+        self._waited = 0.0
 
     def report(self, evaluation: Evaluation) -> bool:
         """Send a rung, and wait for the verdict on it."""
-        go_on = self._channel.ask("evaluation", lane=self.lane, **asdict(evaluation))
-        self.loggers.rung(evaluation)
+        self.send(evaluation)
+        return self.wait()
+
+    def tell(self, evaluation: Evaluation) -> Verdict:
+        """Send a rung, and return where the verdict on it will be."""
+        self.send(evaluation)
+        return self
+
+    def poll(self) -> bool | None:
+        """Return the verdict on the rung that was sent; None while it is not there."""
+        return self._channel.verdict(self.lane)
+
+    def wait(self) -> bool:
+        """Return the verdict on the rung that was sent, when it is there."""
+        begun = time.monotonic()
+        go_on = self._channel.awaited(self.lane)
+        self._waited += time.monotonic() - begun
         return go_on
 
     def send(self, evaluation: Evaluation) -> None:
@@ -52,7 +72,13 @@ class Assignment:
         self.loggers.rung(evaluation)
 
     def should_stop(self) -> bool:
-        """Tell whether the trial is to be saved and left."""
+        """Tell whether the trial is to be saved and left.
+
+        Raises:
+            DroppedError: it is to be left unsaved.
+        """
+        if self._channel.is_dropped(self.lane):
+            raise DroppedError
         return self._channel.should_stop(self.lane)
 
     @contextlib.contextmanager
@@ -99,8 +125,14 @@ class Assignment:
         outcome = replace(outcome, note="; ".join(notes))
         if self.mirror is not None:
             self.mirror.close(ended=outcome.reason != "stopped")
-        content = {**asdict(outcome), "test_metrics": held_out, "kept_bytes": kept()}
-        self._channel.send("outcome", lane=self.lane, **content)
+        self._channel.send(
+            "outcome",
+            lane=self.lane,
+            **asdict(outcome),
+            test_metrics=held_out,
+            kept_bytes=kept(),
+            waited=self._waited,
+        )
 
 
 def describe(error: Exception) -> dict[str, Any]:
@@ -140,7 +172,7 @@ def train_alone(channel: Channel, command: Message) -> None:
     def train(
         config: TrialConfig,
         paths: TrialPaths,
-        report: Callable[[Evaluation], bool],
+        report: Callable[[Evaluation], bool | Verdict],
         mirror: Mirror | None,
     ) -> Outcome:
         return run_trial(
@@ -176,6 +208,6 @@ def train_alone(channel: Channel, command: Message) -> None:
             if "folds" in outcome.flags:  # from here on the one whose weights are kept
                 config = config.of_fold(outcome.flags["folds"]["kept"])
         else:
-            outcome = train(config, trial.paths, trial.report, trial.mirror)
+            outcome = train(config, trial.paths, trial.tell, trial.mirror)
         # What a process with lanes holds is not this trial's alone.
         trial.finish(outcome, config, lambda: kept_bytes(device) if trial.lane is None else 0)

@@ -8,12 +8,15 @@ import queue
 import sys
 import threading
 import time
-from collections import defaultdict
 from typing import IO, Any
 
 Message = dict[str, Any]
 
 PULSE_SECONDS = 5.0
+
+
+class DroppedError(Exception):
+    """Another runner has the trial now: it is left as it is."""
 
 
 class Channel:
@@ -28,7 +31,8 @@ class Channel:
         self._out: IO[str] = os.fdopen(os.dup(1), "w", encoding="utf8")
         os.dup2(2, 1)
         self.commands: queue.Queue[Message] = queue.Queue()
-        self._verdicts: dict[int | None, queue.Queue[bool]] = defaultdict(queue.Queue)
+        self._verdicts: dict[int | None, queue.SimpleQueue[bool | None]] = {}
+        """None: there will be none."""
         self._stopping: set[int | None] = set()
         self._dropped: set[int | None] = set()
         self._news = threading.Event()
@@ -45,12 +49,23 @@ class Channel:
     def ask(self, event: str, *, lane: int | None = None, **content: Any) -> bool:
         """Send ``event`` and wait for the runner's verdict on it."""
         self.send(event, lane=lane, **content)
-        return self._verdicts[lane].get()
+        return self.awaited(lane)
+
+    def awaited(self, lane: int | None) -> bool:
+        """Return the runner's verdict on what ``lane`` has reported, when it is there.
+
+        Raises:
+            DroppedError: there will be none.
+        """
+        go_on = self._verdicts_on(lane).get()
+        if go_on is None:
+            raise DroppedError
+        return go_on
 
     def verdict(self, lane: int | None) -> bool | None:
         """Return the runner's verdict on what ``lane`` has reported; None while it is not there."""
         try:
-            return self._verdicts[lane].get_nowait()
+            return self._verdicts_on(lane).get_nowait()
         except queue.Empty:
             return None
 
@@ -80,6 +95,10 @@ class Channel:
         """End a `wait`, from another thread."""
         self._news.set()
 
+    def _verdicts_on(self, lane: int | None) -> queue.SimpleQueue[bool | None]:
+        # In one step, since both threads ask.
+        return self._verdicts.setdefault(lane, queue.SimpleQueue())
+
     def _listen(self) -> None:
         for line in sys.stdin:
             self._take(json.loads(line))
@@ -91,11 +110,12 @@ class Channel:
     def _take(self, message: Message) -> None:
         lane = message.get("lane")
         if message["do"] == "verdict":
-            self._verdicts[lane].put(message["go_on"])
+            self._verdicts_on(lane).put(message["go_on"])
         elif message["do"] == "stop":
             self._stopping.add(lane)
         elif message["do"] == "drop":
             self._dropped.add(lane)
+            self._verdicts_on(lane).put(None)
         elif message["do"] == "quit":
             os._exit(0)  # nothing is in flight: the runner says so only to the idle
         else:

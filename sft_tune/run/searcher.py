@@ -14,7 +14,7 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from sft_tune.search.distributions import draw
 from sft_tune.search.pruners import make_pruner, may_prune
-from sft_tune.search.samplers import make_sampler
+from sft_tune.search.samplers import make_sampler, search_space
 from sft_tune.spec.plan import Plan
 from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
@@ -45,8 +45,11 @@ class Searcher:
         self._fixed_cost = fixed_cost
         self._plan = plan
         self._database = storage
+        self._common = search_space()
         self._judged: dict[int, int] = {}
         """Where the pruner was last asked of a trial, in percent, by Optuna's id."""
+        self._pruned: set[int] = set()
+        """Of which it has said so: a worker that died before it heard is told again."""
         self._storage = get_storage(storage)
         self._study = optuna.load_study(
             study_name=spec.name, storage=self._storage, pruner=make_pruner(spec.pruner)
@@ -81,7 +84,7 @@ class Searcher:
 
     def adopt(self, optuna_id: int, ordinal: int) -> Point:
         """Return the running trial ``optuna_id``, its missing parameters drawn."""
-        self._study.sampler = make_sampler(self._spec, ordinal, self._fixed_cost)
+        self._study.sampler = make_sampler(self._spec, ordinal, self._fixed_cost, self._common)
         trial = Trial(self._study, optuna_id)
         params = draw(trial, self._spec.space)
         return Point(trial, optuna_id, trial.number, params)
@@ -105,11 +108,15 @@ class Searcher:
 
     def prunes(self, point: Point, progress: int) -> bool:
         """Tell whether to end the trial, whose objective at ``progress`` percent is noted."""
+        if point.optuna_id in self._pruned:
+            return True
         # Asked, Optuna reads the trial from the database first, whatever the pruner.
         if not may_prune(self._spec.pruner, self._judged.get(point.optuna_id, 0), progress):
             return False
         answer = point.trial.should_prune()
         self._judged[point.optuna_id] = progress
+        if answer:
+            self._pruned.add(point.optuna_id)
         return answer
 
     def tell(

@@ -57,8 +57,8 @@ class ResourcesSpec(Section):
     checkpoint_seconds: float = Field(
         30.0,
         ge=0,
-        description="At rungs, save what a resume needs when this much time has passed since "
-        "the last save; 0: at every rung.",
+        description="After a rung, once it is on record, save what a resume needs when this much "
+        "time has passed since the last save; 0: after every one.",
     )
     max_attempts: int = Field(
         3,

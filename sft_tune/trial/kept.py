@@ -26,6 +26,12 @@ except ImportError:  # Windows, which deletes no file that is open
 
 META = "meta.json"
 SIZE_VARIABLE = "SFT_TUNE_CACHE_SIZE"
+SHARE = 4
+"""What is kept may take one part in so many of what it and the free space are together."""
+MOST = 10**12
+"""And no more than so many bytes: on the disk of a cluster, whose quotas are not seen from here."""
+SPARED_SECONDS = 3600.0
+"""What was used within this time stays where nobody has set a limit."""
 UNITS = {"": 10**9, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 MOST_HELD = 32
 _held: dict[Path, int] = {}
@@ -135,8 +141,8 @@ def remove(root: Path, key: str) -> bool:
     return alone and not (root / key).exists()
 
 
-def size_limit() -> int | None:
-    """Return the bytes that entries may take together, of the environment; None: no limit.
+def given_limit() -> int | None:
+    """Return the bytes that entries may take together, of the environment; None: it says none.
 
     Raises:
         UserError: where the variable holds no size.
@@ -152,15 +158,24 @@ def size_limit() -> int | None:
     return int(float(given[1]) * UNITS[given[2]])
 
 
-def make_room(root: Path, limit: int, keep: str) -> None:
-    """Delete entries, the least recently used first, until ``limit`` bytes hold all others.
+def usual_limit(root: Path, total: int) -> int:
+    """Return the bytes that entries below ``root``, ``total`` now, may take where nobody says."""
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    return min((shutil.disk_usage(there).free + total) // SHARE, MOST)
 
-    Those in use stay, and so does the entry ``keep``.
+
+def make_room(root: Path, given: int | None, keep: str) -> None:
+    """Delete entries, the least recently used first, until the limit holds all others.
+
+    Those in use stay, and so does the entry ``keep``. The limit is ``given`` bytes; where that is
+    None it is the `usual_limit`, and what was used in the last hour stays, too.
     """
     there = entries(root)
     total = sum(entry.size for entry in there)
+    limit = usual_limit(root, total) if given is None else given
+    spared = time.time() - SPARED_SECONDS if given is None else float("inf")
     for entry in reversed(there):
-        if total <= limit:
+        if total <= limit or entry.used > spared:
             return
         if entry.key != keep and not entry.in_use and remove(root, entry.key):
             total -= entry.size

@@ -31,17 +31,18 @@ from sft_tune.trial.outcome import Evaluation, Outcome
 from sft_tune.trial.paths import TrialPaths
 from sft_tune.trial.remembered import Remembered
 from sft_tune.trial.resume import TrialState
-from sft_tune.trial.rungs import Ending, after_rung, at_rung
+from sft_tune.trial.rungs import Ending, at_rung
 from sft_tune.trial.step import train_step
 from sft_tune.trial.trainee import Trainee, set_up
 from sft_tune.trial.updates import UpdateRatio
+from sft_tune.trial.verdict import LastRung, Verdict
 
 
 @dataclass(frozen=True)
 class Hooks:
     """What the trial asks its surroundings, and is told by them (see `run_trial`)."""
 
-    report: Callable[[Evaluation], bool]
+    report: Callable[[Evaluation], bool | Verdict]
     should_stop: Callable[[], bool]
     checkpoint_seconds: float
     evaluation_batch_size: int
@@ -58,7 +59,7 @@ def run_trial(
     *,
     device: str,
     cache: Path,
-    report: Callable[[Evaluation], bool],
+    report: Callable[[Evaluation], bool | Verdict],
     should_stop: Callable[[], bool],
     checkpoint_seconds: float,
     evaluation_batch_size: int,
@@ -79,10 +80,11 @@ def run_trial(
         paths: the trial's folder; it is created.
         device: ``cpu``, or ``cuda:N``.
         cache: folder of prepared data, and of micro-batches that have worked.
-        report: told of every rung; returns whether to go on. When it returns, the rung must be
-            on record: the next checkpoint is behind it.
+        report: told of every rung; returns whether to go on, or what will say so while the trial
+            trains on, to the next rung at most. Once that is said, the rung must be on record:
+            the next checkpoint is behind it.
         should_stop: asked before each step; then the trial is saved, to go on another time.
-        checkpoint_seconds: save what a resume needs at the rungs, when so much time has passed.
+        checkpoint_seconds: save what a resume needs after a rung, when so much time has passed.
         evaluation_batch_size: examples per batch of the validation split.
         mirror: copies what must outlive this machine to another place; None: nothing must.
         feature_cache: whether the features of a frozen backbone are computed once and kept.
@@ -109,19 +111,24 @@ def run_trial(
         compiled,
         cache,
     )
-    state = TrialState()
+    state, rung = TrialState(), LastRung()
     create(paths)
     with memory_of_its_own(where), graphs.none_left(where):
         try:
             # Not named here, so that the model is gone when this is left.
-            ending = _train(_begin(config, paths, state, where, hooks), paths, state, hooks)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            ending = _train(_begin(config, paths, state, where, hooks), paths, state, hooks, rung)
+        except Exception as error:
+            # What goes wrong after the rung that a trial ends at is not what it ends of.
+            judged = rung.ending(state, wait=True)
+            if judged is None and not is_out_of_memory(error):
                 raise
-            report_ = memory_report(error, where)
-            ending = Ending("out_of_memory", f"after step {state.step}: {report_}")
+            ending = judged or _out_of_memory(error, where, state)
         peak = peak_memory(where)
     return outcome_of(paths, config, state, ending, peak, mirror, kept_from)
+
+
+def _out_of_memory(error: Exception, where: torch.device, state: TrialState) -> Ending:
+    return Ending("out_of_memory", f"after step {state.step}: {memory_report(error, where)}")
 
 
 class Begun(NamedTuple):
@@ -179,13 +186,26 @@ def _compile(trainee: Trainee, state: TrialState, hooks: Hooks) -> None:
     state.compiled = trainee.model.compiled is not None
 
 
-def _train(begun: Begun, paths: TrialPaths, state: TrialState, hooks: Hooks) -> Ending:
-    """Train to the horizon, or to where the trial is stopped, pruned or diverges."""
+def _train(
+    begun: Begun, paths: TrialPaths, state: TrialState, hooks: Hooks, rung: LastRung
+) -> Ending:
+    """Train to the horizon, or to where the trial is stopped, pruned or diverges.
+
+    The verdict on a rung is looked for before each step, and waited for where something depends
+    on it: at the next rung, at an end, and where the last one came too late for a checkpoint.
+    """
     trainee, monitors, working = begun
-    plan, saved_at = trainee.plan, time.monotonic()
+    plan, saved_at, due = trainee.plan, time.monotonic(), False
     updates = UpdateRatio(plan.horizon, plan.rungs)
     while state.step < plan.horizon:
+        if ending := rung.ending(state):
+            return ending
+        if due and rung.is_settled:
+            save(paths, trainee, state, monitors, hooks.mirror)
+            saved_at, due = time.monotonic(), False
         if hooks.should_stop():
+            if ending := rung.ending(state, wait=True):
+                return ending
             save(paths, trainee, state, monitors, None)  # copied once, at the end
             return Ending("stopped", f"asked to, after step {state.step} of {plan.horizon}")
 
@@ -203,6 +223,9 @@ def _train(begun: Begun, paths: TrialPaths, state: TrialState, hooks: Hooks) -> 
 
         at_one = state.step in plan.rungs
         fault = monitors.fault(state.step, at_rung=at_one)
+        if at_one or fault is not None:
+            if ending := rung.ending(state, wait=True):
+                return ending
         if fault is not None:
             return Ending("diverged", f"{fault} of {plan.horizon}")
         if not at_one:
@@ -211,13 +234,11 @@ def _train(begun: Begun, paths: TrialPaths, state: TrialState, hooks: Hooks) -> 
         reached = at_rung(trainee, state, monitors, hooks.evaluation_batch_size, hooks.refit_to)
         if isinstance(reached, Ending):
             return reached
-        ending = after_rung(reached, trainee, state, go_on=hooks.report(reached))
-        if ending is not None:
+        rung.report(hooks.report(reached), reached, trainee, state)
+        if ending := rung.ending(state, wait=due):
             return ending
-        if time.monotonic() - saved_at >= hooks.checkpoint_seconds:
-            save(paths, trainee, state, monitors, hooks.mirror)
-            saved_at = time.monotonic()
-    return Ending("completed")
+        due = due or time.monotonic() - saved_at >= hooks.checkpoint_seconds
+    return rung.ending(state, wait=True) or Ending("completed")
 
 
 def save(

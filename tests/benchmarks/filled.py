@@ -28,7 +28,7 @@ SECONDS = 60.0
 Row = dict[str, Any]
 
 
-def fill(db: Database, spec: StudySpec, trials: int) -> StudyRecord:
+def fill(db: Database, spec: StudySpec, trials: int, artifacts: str = "/nowhere") -> StudyRecord:
     """Register the study ``spec`` in ``db`` with ``trials`` ended ones; return it.
 
     Configurations are random; every third trial is completed, the others are pruned, all with ten
@@ -42,7 +42,7 @@ def fill(db: Database, spec: StudySpec, trials: int) -> StudyRecord:
         root=None,
         versions={},
         facts={"examples": {"train": 100, "validation": 350}},
-        artifacts="/nowhere",
+        artifacts=artifacts,
         now=time.time() - 2 * trials * SECONDS,
     )
     rows: dict[Table, list[Row]] = {}

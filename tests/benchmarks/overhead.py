@@ -3,9 +3,9 @@
 Of the seconds that two slots had (wall seconds times slots), how many were not spent inside a
 trial's training and evaluation. What counts as inside is what a trial's rows say (`seconds`: from
 the model's making to the trial's end, with evaluation and checkpoints), less the time in which
-the dispatcher handles the trial's rungs: its worker waits for the verdict meanwhile. Each slot's
-clock runs from the end of its first trial to the end of its last, so that neither the start of
-the processes nor a slot that finds nothing left to do is counted; the start is reported apart.
+its worker waited for verdicts, by the worker's own clock. Each slot's clock runs from the end of
+its first trial to the end of its last, so that neither the start of the processes nor a slot that
+finds nothing left to do is counted; the start is reported apart.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,18 +23,23 @@ from typing import Any
 
 from sqlalchemy import event
 
+from sft_tune.run.crew import Running
 from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import Worker
 from sft_tune.run.events import Event, TrialEnded, TrialStarted
+from sft_tune.run.messages import Message
 from sft_tune.run.study import start_study
 from sft_tune.spec.load import load_study
 from sft_tune.store.database import Database
 from sft_tune.store.optuna_storage import open_optuna_storage
 from tests.benchmarks import Table
+from tests.benchmarks.filled import fill
 
 SLOTS = 2
 TARGETS = {10: 0.03, 60: 0.01}
 """Seconds of a trial to the share of the tuner that is admitted."""
+PLAN = ((10, 22, 0), (10, 22, 2_000), (60, 10, 0))
+"""Seconds of a trial, how many, and how many ended ones the study has before."""
 
 
 @dataclass
@@ -48,7 +53,7 @@ class Record:
     statements_at: list[int] = field(default_factory=list)
     statements: int = 0
     waited: dict[int, float] = field(default_factory=dict)
-    """Seconds that each trial waited for verdicts."""
+    """Seconds that each trial's worker waited for verdicts, by its number."""
 
     def notify(self, happened: Event) -> None:
         if isinstance(happened, TrialStarted):
@@ -71,6 +76,7 @@ class Cost:
         trial_seconds: the median of a trial's own seconds.
         inside: seconds inside trials.
         given: wall seconds times slots.
+        waited: seconds that workers waited for verdicts.
         start: seconds from the call to the first trial's start.
         statements: SQL statements a trial.
     """
@@ -79,6 +85,7 @@ class Cost:
     trial_seconds: float
     inside: float
     given: float
+    waited: float
     start: float
     statements: float
 
@@ -89,19 +96,20 @@ class Cost:
 
 
 def run(short: bool) -> Table:
-    """Measure trials of 10 and of 60 seconds (``short``: of about 1)."""
-    plan = {1: 8} if short else {10: 22, 60: 10}
+    """Measure trials of 10 and of 60 seconds, and in a large study (``short``: of about 1)."""
     rows, notes, met = [], [], True
-    for seconds, trials in plan.items():
-        cost = measure(seconds, trials)
+    for seconds, trials, before in ((1, 8, 0),) if short else PLAN:
+        cost = measure(seconds, trials, before)
         target = TARGETS.get(seconds)
         rows.append(
             (
                 f"{cost.trial_seconds:.1f} s",
                 str(cost.trials),
+                f"{before:,}",
                 f"{cost.inside:.1f} s",
                 f"{cost.given:.1f} s",
                 f"{cost.inside / cost.given:.4f}",
+                f"{cost.waited / cost.given:.2%}",
                 f"{cost.share:.2%}",
                 "-" if target is None else f"{target:.0%}",
                 f"{cost.start:.1f} s",
@@ -112,24 +120,24 @@ def run(short: bool) -> Table:
             met = met and cost.share < target
     if not short:
         notes.append("every target met" if met else "A TARGET WAS MISSED")
-    columns = ("trial", "n", "inside", "slots x wall", "ratio", "own cost", "target")
+    columns = ("trial", "n", "before", "inside", "slots x wall", "ratio", "waited", "own cost")
     return Table(
         title=f"builtin:convnet on digits, {SLOTS} workers of 1 thread, 10 rungs a trial, SQLite",
-        columns=(*columns, "first start", "SQL a trial"),
+        columns=(*columns, "target", "first start", "SQL a trial"),
         rows=rows,
-        notes=notes,
+        notes=["own cost: all that is not inside, and in it what workers waited at rungs", *notes],
         met=None if short else met,
     )
 
 
-def measure(seconds: int, trials: int) -> Cost:
-    """Run a study of ``trials`` trials of about ``seconds`` each."""
+def measure(seconds: int, trials: int, ended: int = 0) -> Cost:
+    """Run ``trials`` trials of about ``seconds`` each, in a study that has ``ended`` ones."""
     with tempfile.TemporaryDirectory() as folder:
         before = {name: os.environ.get(name) for name in ("SFT_TUNE_CACHE",)}
         os.environ["SFT_TUNE_CACHE"] = f"{folder}/cache"
         try:
             epochs = _epochs(Path(folder), seconds)
-            record = _study(Path(folder) / "measured", epochs, trials)
+            record = _study(Path(folder) / "measured", epochs, trials, ended)
         finally:
             for name, value in before.items():
                 if value is None:
@@ -149,23 +157,23 @@ def cost_of(record: Record) -> Cost:
     for index, ended in enumerate(record.ended):
         if ended.slot is not None:
             slots.setdefault(ended.slot, []).append(index)
-    inside = given = 0.0
+    given = waited = 0.0
     own: list[float] = []
     for mine in slots.values():
         given += record.ended_at[mine[-1]] - record.ended_at[mine[0]]
-        own += [
-            record.ended[index].seconds - record.waited.get(record.ended[index].number, 0.0)
-            for index in mine[1:]
-        ]
-    inside = sum(own)
+        waits = [record.waited[record.ended[index].number] for index in mine[1:]]
+        waited += sum(waits)
+        seconds = [record.ended[index].seconds for index in mine[1:]]
+        own += [one - wait for one, wait in zip(seconds, waits, strict=True)]
     first = max(mine[0] for mine in slots.values())
     counted = len(record.ended) - 1 - first
     statements = record.statements_at[-1] - record.statements_at[first]
     return Cost(
         trials=len(own),
         trial_seconds=statistics.median(own),
-        inside=inside,
+        inside=sum(own),
         given=given,
+        waited=waited,
         start=record.started[0] - record.begun,
         statements=statements / counted,
     )
@@ -179,14 +187,16 @@ def _epochs(folder: Path, seconds: int) -> int:
     return max(1, round(seconds / each))
 
 
-def _study(folder: Path, epochs: int, trials: int) -> Record:
+def _study(folder: Path, epochs: int, trials: int, ended: int = 0) -> Record:
     folder.mkdir()
     path = folder / "overhead.json"
-    path.write_text(json.dumps(_content(epochs, trials)))
-    record = Record(time.monotonic())
+    path.write_text(json.dumps(_content(epochs, trials + ended)))
     db = Database.open(f"sqlite:///{folder}/overhead.db", create=True)
     try:
-        with _timed_rungs(record):
+        if ended:
+            fill(db, load_study(path).spec, ended, artifacts=str(folder / "runs"))
+        record = Record(time.monotonic())
+        with _waits(record):
             _start(path, db, record)
     finally:
         db.dispose()
@@ -200,24 +210,19 @@ def _start(path: Path, db: Database, record: Record) -> None:
 
 
 @contextmanager
-def _timed_rungs(record: Record) -> Iterator[None]:
-    """Note how long the dispatcher takes over each rung."""
-    plain = Dispatcher._rungs
+def _waits(record: Record) -> Iterator[None]:
+    """Note what workers say, with a trial's end, that it waited for verdicts."""
+    plain = Dispatcher._finish
 
-    def timed(self: Dispatcher, said: Sequence[tuple[Worker | None, Any]]) -> None:
-        busy = self._crew.busy
-        reached = [busy[w].placement.number for w, _ in said if w is not None and w in busy]
-        begun = time.monotonic()
-        plain(self, said)
-        spent = time.monotonic() - begun
-        for number in reached:  # each waits for all that are recorded together
-            record.waited[number] = record.waited.get(number, 0.0) + spent
+    def finish(self: Dispatcher, worker: Worker, running: Running, outcome: Message) -> None:
+        record.waited[running.placement.number] = outcome["waited"]
+        plain(self, worker, running, outcome)
 
-    Dispatcher._rungs = timed  # type: ignore[method-assign]
+    Dispatcher._finish = finish  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Dispatcher._rungs = plain  # type: ignore[method-assign]
+        Dispatcher._finish = plain  # type: ignore[method-assign]
 
 
 def _content(epochs: int, trials: int) -> dict[str, Any]:

@@ -55,9 +55,10 @@ def test_the_cost_is_what_lies_between_the_trials_of_a_slot() -> None:
         record.ended.append(ended(number, slot, seconds))
         record.ended_at.append(at)
         record.statements_at.append(100 * number)
+        record.waited[number] = 0.5
     cost = cost_of(record)
-    assert (cost.trials, cost.inside, cost.given) == (3, 29.0, 31.0)
-    assert cost.share == pytest.approx(2 / 31)
+    assert (cost.trials, cost.inside, cost.given, cost.waited) == (3, 27.5, 31.0, 1.5)
+    assert cost.share == pytest.approx(3.5 / 31)
     assert (cost.start, cost.statements) == (7.0, 100.0)
 
 

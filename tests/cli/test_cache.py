@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -73,26 +74,53 @@ def test_the_cache_is_listed_and_cleared_but_not_what_is_in_use(run: Run) -> Non
     assert not list(used.parent.glob("*/"))
 
 
+def build(folder: Path) -> dict[str, int]:
+    import numpy as np
+
+    from sft_tune.trial.data.cache import save
+
+    save(folder / "a.npy", np.zeros(1000, np.uint8))
+    return {}
+
+
 def test_a_full_cache_loses_what_was_used_least_recently(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sft_tune.trial.data.cache import open_or_build, save
+    from sft_tune.trial.data.cache import open_or_build
 
-    old, newer, held = entry("old", 5000, 3), entry("newer", 5000, 2), entry("held", 5000, 4)
+    old, newer, held = entry("old", 5000, 3), entry("newer", 5000, 0), entry("held", 5000, 4)
     root = old.parent
     hold(root, "held")
     os.utime(root / "held.used", (0, 0))
-
-    def build(folder: Path) -> dict[str, int]:
-        import numpy as np
-
-        save(folder / "a.npy", np.zeros(1000, np.uint8))
-        return {}
-
     monkeypatch.setenv("SFT_TUNE_CACHE_SIZE", "0.012 MB")
     made = open_or_build(root, "made", build, about="what it is").folder
     assert [folder.exists() for folder in (old, newer, held, made)] == [False, True, True, True]
     assert "what it is" in run("cache").stdout
+    assert run("cache").stdout.endswith("at most 12.0 kB are kept, as SFT_TUNE_CACHE_SIZE says\n")
+    monkeypatch.setenv("SFT_TUNE_CACHE_SIZE", "0.006 MB")
+    open_or_build(root, "another", build)
+    assert [newer.exists(), held.exists()] == [False, True]  # used in this hour: the limit is given
     monkeypatch.setenv("SFT_TUNE_CACHE_SIZE", "much")
     with pytest.raises(UserError, match="must be a size like 20GB or 500MB"):
         open_or_build(root, "more", build)
+
+
+def test_nobody_says_how_much_is_kept_and_it_is_a_quarter_of_the_disk(run: Run) -> None:
+    from sft_tune.trial.data.cache import open_or_build
+
+    hour, minutes = 1 / 24, 50 / (24 * 60)
+    old, older, new = entry("old", 5000, hour), entry("older", 5000, 2), entry("new", 5000, minutes)
+    root = old.parent
+    told = json.loads(run("cache", "--json").stdout)
+    free = shutil.disk_usage(root).free
+    assert told["limit"] == pytest.approx(min(free / 4, 10**12), rel=0.1)
+    assert "a quarter of what it and the free space are; SFT_TUNE_CAC" in run("cache").stdout
+    open_or_build(root, "made", build)
+    assert all(folder.exists() for folder in (old, older, new))
+    # Holes, of which the disk has nothing; old and new together are over the limit, old alone too.
+    huge = min(free, 4 * 10**12)
+    for folder in (old, new):
+        with (folder / "train.npy").open("r+b") as file:
+            file.truncate(huge)
+    open_or_build(root, "another", build)
+    assert [folder.exists() for folder in (old, older, new)] == [False, False, True]

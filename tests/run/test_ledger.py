@@ -241,6 +241,16 @@ def test_a_pruned_configuration_is_not_trained_again_either(runner: Open) -> Non
     assert [t.value for t in optuna_trials()] == [0.3] * 4
 
 
+def test_a_worker_that_died_before_it_heard_that_it_is_pruned_is_told_again(runner: Open) -> None:
+    pruner = {"name": "asha", "first": 50, "reduction": 2, "startup_trials": 0}
+    study = runner(pruner=pruner)
+    for value in (0.9, 0.8, 0.7):
+        study.run(study.place(), value)
+    begun = study.ledger.begin(study.place(), "CPU")
+    for _ in range(2):
+        assert study.ledger.rungs([(begun, rung(50, 0.1))]) == [False]
+
+
 class Elsewhere(Runner):
     """A runner of another machine, whose clock may go otherwise."""
 

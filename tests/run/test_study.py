@@ -310,7 +310,8 @@ def test_a_stopped_study_goes_on_from_the_checkpoint(calm: Calm, study_file: Stu
     again, events = start(path)
     assert again == Ended("trials", continued=True)
     first = next(e for e in events if isinstance(e, RungReached))
-    assert (first.number, first.progress) == (1, 50)
+    assert first.number == 1
+    assert first.progress > 25  # how far it had trained on meanwhile is a matter of time
     assert [(t.number, t.value) for t in rows()] == [
         (t.number, t.value) for t in rows(url=calm.url)[:2]
     ]
@@ -371,9 +372,9 @@ def test_a_budget_that_changes_how_trials_are_chosen_says_so(
 ) -> None:
     drawn: list[float] = []
 
-    def sampler(spec: Any, ordinal: int, fixed_cost: float) -> Any:
+    def sampler(spec: Any, ordinal: int, fixed_cost: float, common: Any) -> Any:
         drawn.append(fixed_cost)
-        return make_sampler(spec, ordinal, fixed_cost)
+        return make_sampler(spec, ordinal, fixed_cost, common)
 
     monkeypatch.setattr(searcher, "make_sampler", sampler)
     search = {"sampler": {"name": "tpe"}, "objective": {"rungs": 4}}

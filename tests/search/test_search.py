@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.search_space import IntersectionSearchSpace
+from optuna.trial import TrialState
 
 from sft_tune.search.cost import CostAwareTPE
 from sft_tune.search.distributions import draw, to_distribution
 from sft_tune.search.pruners import PRUNERS, make_pruner, may_prune
-from sft_tune.search.samplers import make_sampler
+from sft_tune.search.samplers import make_sampler, search_space
 from sft_tune.spec.plan import make_plan, weighs_cost
 from sft_tune.spec.search import PrunerSpec
 from sft_tune.spec.space import Parameter
@@ -103,6 +105,31 @@ def test_a_restarted_study_draws_what_an_undisturbed_one_draws(
     kinds = [type(make_sampler(spec, ordinal)).__name__ for ordinal in (2, 3)]
     assert (kinds[0] == "QMCSampler") == ("qmc" in (name, startup))
     assert (kinds[1] == "QMCSampler") == (name == "qmc")
+
+
+@pytest.mark.parametrize("cost_aware", [False, True])
+def test_what_ended_trials_have_in_common_is_found_once_for_all_samplers(cost_aware: bool) -> None:
+    space = {name: part for name, part in SPACE.items() if name != "decay_factor"}
+    spec = study_spec("tpe", space, startup_trials=3, cost_aware=cost_aware)
+    common = search_space()
+
+    def run(common: IntersectionSearchSpace | None) -> list[dict[str, Any]]:
+        study = optuna.create_study(direction="maximize")
+        drawn, running = [], []
+        for ordinal in range(16):
+            study.sampler = make_sampler(spec, ordinal, 0.0, common)
+            trial = study.ask()
+            drawn.append(draw(trial, spec.space))
+            running.append(trial)
+            if ordinal % 3:  # two at once, of which the later one ends first
+                ended = running.pop()
+                ended.report(float(drawn[ended.number]["learning_rate"]), 50)
+                state = TrialState.PRUNED if ordinal % 2 else TrialState.COMPLETE
+                study.tell(ended, None if ordinal % 2 else 1.0, state=state)
+        return drawn
+
+    assert run(common) == run(None)
+    assert common._cached_trial_number >= 0  # else Optuna's TPE does not look there any more
 
 
 def searched(

@@ -23,7 +23,7 @@ from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
 from sft_tune.errors import SftTuneError, UserError
-from sft_tune.trial.kept import META, hold, make_room, size_limit
+from sft_tune.trial.kept import META, given_limit, hold, make_room
 from sft_tune.trial.kept import prepared_root as prepared_root
 from sft_tune.trial.shared import fetch, offer
 
@@ -72,7 +72,7 @@ def open_or_build(
     """Return the entry ``key`` below ``root``; have it built where it is absent or damaged.
 
     What another machine has built is fetched (see `shared`). An entry stays while this process
-    lives. Where the cache then holds more than `SFT_TUNE_CACHE_SIZE`, the least recently used
+    lives. Where the cache then holds more than it may (see `make_room`), the least recently used
     entries that nobody uses go.
 
     Args:
@@ -85,7 +85,7 @@ def open_or_build(
     Raises:
         UserError, SftTuneError: where the entry cannot be written; nothing of it is left then.
     """
-    folder, limit = root / key, size_limit()
+    folder, limit = root / key, given_limit()
     hold(root, key)
     if (meta := _read_whole(folder)) is not None:
         offer(key, folder)
@@ -103,8 +103,7 @@ def open_or_build(
     finally:
         lock.release()
     offer(key, folder, anew=built)
-    if limit is not None:
-        make_room(root, limit, keep=key)
+    make_room(root, limit, keep=key)
     return Entry(folder, meta)
 
 
