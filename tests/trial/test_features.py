@@ -107,7 +107,7 @@ def check_both_ways(config: TrialConfig, folder: Path) -> Outcome:
     return quick
 
 
-def tested(config: TrialConfig, folder: Path) -> dict[str, float] | None:
+def metrics_of_test(config: TrialConfig, folder: Path) -> dict[str, float] | None:
     return held_out.test_metrics(
         config,
         TrialPaths(folder).best,
@@ -189,7 +189,7 @@ def test_the_best_of_the_first_phase_outlives_the_second(
     assert torch.equal(tensors["layer1.0.conv1.weight"], pretrained["layer1.0.conv1.weight"])
     assert torch.equal(tensors["bn1.running_mean"], pretrained["bn1.running_mean"])
     # What a trial has trained makes features for nobody else.
-    assert tested(config, tmp_path / "quick") is not None
+    assert metrics_of_test(config, tmp_path / "quick") is not None
     assert not list(tmp_path.glob("cache/prepared/*/test_features.npy"))
 
 
@@ -256,13 +256,13 @@ def test_the_test_split_is_sent_through_the_backbone_once(
     trial = tmp_path / "trial"
     with monkeypatch.context() as patch:
         patch.setattr(held_out, "use_features", lambda *_, **__: "")
-        long = tested(config, trial)
-    kept, count = tested(config, trial), len(list(built.parent.parent.glob("*/test_features.npy")))
+        long = metrics_of_test(config, trial)
+    kept, count = metrics_of_test(config, trial), len(list(built.parent.parent.glob("*/test_features.npy")))
     assert count == 1 and not (built.parent / "test_features.npy").exists()
     assert long is not None and kept == pytest.approx(long, rel=1e-3, abs=1e-4)
     with monkeypatch.context() as patch:
         patch.setattr(features, "_write", lambda *_: pytest.fail("the features are there"))
-        assert tested(config, trial) == kept
+        assert metrics_of_test(config, trial) == kept
 
 
 @pytest.mark.parametrize(
