@@ -257,7 +257,10 @@ def test_the_test_split_is_sent_through_the_backbone_once(
     with monkeypatch.context() as patch:
         patch.setattr(held_out, "use_features", lambda *_, **__: "")
         long = metrics_of_test(config, trial)
-    kept, count = metrics_of_test(config, trial), len(list(built.parent.parent.glob("*/test_features.npy")))
+    kept, count = (
+        metrics_of_test(config, trial),
+        len(list(built.parent.parent.glob("*/test_features.npy"))),
+    )
     assert count == 1 and not (built.parent / "test_features.npy").exists()
     assert long is not None and kept == pytest.approx(long, rel=1e-3, abs=1e-4)
     with monkeypatch.context() as patch:
