@@ -57,7 +57,8 @@ class Channel:
         Raises:
             DroppedError: there will be none.
         """
-        go_on = self._verdicts_on(lane).get()
+        # A `verdict` before this may have met that there will be none.
+        go_on = None if self.is_dropped(lane) else self._verdicts_on(lane).get()
         if go_on is None:
             raise DroppedError
         return go_on

@@ -25,7 +25,8 @@ from sft_tune.store.records import StudyRecord, find_study
 
 StudyFile = Callable[..., Path]
 OPEN = {"trials_per_device": None, "threads_per_trial": None}
-CPU = ResourcesSpec(devices="cpu")
+# Memory is no matter here, whatever processes other tests have left.
+CPU = ResourcesSpec(devices="cpu", memory_per_trial=0.01)
 
 
 class Machine:
