@@ -44,6 +44,8 @@ class Assignment:
         self.loggers = Loggers(command["loggers"], self.config, self.paths.root)
         self._channel = channel
         self._waited = 0.0
+        self.unanswered = 0
+        """Rungs that were sent to a stack's runner and have no verdict yet."""
 
     def report(self, evaluation: Evaluation) -> bool:
         """Send a rung, and wait for the verdict on it."""
@@ -68,6 +70,7 @@ class Assignment:
 
     def send(self, evaluation: Evaluation) -> None:
         """Send a rung, without waiting."""
+        self.unanswered += 1
         self._channel.send("evaluation", lane=self.lane, **asdict(evaluation))
         self.loggers.rung(evaluation)
 

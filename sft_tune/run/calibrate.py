@@ -12,9 +12,11 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+from filelock import FileLock
 
 from sft_tune.errors import SftTuneError
 from sft_tune.run import messages
@@ -77,18 +79,29 @@ def best_cpu_workers(
     """
     note = messages.cache_folder() / "cpu_workers.json"
     key = _key(config, resources, features=record.spec.resources.feature_cache)
-    known = _read(note).get(key)
-    if isinstance(known, int) and 1 <= known <= available_cores():
-        return known
-    try:
-        best = _search(config, record, resources, engine, inbox, idle)
-    except CannotMeasureError:
-        for worker in idle:  # some wait for others, which will not come
-            worker.close()
-        idle.clear()
-        return 1
-    _remember(note, key, best)
+    with _alone(note):
+        known = _read(note).get(key)
+        if isinstance(known, int) and 1 <= known <= available_cores():
+            return known
+        try:
+            best = _search(config, record, resources, engine, inbox, idle)
+        except CannotMeasureError:
+            for worker in idle:  # some wait for others, which will not come
+                worker.close()
+            idle.clear()
+            return 1
+        _remember(note, key, best)
     return best
+
+
+@contextlib.contextmanager
+def _alone(note: Path) -> Iterator[None]:
+    """Inside, no other process measures: each would have a part of the machine."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # a folder that takes no files: then nobody waits
+            note.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(note.with_suffix(".lock"), poll_interval=0.1))
+        yield
 
 
 def _search(

@@ -166,6 +166,14 @@ def _is_open(record: StudyRecord, resources: ResourcesSpec) -> bool:
     return ready and is_open(resources) and given == (None, None)
 
 
+def _as_the_study_says(record: StudyRecord, resources: ResourcesSpec) -> ResourcesSpec:
+    """Return ``resources`` with what the study says of the share of a trial."""
+    own = record.spec.resources
+    said = {name: getattr(own, name) for name in ("memory_per_trial", "threads_per_trial")}
+    given = {name: value for name, value in said.items() if value is not None}
+    return resources.model_copy(update=given)
+
+
 def serve(
     db: Database,
     engine: Engine,
@@ -184,7 +192,8 @@ def serve(
     Trials of the study ``only`` train as stacks where `start` would train them so. Those of many
     studies do not: a place in a stack that others are in is none for a trial of another study.
     As many of them run at once on a CPU as `start` would run, where neither ``resources``, from
-    which the ``slots`` are, nor the study says how many, or on how many threads.
+    which the ``slots`` are, nor the study says how many; what
+    the study says of a trial's memory and threads holds.
     """
     roster = OpenStudies(db, notify, engine=engine.name, only=only, idle_seconds=idle_seconds)
     roster.refresh()
@@ -194,6 +203,7 @@ def serve(
         if only is not None:
             record = find_study(db, only)
             if resources is not None and _is_open(record, resources):
+                resources = _as_the_study_says(record, resources)
                 slots = measured_slots(record, engine, inbox, idle, resources)
                 notify(only, Notice(AT_ONCE.format(count=len(slots))))
             count = stack_size(record, engine, slots, inbox, idle)

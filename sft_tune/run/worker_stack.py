@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from pathlib import Path
 
 from sft_tune.run.assignment import Assignment, describe
-from sft_tune.run.channel import Channel, Message
+from sft_tune.run.channel import Channel, DroppedError, Message
 from sft_tune.trial.device import confine, is_out_of_memory
 from sft_tune.trial.outcome import Outcome
 from sft_tune.trial.stack.shared import NotStackableError
@@ -53,10 +54,18 @@ class _Together:
                 if not is_out_of_memory(error):
                     self._fail(error)
                     break
+                self._await_verdicts()
                 self._left += [trial.command for trial in self._trials.values()]
                 break
             self._finish(ended)
         return self._left
+
+    def _await_verdicts(self) -> None:
+        """Wait for the verdicts that are on their way: alone, trials report these rungs anew."""
+        for lane, trial in self._trials.items():
+            with contextlib.suppress(DroppedError):
+                for _ in range(trial.unanswered):
+                    self._channel.awaited(lane)
 
     def _finish(self, ended: list[tuple[int | None, Outcome | Exception]]) -> None:
         """Say how trials have ended."""
@@ -81,6 +90,7 @@ class _Together:
         for lane in list(self._trials):
             go_on = self._channel.verdict(lane)
             if go_on is not None:
+                self._trials[lane].unanswered -= 1
                 self._stack.answer(lane, go_on)
             if self._channel.should_stop(lane):
                 self._stack.stop(lane)

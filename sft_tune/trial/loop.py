@@ -211,6 +211,9 @@ def _train(
 
         # First, so that what is measured is what the step trains.
         if trainee.enter(state.step):
+            # What follows may take minutes, for nothing where the trial has been pruned.
+            if ending := rung.ending(state, wait=True):
+                return ending
             with state.clock.aside(trainee.device):
                 trainee.hold_examples()
                 _compile(trainee, state, hooks)

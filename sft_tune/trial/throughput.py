@@ -34,7 +34,7 @@ def throughput(
     """Train ``config`` for at most ``seconds`` on ``threads`` threads; return samples per second.
 
     It takes the same step again and again: steps of texts differ in length, and those who compare
-    what two such measurements say must not compare batches. It is one of the last epoch, in which
+    what two such measurements say must not compare batches. It is the last of a whole batch, when
     nothing waits any more to be unfrozen. The head of a backbone that is frozen then is trained on
     features, as it is in a trial; those that this makes are kept for the trials.
 
@@ -54,17 +54,17 @@ def throughput(
     data = prepare(config.task, config.data, config.model, cache=cache)
     with memory_of_its_own(where):
         trainee = set_up(config, data, where)
-        last_epoch = trainee.plan.horizon - trainee.plan.steps_per_epoch
-        trainee.enter(last_epoch)
+        step = trainee.plan.horizon - min(2, trainee.plan.steps_per_epoch)
+        trainee.enter(step)
         if feature_cache:
             use_features(trainee, cache, evaluation_batch_size)
         trainee.set_training_mode()
-        train_step(trainee, last_epoch)
+        train_step(trainee, step)
         wait_for(where)
         armed()
         begin, spent, steps, samples = time.perf_counter(), 0.0, 0, 0
         while spent < (seconds if steps < ENOUGH_STEPS else min(seconds, BRIEF_SECONDS)):
-            samples += train_step(trainee, last_epoch)[2]
+            samples += train_step(trainee, step)[2]
             wait_for(where)
             spent, steps = time.perf_counter() - begin, steps + 1
     return samples / spent

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from sft_tune.run import calibrate
@@ -196,8 +197,9 @@ def served(folder: Path, resources: ResourcesSpec) -> tuple[list[str], set[int]]
         ({"threads_per_trial": 1}, OPEN, {0}),
         ({"trials_per_device": 1}, OPEN, {0}),
         ({}, {"trials_per_device": 1, "threads_per_trial": None}, {0}),
+        ({}, {**OPEN, "memory_per_trial": 0.6 * psutil.virtual_memory().total / 2**30}, {0}),
     ],
-    ids=["open", "threads", "trials", "study"],
+    ids=["open", "threads", "trials", "study", "memory"],
 )
 def test_a_worker_of_one_study_measures_what_nobody_has_said(
     study_file: StudyFile,
@@ -213,4 +215,5 @@ def test_a_worker_of_one_study_measures_what_nobody_has_said(
     monkeypatch.setattr(calibrate, "_search", lambda *_: 2)
     said, used = served(tmp_path, CPU.model_copy(update=options))
     assert used == slots
-    assert ("2 at once on the CPU, as a measurement finds fastest" in said) == (len(slots) == 2)
+    if study == OPEN:
+        assert ("2 at once on the CPU, as a measurement finds fastest" in said) == (slots == {0, 1})

@@ -291,9 +291,11 @@ def test_a_trial_that_kills_every_worker_fails_with_every_error_kept(
     with pytest.raises(TrialError, match="trial 0 crashed: the worker was killed by SIGKILL"):
         start(path, notify=kill, on_dispatcher=current.append)
     (trial,) = rows()
-    assert (trial.state, trial.reason, trial.attempts) == ("FAIL", "crashed", 3)
-    # The first attempt reached a rung; those after it no further one.
-    assert trial.error is not None and trial.error.count("SIGKILL") == 3
+    assert (trial.state, trial.reason) == ("FAIL", "crashed")
+    # The first attempt reached a rung, two after it no further one. Others may have got to the next
+    # of the four before they were killed.
+    assert trial.attempts >= 3
+    assert trial.error is not None and trial.error.count("SIGKILL") == trial.attempts
 
 
 def test_a_stopped_study_goes_on_from_the_checkpoint(calm: Calm, study_file: StudyFile) -> None:

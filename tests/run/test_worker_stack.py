@@ -26,7 +26,10 @@ from sft_tune.trial.stack.rows import Rows
 
 
 class Runner(Channel):
-    """Sends commands, lets every trial go on, and keeps what it is told."""
+    """Sends commands, lets trials go on but those to be pruned, and keeps what it is told.
+
+    While it thinks, verdicts come when they are waited for.
+    """
 
     def __init__(self) -> None:
         """Begin without a process at the other end."""
@@ -37,11 +40,27 @@ class Runner(Channel):
         self._news = threading.Event()
         self._spoke = time.monotonic()
         self.told: list[tuple[str, int | None]] = []
+        self.reasons: dict[int | None, str] = {}
+        self.pruned: list[int] = []
+        self.thinks = False
+        self.owed: list[int | None] = []
 
     def send(self, event: str, *, lane: int | None = None, **content: Any) -> None:
         self.told.append((event, lane))
+        self.reasons[lane] = content.get("reason", "")
         if event == "evaluation":
-            self._take({"do": "verdict", "go_on": True, "lane": lane})
+            self.owed.append(lane)
+            if not self.thinks:
+                self.answer(lane)
+
+    def answer(self, lane: int | None) -> None:
+        self.owed.remove(lane)
+        self._take({"do": "verdict", "go_on": lane not in self.pruned, "lane": lane})
+
+    def awaited(self, lane: int | None) -> bool:
+        if lane in self.owed:
+            self.answer(lane)
+        return super().awaited(lane)
 
     def ended(self) -> set[tuple[str, int | None]]:
         return {one for one in self.told if one[0] in ("outcome", "error")}
@@ -120,3 +139,66 @@ def test_a_fault_of_ours_as_a_stack_trains_is_told_of_every_trial(
         runner.commands.put(command)
     assert train_stacked(runner, commands[0]) == []
     assert runner.ended() == {("error", 0), ("error", 1), ("error", 2)}
+
+
+def test_no_verdict_of_a_stack_is_left_for_the_rungs_of_its_trials_alone(
+    commands: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = Runner()
+    runner.thinks = True
+    plain, steps = Rows.step, []
+
+    def step(stack: Rows, *given: Any) -> torch.Tensor:
+        steps.append(len(stack.weights))
+        return out_of_memory() if steps.count(3) == 6 else plain(stack, *given)
+
+    monkeypatch.setattr(Rows, "step", step)
+    for command in commands[1:]:
+        runner.commands.put(command)
+    assert len(train_stacked(runner, commands[0])) == 3
+    assert [event for event, _ in runner.told] == ["evaluation"] * 3
+    assert runner.owed == [] and [runner.verdict(lane) for lane in range(3)] == [None] * 3
+
+
+def test_a_trial_has_ended_though_memory_runs_out_as_it_leaves(
+    commands: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = Runner()
+    runner.pruned = [0]
+    plain, sizes = rows._multipliers, []
+
+    def multipliers(given: Any, device: torch.device) -> torch.Tensor:
+        sizes.append(len(given))
+        return out_of_memory() if sizes == [1, 2, 3, 2] else plain(given, device)
+
+    monkeypatch.setattr(rows, "_multipliers", multipliers)
+    for command in commands[1:]:
+        runner.commands.put(command)
+    left = train_stacked(runner, commands[0])
+    assert [command["lane"] for command in left] == [1, 2]
+    assert runner.ended() == {("outcome", 0)} and runner.reasons[0] == "pruned"
+
+
+@pytest.mark.parametrize("pruned", [[0], []])
+def test_a_trial_that_diverges_after_its_rung_ends_as_it_would_alone(
+    commands: list[Message], monkeypatch: pytest.MonkeyPatch, pruned: list[int]
+) -> None:
+    runner = Runner()
+    runner.thinks, runner.pruned = True, pruned
+    plain, steps = Rows.step, []
+
+    def step(stack: Rows, *given: Any) -> torch.Tensor:
+        norms = plain(stack, *given)
+        steps.append(len(stack.weights))
+        if steps[-1] == 3 and steps.count(3) == 6:
+            norms[0] = torch.nan
+            runner.thinks = False
+            for lane in range(3):
+                runner.answer(lane)
+        return norms
+
+    monkeypatch.setattr(Rows, "step", step)
+    for command in commands[1:]:
+        runner.commands.put(command)
+    assert train_stacked(runner, commands[0]) == []
+    assert runner.reasons == {0: "pruned" if pruned else "diverged", 1: "completed", 2: "completed"}

@@ -73,6 +73,7 @@ class Member:
         held: whether it is at its next rung already, and waits for that verdict.
         stands: whether it waits at the pending rung, to be saved there.
         stopping: whether it is to be saved and left.
+        failed: how it diverged while the verdict on a rung before was on its way.
         watched: steps for which the monitors are asked for an explosion of the loss.
     """
 
@@ -94,6 +95,7 @@ class Member:
     held: bool = False
     stands: bool = False
     stopping: bool = False
+    failed: str | None = None
     watched: int = 0
 
     def fault(self, loss: Tensor | float, norm: Tensor | float) -> str | None:

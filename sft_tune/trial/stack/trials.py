@@ -11,6 +11,7 @@ import torch
 
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.stacking import stack_key, trains_models
+from sft_tune.trial.data.resident import release
 from sft_tune.trial.device import open_device, peak_memory, wait_for
 from sft_tune.trial.loop import save
 from sft_tune.trial.mirror import Mirror
@@ -106,12 +107,18 @@ class Stack(Generic[Name]):
                 self._shared = self._share(config)
                 self._key = key
             trainee = self._shared.trainee(config)
-            if self._members and not most_of(self._device, least_bytes(trainee.model.module)):
+            if self._members and not self._has_room(least_bytes(trainee.model.module)):
                 raise MemoryError("the device has no room for it beside the others")
             member = make_member(trainee, paths, report, mirror, clock, kept_from)
             self._shared.join(trainee)
         self._arrange([*self._training, member])
         self._members[name] = member
+
+    def _has_room(self, size: int) -> bool:
+        """Tell whether a trial of ``size`` bytes fits in, perhaps in place of held data."""
+        if most_of(self._device, size):
+            return True
+        return release(self._device) and bool(most_of(self._device, size))
 
     def _share(self, config: TrialConfig) -> Shared:
         if trains_models(config):
@@ -196,6 +203,9 @@ class Stack(Generic[Name]):
             self._end(name, ending)
             return False
         state.step = trained
+        if member.failed is not None:
+            self._diverge(name, member, member.failed)
+            return False
         # Not at a rung that it has reached and not told of: going on from there would pass it over.
         if self._is_due(member) and not member.held and not member.stopping:
             self._save(member, member.mirror)
@@ -256,7 +266,11 @@ class Stack(Generic[Name]):
         names = {member: name for name, member in self._members.items()}
         gone = []
         for member, fault in faulty:
-            self._end(names[member], Ending("diverged", f"{fault} of {member.state.horizon}"))
+            if member.pending is None:
+                self._diverge(names[member], member, fault)
+            else:  # it may have been pruned before that
+                member.failed = fault
+                gone.append(member)
         for member in reached:
             if member.pending is not None:
                 member.held = True
@@ -265,6 +279,9 @@ class Stack(Generic[Name]):
                 self._rung(names[member], member)
         if gone:
             self._part(gone)
+
+    def _diverge(self, name: Name, member: Member, fault: str) -> None:
+        self._end(name, Ending("diverged", f"{fault} of {member.state.horizon}"))
 
     def _rung(self, name: Name, member: Member) -> bool:
         """Evaluate and report; tell whether the trial is still there."""
@@ -304,6 +321,7 @@ class Stack(Generic[Name]):
 
     def _end(self, name: Name, ending: Ending) -> None:
         member = self._members.pop(name)
+        # First: it has ended though memory run out as the others are put together anew.
+        self._endings.add(name, member, ending, peak_memory(self._device))
         if member in self._training:
             self._part([member])
-        self._endings.add(name, member, ending, peak_memory(self._device))
