@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from sft_tune.spec.config import TrialConfig, assemble, default_params
+from sft_tune.spec.features import WITHOUT
 from sft_tune.spec.function_task import is_function
 from sft_tune.spec.study import StudySpec
 from sft_tune.spec.wording import shown
@@ -30,16 +31,10 @@ OWN_OF_HEADS = (*OWN, "freeze_batch_norm", "freeze_blocks", "gradient_checkpoint
 """The same where only a head is trained, on features: these have no effect on it."""
 
 REQUIRED = {
-    "averaging": "none",
+    **WITHOUT,
     "class_weights": "none",
     "focal_gamma": 0.0,
     "r_drop": 0.0,
-    "augment": "none",
-    "auto_augment": "none",
-    "color_jitter": 0.0,
-    "erasing": 0.0,
-    "token_masking": 0.0,
-    "mix": "none",
     "micro_batch": None,
 }
 """Settings of training that every trial of a stack has: what a trial alone draws is its own."""

@@ -89,6 +89,17 @@ def out_of_memory(*_: object) -> torch.Tensor:
     return torch.empty(2**60)
 
 
+def run_out(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Have memory run out in step ``at`` of three trials together."""
+    plain, steps = Rows.step, []
+
+    def step(stack: Rows, *given: Any) -> torch.Tensor:
+        steps.append(len(stack.weights))
+        return out_of_memory() if steps.count(3) == at else plain(stack, *given)
+
+    monkeypatch.setattr(Rows, "step", step)
+
+
 def test_a_trial_for_which_memory_runs_out_as_it_enters_waits_for_its_turn_alone(
     commands: list[Message], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,13 +123,7 @@ def test_where_memory_runs_out_as_a_stack_trains_all_go_on_alone(
     commands: list[Message], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = Runner()
-    plain, steps = Rows.step, []
-
-    def step(stack: Rows, *given: Any) -> torch.Tensor:
-        steps.append(len(stack.weights))
-        return out_of_memory() if steps.count(3) == 3 else plain(stack, *given)
-
-    monkeypatch.setattr(Rows, "step", step)
+    run_out(monkeypatch, at=3)
     for command in commands[1:]:
         runner.commands.put(command)
     left = train_stacked(runner, commands[0])
@@ -146,13 +151,7 @@ def test_no_verdict_of_a_stack_is_left_for_the_rungs_of_its_trials_alone(
 ) -> None:
     runner = Runner()
     runner.thinks = True
-    plain, steps = Rows.step, []
-
-    def step(stack: Rows, *given: Any) -> torch.Tensor:
-        steps.append(len(stack.weights))
-        return out_of_memory() if steps.count(3) == 6 else plain(stack, *given)
-
-    monkeypatch.setattr(Rows, "step", step)
+    run_out(monkeypatch, at=6)
     for command in commands[1:]:
         runner.commands.put(command)
     assert len(train_stacked(runner, commands[0])) == 3

@@ -132,14 +132,15 @@ def test_where_only_the_head_is_trained_nothing_is_compiled_nor_remembered(
 ) -> None:
     outcome = trained(runner, digits(training={"freeze": "backbone"}), True)
     assert not outcome.flags.get("cached_features")  # what is augmented is not kept
-    assert outcome.note.endswith("; not compiled: only the head is trained")
+    assert outcome.note == (
+        "the frozen backbone is run in every step, because of training.augment (flip_crop); "
+        "not compiled: only the head is trained"
+    )
     assert not (runner.cache / compiling.FOLDER).exists()
 
 
-@pytest.mark.parametrize("freeze", ["head_first", "gradual"])
-def test_what_is_unfrozen_later_is_compiled_for_the_steps_after(
-    freeze: str, digits: Any, new_runner: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def compiled_graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return the list that every graph comes into that is compiled from now on."""
     graphs: list[Any] = []
 
     def counting(graph: Any, inputs: Any) -> Any:
@@ -147,6 +148,14 @@ def test_what_is_unfrozen_later_is_compiled_for_the_steps_after(
         return aot_eager(graph, inputs)
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counting))
+    return graphs
+
+
+@pytest.mark.parametrize("freeze", ["head_first", "gradual"])
+def test_what_is_unfrozen_later_is_compiled_for_the_steps_after(
+    freeze: str, digits: Any, new_runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = compiled_graphs(monkeypatch)
     config = digits(training={"freeze": freeze, "unfreeze_at": 0.6, "epochs": 2})
     plain, whole = new_runner("plain"), new_runner("whole")
     trained(plain, config, False)
@@ -240,13 +249,7 @@ def test_as_many_kinds_of_trials_as_there_are_are_compiled(
     digits: Any, new_runner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Torch's own limit is 8 of one module in a process; each dropout is one."""
-    graphs: list[Any] = []
-
-    def counting(graph: Any, inputs: Any) -> Any:
-        graphs.append(graph)
-        return aot_eager(graph, inputs)
-
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counting))
+    graphs = compiled_graphs(monkeypatch)
     for i in range(10):
         before = len(graphs)
         config = digits(model={"dropout": 0.05 * i}, training={"epochs": 1}, objective={"rungs": 1})

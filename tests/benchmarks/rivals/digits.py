@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from sft_tune.trial.convnet import ConvNet
-from tests.benchmarks.rivals.target import factor_of
+from tests.benchmarks.rivals.target import train
 
 
 def _load(folder: Path, split: str) -> TensorDataset:
@@ -25,30 +25,10 @@ def _load(folder: Path, split: str) -> TensorDataset:
 
 def fine_tune(config: dict[str, Any], folder: Path, report: Callable[[float], None]) -> None:
     """Fine-tune the network by ``config``; ``report`` the validation accuracy of each epoch."""
-    train = DataLoader(_load(folder, "train"), config["batch_size"], shuffle=True)
+    batches = DataLoader(_load(folder, "train"), config["batch_size"], shuffle=True)
     held_out = DataLoader(_load(folder, "validation"), 256)
     model = ConvNet(5)
     weights: dict[str, Tensor] = load_file(json.loads((folder / "work.json").read_text())["model"])
     floats = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
     model.load_state_dict(floats, strict=False)
-    loss_of = nn.CrossEntropyLoss(label_smoothing=config["label_smoothing"])
-    optimizer = torch.optim.AdamW(
-        model.parameters(), config["learning_rate"], weight_decay=config["weight_decay"]
-    )
-    steps = config["epochs"] * len(train)
-    factor = factor_of(config["schedule"], config["epochs"], steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    for _ in range(config["epochs"]):
-        model.train()
-        for pixels, labels in train:
-            optimizer.zero_grad()
-            loss_of(model(pixels), labels).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-        model.eval()
-        right = 0
-        with torch.no_grad():
-            for pixels, labels in held_out:
-                right += int((model(pixels).argmax(1) == labels).sum())
-        report(right / len(held_out.dataset))  # type: ignore[arg-type]
+    train(config, model, batches, held_out, report)
