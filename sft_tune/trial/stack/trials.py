@@ -321,7 +321,7 @@ class Stack(Generic[Name]):
 
     def _end(self, name: Name, ending: Ending) -> None:
         member = self._members.pop(name)
-        # First: it has ended though memory run out as the others are put together anew.
+        # First: it has ended even where memory runs out as the others are put together anew.
         self._endings.add(name, member, ending, peak_memory(self._device))
         if member in self._training:
             self._part([member])
