@@ -16,6 +16,9 @@ from sft_tune.store.tables import PAUSED, STOPPED
 
 FAILURES = ("crashed", "stalled", "out_of_memory")
 
+ASKED_TO = "asked to"
+"""Why a trial was saved and left, as its worker knows it."""
+
 
 class Book(Protocol):
     """The database side of what a desk serves: a search (`Ledger`), or a confirmation of it."""
@@ -31,6 +34,12 @@ class Book(Protocol):
 
     def exhausted(self) -> str | None:
         """Return why nothing new may start, in a word; None when the count decides."""
+
+    def target_reached(self) -> bool:
+        """Tell whether a value is there that ends the study."""
+
+    def asked_for(self, placement: Placement) -> bool:
+        """Tell whether a person asked for ``placement``: it trains whatever else is known."""
 
     def spent(self, placement: Placement, most: int) -> bool:
         """Tell whether ``placement``, whose worker or runner died, has had its attempts."""
@@ -85,9 +94,11 @@ class Desk:
         self._failures: list[str] = []
         self._said: str | None = None
         self.wishes = ledger.wishes()
+        self.target_reached = ledger.target_reached()
 
     def refresh(self) -> Wishes:
         """Read again what is wanted of the study; after a pause, take it up anew."""
+        self.target_reached = self.ledger.target_reached()
         before, self.wishes = self.wishes, self.ledger.wishes()
         if before.wanted is not None and self.wishes.wanted is None:
             self.ledger.recover()
@@ -95,7 +106,15 @@ class Desk:
 
     def wants_end(self, placement: Placement) -> bool:
         """Tell whether the running trial is to be saved and left: now, or for good."""
-        return self.wishes.wanted is not None or placement.claim.id in self.wishes.ending
+        return self.wishes.wanted is not None or self._ending(placement) is not None
+
+    def _ending(self, placement: Placement) -> str | None:
+        """Return why the trial is to end where it is; None: it is not."""
+        if placement.claim.id in self.wishes.ending:
+            return ASKED_TO
+        if self.target_reached and not self.ledger.asked_for(placement):
+            return "the target is reached"
+        return None
 
     def next(self) -> Placement | None:
         """Return the next trial to train; those that need no training are ended here."""
@@ -110,8 +129,9 @@ class Desk:
                 note = f"its runner died, {most} times without that it got any further"
                 self.end(placement, {"reason": "crashed", "note": note, "seconds": 0.0}, slot=None)
                 continue
-            if placement.claim.stop_requested:
-                self.end(placement, _stopped({"note": "asked to, before it went on"}), slot=None)
+            why = ASKED_TO if placement.claim.stop_requested else self._ending(placement)
+            if why is not None:
+                self.end(placement, _stopped({"note": f"{why}, before it went on"}), slot=None)
                 continue
             repeated = self.ledger.repeated(placement)
             if repeated is None:
@@ -126,6 +146,8 @@ class Desk:
             TrialError: after as many failures in a row as the budget admits.
         """
         ended = self.ledger.end(placement, outcome)
+        if ended.leads:
+            self.target_reached = self.ledger.target_reached()
         self.notify(replace(ended, slot=slot))
         if ended.reason not in FAILURES:
             self._failures.clear()
@@ -140,8 +162,10 @@ class Desk:
 
     def left(self, placement: Placement, outcome: Mapping[str, Any], slot: int) -> None:
         """Record that a trial was saved and left: given back, or ended where it was asked for."""
-        if placement.claim.id in self.wishes.ending:
-            self.end(placement, _stopped(outcome), slot)
+        why = self._ending(placement)
+        if why is not None:
+            note = outcome["note"].replace(ASKED_TO, why, 1)
+            self.end(placement, _stopped({**outcome, "note": note}), slot)
             return
         self.ledger.give_back(placement)
         self.notify(Notice(f"trial {placement.number} saved at step {outcome['steps']}"))
@@ -178,11 +202,10 @@ class Desk:
 
 
 def _stopped(outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the outcome of a trial that a person stopped; the sampler learns from its rungs."""
+    """Return the outcome of a trial that ends where it is; the sampler learns from its rungs."""
     reached = outcome.get("value") is not None
     return {
         "seconds": 0.0,
-        "note": "asked to",
         **outcome,
         "reason": "stopped",
         "state": "PRUNED" if reached else "FAIL",

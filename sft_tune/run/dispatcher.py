@@ -204,6 +204,8 @@ class Dispatcher:
             self._in_desk(running.desk, running.desk.left, running.placement, outcome, worker)
         else:
             self._in_desk(running.desk, running.desk.end, running.placement, outcome, worker)
+        if running.desk.target_reached:
+            self._next_wishes = 0.0  # those that run are to end
 
     def _failed(self, worker: Worker, running: Running, message: Message) -> None:
         """End a trial whose training raised; what is not there is not the trial's fault."""

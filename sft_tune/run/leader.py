@@ -27,7 +27,12 @@ class Leader:
 
     def reached(self, target: float) -> bool:
         """Tell whether the best value is as good as ``target``."""
+        if self._is_at(target):  # it cannot become worse
+            return True
         self._hear()
+        return self._is_at(target)
+
+    def _is_at(self, target: float) -> bool:
         if self._value is None:
             return False
         return self._value >= target if self._maximize else self._value <= target

@@ -112,11 +112,21 @@ class Ledger:
     def exhausted(self) -> str | None:
         """Return why no new trial may start, in a word; None when the count of trials decides."""
         budget = self._spec.budget
-        if budget.target is not None and self._leader.reached(budget.target):
+        if self.target_reached():
             return "target"
         if budget.hours is not None and self._count_time() >= budget.hours * 3600:
             return "hours"
         return None
+
+    def target_reached(self) -> bool:
+        """Tell whether the best value, whoever found it, is as good as the target."""
+        target = self._spec.budget.target
+        return target is not None and self._leader.reached(target)
+
+    def asked_for(self, placement: Placement) -> bool:
+        """Tell whether it is the default configuration, or one that somebody asked for."""
+        claim = placement.claim
+        return claim.asked is not None or claim.place < self._asked_for
 
     def repeated(self, placement: Placement) -> TrialEnded | None:
         """End ``placement`` with the result of an equal configuration, where one is finished."""
@@ -178,12 +188,9 @@ class Ledger:
         retrying(lambda: self._searcher.note(reports))
         verdicts: dict[int, bool | LeaseLostError] = {**lost}
         for (placement, _), (point, progress, _) in zip(ours, reports, strict=True):
-            claim = placement.claim
             prune = retrying(functools.partial(self._searcher.prunes, point, progress))
             # The default configuration and those asked for are what the study compares itself with.
-            verdicts[claim.id] = (
-                not prune or claim.asked is not None or claim.place < self._asked_for
-            )
+            verdicts[placement.claim.id] = not prune or self.asked_for(placement)
         return [verdicts[placement.claim.id] for placement, _ in reached]
 
     def end(

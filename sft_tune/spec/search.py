@@ -80,7 +80,9 @@ class BudgetSpec(Section):
         "that run are finished.",
     )
     target: float | None = Field(
-        None, description="Stop when the objective has reached this value."
+        None,
+        description="Stop when a trial has ended with this value or a better one; those that "
+        "still run are ended where they are.",
     )
     failures: int = Field(5, ge=1, description="Give up after so many failed trials in a row.")
 

@@ -321,3 +321,41 @@ def test_a_worker_that_keeps_memory_is_replaced(
     assert len(pids) == 2
     assert any(isinstance(e, Notice) and "it is replaced" in e.text for e in events)
     assert [t.reason for t in rows()] == ["completed"] * 2
+
+
+ONE_LONG = {
+    "training": {"epochs": 1},
+    "sampler": {"name": "grid"},
+    "space": {"epochs": [1, 3000]},
+    "resources": {"trials_per_device": 2},
+}
+"""The default configuration, and beside it a trial that does not end by itself."""
+
+
+def test_a_target_that_is_reached_ends_the_trials_that_run(study_file: StudyFile) -> None:
+    ended, events = start(study_file(**ONE_LONG, budget={"target": 0.01}))
+    assert ended.why == "target"
+    default, long = rows()
+    assert (default.number, default.reason) == (0, "completed")
+    assert (long.number, long.reason, long.duplicate_of) == (1, "stopped", None)
+    assert (long.note or "").startswith("the target is reached, after step ")
+    assert [e.reason for e in events if isinstance(e, TrialEnded)] == ["completed", "stopped"]
+
+
+def test_a_trial_that_was_left_does_not_go_on_when_the_target_is_reached(
+    study_file: StudyFile,
+) -> None:
+    runner: list[Dispatcher] = []
+
+    def stop(event: Event) -> None:
+        if isinstance(event, TrialEnded):
+            runner[0].stop()
+
+    first, _ = start(
+        study_file(**ONE_LONG, budget=None), listen=stop, on_dispatcher=runner.append
+    )
+    assert first.why == "stopped"
+    again, events = start(study_file(**ONE_LONG, budget={"target": 0.01}))
+    assert again.why == "target"
+    assert not [event for event in events if isinstance(event, TrialStarted)]
+    assert rows()[1].note == "the target is reached, before it went on"
