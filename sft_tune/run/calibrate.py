@@ -27,7 +27,7 @@ from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.resources import ResourcesSpec
 from sft_tune.store.records import StudyRecord
 
-SECONDS = 1.5
+SECONDS = 1.0
 WORTH = 1.05
 """Twice as many at once must do so many times the samples; the search knows less when it asks."""
 

@@ -29,6 +29,9 @@ STACKED = "{count} trials at a time train as one stack on each slot"
 
 WORTH = 1.2
 
+LARGE = 0.05
+"""Seconds of a step on the CPU whose kernels fill it: a stack of such models was never faster."""
+
 
 def stack_size(
     record: StudyRecord,
@@ -57,7 +60,7 @@ def stack_size(
     count = max(2, at_once // len(slots))
     config = localize_config(configs_to_check(record.spec)[0], record.root or "")
     left = _left(record) if most is None else most
-    if trains_models(config) and left is not None and left < 2:
+    if trains_models(config) and ((left is not None and left < 2) or _fills_cpu(record, slots)):
         return 1
     if not idle:
         idle.append(engine.spawn(slots[0], inbox))
@@ -80,6 +83,12 @@ def stack_size(
             if message["most"] is not None:
                 count = min(count, message["most"] // beside)
             return count if message["gain"] >= WORTH and count > 1 else 1
+
+
+def _fills_cpu(record: StudyRecord, slots: Sequence[Slot]) -> bool:
+    """Tell whether the step that the study was checked with says so; then nothing is measured."""
+    checked = record.facts.get("batch_sizes") or [{}]
+    return slots[0].gpu is None and (checked[0].get("seconds_per_step") or 0.0) > LARGE
 
 
 def _batch_sizes(spec: StudySpec, config: TrialConfig, count: int) -> list[int]:

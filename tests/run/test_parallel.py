@@ -351,9 +351,7 @@ def test_a_trial_that_was_left_does_not_go_on_when_the_target_is_reached(
         if isinstance(event, TrialEnded):
             runner[0].stop()
 
-    first, _ = start(
-        study_file(**ONE_LONG, budget=None), listen=stop, on_dispatcher=runner.append
-    )
+    first, _ = start(study_file(**ONE_LONG, budget=None), listen=stop, on_dispatcher=runner.append)
     assert first.why == "stopped"
     again, events = start(study_file(**ONE_LONG, budget={"target": 0.01}))
     assert again.why == "target"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import queue
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,17 @@ def sized(study_file: Callable[..., Path], tmp_path: Path) -> Callable[..., tupl
     model = {"weights": str(tmp_path / "convnet.safetensors")}
 
     def of(
-        slots: list[Slot], gain: float = 3.0, most: int | None = None, **changes: Any
+        slots: list[Slot],
+        gain: float = 3.0,
+        most: int | None = None,
+        facts: dict[str, Any] | None = None,
+        **changes: Any,
     ) -> tuple[int, list[int]]:
         frozen = {"model": model, "training": {"freeze": "backbone"}}
         db = Database.open(f"sqlite:///{tmp_path}/{next(numbers)}.db", create=True)
         try:
-            submit_study(load_study(study_file(**frozen, **changes)), db, check=False)
-            record = find_study(db, "tiny")
+            submit_study(load_study(study_file(**{**frozen, **changes})), db, check=False)
+            record = replace(find_study(db, "tiny"), facts=facts or {})
         finally:
             db.dispose()
         inbox: Inbox = queue.SimpleQueue()
@@ -95,3 +100,14 @@ def test_a_stack_is_as_large_as_memory_and_gain_allow(sized: Callable[..., Any])
     assert sized(gpus, most=3, space=RATES, **MANY)[0] == 1
     assert sized([CPU], gain=1.1, space=RATES, **MANY)[0] == 1
     assert sized([CPU], space=RATES, resources={"stack": 6}, **MANY) == (6, [])
+
+
+def test_models_whose_steps_fill_a_processor_are_not_measured(sized: Callable[..., Any]) -> None:
+    whole = {"model": {"dropout": None}, "training": {"augment": "none"}, "space": RATES, **MANY}
+    slow, quick = ({"batch_sizes": [{"seconds_per_step": s}]} for s in (0.2, 0.01))
+    gpu = Slot(0, "0", 1, share=1, sharing=1)
+    assert sized([CPU], facts=slow, **whole) == (1, [])
+    assert sized([CPU], facts=quick, **whole) == (32, [16] * 8)
+    assert sized([gpu], facts=slow, **whole) == (32, [16] * 8)
+    # Kept features are another step than the one that was checked.
+    assert sized([CPU], facts=slow, space=RATES, **MANY)[0] == 32
