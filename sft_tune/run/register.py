@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from sft_tune.spec.config import TrialConfig, assemble, default_params
 from sft_tune.spec.function_task import is_function
 from sft_tune.spec.load import LoadedStudy, differences
 from sft_tune.spec.paths import is_url
+from sft_tune.spec.plan import MODEL
 from sft_tune.spec.study import StudySpec
 from sft_tune.store import studies
 from sft_tune.store.database import Database
@@ -54,15 +56,25 @@ def update(db: Database, record: StudyRecord, loaded: LoadedStudy) -> StudyRecor
 def probe_study(spec: StudySpec, worker: Worker, inbox: Inbox) -> dict[str, Any]:
     """Let ``worker`` load data and models and take a step of each; return the facts of the first.
 
+    With them come, as ``costs``, what a step of each model takes, in steps of the first: to the
+    nearest power of two, so that a study that is begun anew on this machine draws the same trials.
+
     Raises:
         DataError, ModelError: when data or model are not what the study file says.
     """
-    found = []
+    found: list[dict[str, Any]] = []
+    costs: dict[str, float] = {}
     for config in configs_to_check(spec):
         tokens, size = config.training.batch_tokens, config.training.batch_size
         ways = ([size], []) if tokens is None else ([], [tokens])
         found.append(probe_config(worker, inbox, config, *ways))
-    return found[0]
+        if MODEL in spec.space:
+            first, own = (
+                facts["batch_sizes"][0]["seconds_per_step"] for facts in (found[0], found[-1])
+            )
+            if first and own:  # a batch that does not fit into memory takes none
+                costs[config.model.name] = 2.0 ** round(math.log2(own / first))
+    return {**found[0], "costs": costs}
 
 
 def register(

@@ -38,11 +38,17 @@ class Searcher:
     """One Optuna study with the sampler, pruner and plan of a study file."""
 
     def __init__(
-        self, spec: StudySpec, plan: Plan, storage: RDBStorage, fixed_cost: float = 0.0
+        self,
+        spec: StudySpec,
+        plan: Plan,
+        storage: RDBStorage,
+        fixed_cost: float = 0.0,
+        costs: Mapping[str, float] | None = None,
     ) -> None:
         """Load the study named ``spec.name`` from ``storage``; see `make_sampler`."""
         self._spec = spec
         self._fixed_cost = fixed_cost
+        self._costs = costs
         self._plan = plan
         self._database = storage
         self._common = search_space()
@@ -84,7 +90,9 @@ class Searcher:
 
     def adopt(self, optuna_id: int, ordinal: int) -> Point:
         """Return the running trial ``optuna_id``, its missing parameters drawn."""
-        self._study.sampler = make_sampler(self._spec, ordinal, self._fixed_cost, self._common)
+        self._study.sampler = make_sampler(
+            self._spec, ordinal, self._fixed_cost, self._common, self._costs
+        )
         trial = Trial(self._study, optuna_id)
         params = draw(trial, self._spec.space)
         return Point(trial, optuna_id, trial.number, params)

@@ -41,7 +41,7 @@ from sft_tune.store.database import Database
 from sft_tune.store.optuna_storage import open_optuna_storage
 from sft_tune.store.records import StudyRecord
 
-WEIGHED = "from here on trials are chosen by what they promise for an epoch (sampler.cost_aware)"
+WEIGHED = "from here on trials are chosen by what they promise for their cost (sampler.cost_aware)"
 NOT_WEIGHED = "from here on what a trial costs does not matter to the search (sampler.cost_aware)"
 """What is told where a changed budget changes that, with `auto`."""
 
@@ -204,7 +204,8 @@ def make_ledger(db: Database, record: StudyRecord) -> Ledger:
     plan = make_plan(record.spec)
     examples = record.facts.get("examples")  # of a study that nobody has checked, none are known
     fixed_cost = evaluation_epochs(record.spec, examples) if examples else 0.0
-    searcher = Searcher(record.spec, plan, open_optuna_storage(db), fixed_cost)
+    costs = record.facts.get("costs")
+    searcher = Searcher(record.spec, plan, open_optuna_storage(db), fixed_cost, costs)
     return Ledger(db, record, record.spec, plan, searcher, record.artifacts)
 
 

@@ -1,10 +1,12 @@
-"""TPE that weighs what a trial promises against what it costs, counted in epochs.
+"""TPE that weighs what a trial promises against what it costs: epochs, times what its model takes.
 
-Counted, not timed: the same study draws the same trials on a fast machine and on a slow one.
+Epochs are counted, not timed: the same study draws the same trials on a fast machine and on a slow
+one. Models are timed once, when a study is begun, and compared roughly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from sft_tune.search.distributions import to_distribution
-from sft_tune.spec.plan import COST
+from sft_tune.spec.plan import COST, MODEL
 from sft_tune.spec.space import Space, Value, in_order, is_active
 
 CANDIDATES = 8
@@ -32,7 +34,8 @@ class CostAwareTPE(TPESampler):
     Of its candidates, TPE takes the one with the largest ratio of densities l(x) / g(x), with which
     the expected improvement grows. Here it is the largest l(x) / (g(x) cost(x)), after the
     "expected improvement per second" of Snoek, Larochelle and Adams (2012). Startup trials are
-    drawn at random, cheap ones more often.
+    drawn at random, those of few epochs more often, and of every model: what a large one gains must
+    be seen before its cost counts.
     """
 
     def __init__(
@@ -41,16 +44,18 @@ class CostAwareTPE(TPESampler):
         *,
         usual: float,
         fixed_cost: float,
+        costs: Mapping[str, float],
         seed: int,
         n_startup_trials: int,
         group: bool,
     ) -> None:
-        """Search ``space``, whose ``epochs`` are numbers above 0, for one trial.
+        """Search ``space``, whose ``epochs``, if any, are numbers above 0, for one trial.
 
         Args:
             space: of the study.
             usual: epochs of a trial for which none are drawn.
             fixed_cost: of every trial beside its epochs, in epochs.
+            costs: of a step, by model; one that is not among them costs 1.
             seed: of all draws.
             n_startup_trials: ended trials before anything is modelled.
             group: see `TPESampler`.
@@ -59,6 +64,7 @@ class CostAwareTPE(TPESampler):
         self._space = space
         self._usual = usual
         self._fixed_cost = fixed_cost
+        self._costs = costs
         self._startup_seed = seed
         self._startup = n_startup_trials
         self._models = True
@@ -97,18 +103,24 @@ class CostAwareTPE(TPESampler):
         Optuna has no public place for this; a test fails where it no longer asks here.
         """
         ratios: NDArray[Any] = super()._compute_acquisition_func(samples, mpe_below, mpe_above)
-        if COST not in samples:
-            return ratios
-        weighed: NDArray[Any] = ratios - np.log(self._costs(samples[COST]))
-        return weighed
+        # The cost is a product, so that it does not matter whether both are drawn together.
+        if COST in samples:
+            ratios = ratios - np.log(self._of_epochs(samples[COST]))
+        if MODEL in samples:
+            ratios = ratios - np.log(np.take(self._of_models(), samples[MODEL].astype(int)))
+        return ratios
 
-    def _costs(self, internal: NDArray[Any]) -> NDArray[Any]:
+    def _of_epochs(self, internal: NDArray[Any]) -> NDArray[Any]:
         """Return what epochs cost that Optuna represents so: those of a list by their places."""
         values = self._space[COST].values
         if values is None:
             return self._fixed_cost + internal
         costs = self._fixed_cost + np.array([float(value or 1) for value in values])
         return np.take(costs, internal.astype(int))
+
+    def _of_models(self) -> NDArray[np.float64]:
+        """Return the costs of the models of the space, in their order."""
+        return np.array([self._costs.get(str(n), 1.0) for n in self._space[MODEL].values or ()])
 
 
 def _random(

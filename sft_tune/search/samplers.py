@@ -8,7 +8,7 @@ was not, and a restart does not repeat the first draws.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from optuna.exceptions import ExperimentalWarning
@@ -31,14 +31,21 @@ def _tpe(spec: StudySpec, seed: int) -> BaseSampler:
         return TPESampler(seed=seed, **_tpe_settings(spec))
 
 
-def _cost_aware_tpe(spec: StudySpec, seed: int, fixed_cost: float) -> BaseSampler:
+def _cost_aware_tpe(
+    spec: StudySpec, seed: int, fixed_cost: float, costs: Mapping[str, float]
+) -> BaseSampler:
     fixed = setting(spec, COST)
     # A function of the user's need not have a number there.
     usual = float(fixed) if isinstance(fixed, int | float) and fixed > 0 else 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return CostAwareTPE(
-            spec.space, usual=usual, fixed_cost=fixed_cost, seed=seed, **_tpe_settings(spec)
+            spec.space,
+            usual=usual,
+            fixed_cost=fixed_cost,
+            costs=costs,
+            seed=seed,
+            **_tpe_settings(spec),
         )
 
 
@@ -83,6 +90,7 @@ def make_sampler(
     ordinal: int,
     fixed_cost: float = 0.0,
     common: IntersectionSearchSpace | None = None,
+    costs: Mapping[str, float] | None = None,
 ) -> BaseSampler:
     """Return the sampler that draws the trial at place ``ordinal`` (from 0) of the study.
 
@@ -91,13 +99,14 @@ def make_sampler(
         ordinal: the place.
         fixed_cost: what every trial costs beside its epochs, in epochs.
         common: of `search_space`, to be given for each trial of the study.
+        costs: of a step, by the models of the space; None: they all cost the same.
     """
     settings, seed = spec.sampler, trial_seed(spec.seed, ordinal)
     models = settings.name in ("tpe", "gp")
     if models and settings.startup == "qmc" and ordinal < settings.startup_trials:
         return _qmc(spec, seed)
     if weighs_cost(spec):
-        sampler = _cost_aware_tpe(spec, seed, fixed_cost)
+        sampler = _cost_aware_tpe(spec, seed, fixed_cost, costs or {})
     else:
         sampler = SAMPLERS[settings.name](spec, seed)
     if common is not None and isinstance(sampler, TPESampler):

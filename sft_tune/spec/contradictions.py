@@ -10,7 +10,7 @@ from sft_tune.spec.findings import Findings
 from sft_tune.spec.function_task import NONE, is_function
 from sft_tune.spec.objective import MOST_RUNGS
 from sft_tune.spec.paths import is_weights_path
-from sft_tune.spec.plan import COST, is_cost
+from sft_tune.spec.plan import has_costs
 from sft_tune.spec.rules import Finding, Rule, combinations, known_combinations, place_of, places_of
 from sft_tune.spec.space_rules import check_space
 from sft_tune.spec.stacking import why_alone
@@ -204,11 +204,11 @@ def _cost_aware(spec: StudySpec, findings: Findings) -> Iterator[Finding]:
             ("sampler", "cost_aware"),
             f"is read only by tpe, not {spec.sampler.name}; remove it, or set `name: tpe`",
         )
-    elif findings.ok(("space",)) and not is_cost(spec.space.get(COST)):
+    elif findings.ok(("space",)) and not has_costs(spec):
         yield (
             ("sampler", "cost_aware"),
-            "counts cost in epochs, of which the space holds no numbers above 0; remove it, or "
-            "search epochs",
+            "counts cost in epochs and models, and the space holds neither a `model.name` nor "
+            "numbers of epochs above 0; remove it, or search one of these",
         )
 
 

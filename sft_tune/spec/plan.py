@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass
 
 from sft_tune.spec.config import default_params
+from sft_tune.spec.function_task import is_function
 from sft_tune.spec.search import BudgetSpec
 from sft_tune.spec.space import Parameter, Value, grid_cells
 from sft_tune.spec.study import StudySpec
@@ -18,6 +19,9 @@ from sft_tune.spec.study import StudySpec
 DEFAULT_TRIALS = 30
 COST = "epochs"
 """The hyperparameter that a trial's cost is taken to be proportional to."""
+
+MODEL = "model.name"
+"""The one that decides what an epoch costs."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,11 @@ def make_plan(spec: StudySpec) -> Plan:
 
 
 def weighs_cost(spec: StudySpec) -> bool:
-    """Tell whether the sampler of ``spec`` asks what a trial promises for an epoch.
+    """Tell whether the sampler of ``spec`` asks what a trial promises for what it costs.
 
     With a number of trials to spend, a dear trial is as good as a cheap one: better, if anything.
     """
-    if spec.sampler.name != "tpe" or not is_cost(spec.space.get(COST)):
+    if spec.sampler.name != "tpe" or not has_costs(spec):
         return False
     if spec.sampler.cost_aware == "auto":
         budget = spec.budget
@@ -80,7 +84,12 @@ def weighs_cost(spec: StudySpec) -> bool:
     return spec.sampler.cost_aware
 
 
-def is_cost(parameter: Parameter | None) -> bool:
+def has_costs(spec: StudySpec) -> bool:
+    """Tell whether trials of ``spec`` differ in epochs or model, so that some are cheaper."""
+    return _is_cost(spec.space.get(COST)) or (MODEL in spec.space and not is_function(spec.task))
+
+
+def _is_cost(parameter: Parameter | None) -> bool:
     """Tell whether all values are numbers above 0; those of a function of the user's need not."""
     if parameter is None:
         return False

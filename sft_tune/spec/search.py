@@ -24,8 +24,8 @@ class SamplerSpec(Section):
     )
     cost_aware: Literal["auto"] | bool = Field(
         "auto",
-        description="tpe: prefer trials of few epochs among those that promise as much. auto: "
-        "where budget.target, or budget.hours without budget.trials, ends the study.",
+        description="tpe: prefer trials of few epochs and quick models among those that promise as "
+        "much. auto: where budget.target, or budget.hours without budget.trials, ends the study.",
     )
     enqueue: tuple[dict[str, Value], ...] = Field(
         (),

@@ -396,3 +396,22 @@ def test_a_budget_that_changes_how_trials_are_chosen_says_so(
     db.dispose()
     assert len(drawn) == 3
     assert drawn == pytest.approx([4 * examples["validation"] / (3 * examples["train"])] * 3)
+
+
+def test_what_a_step_of_each_model_takes_is_known_to_the_search(study_file: StudyFile) -> None:
+    models = ["builtin:convnet", "torchvision:resnet18"]
+    path = study_file(
+        model={"name": models[0], "weights": "none"},
+        space={"model.name": models, "learning_rate": [1e-3, 3e-3]},
+        sampler={"name": "tpe"},
+        budget={"trials": 1, "target": 1.0},
+    )
+    start(path)
+    db = Database.open("sqlite:///t.db", create=False)
+    try:
+        costs = find_study(db, "tiny").facts["costs"]
+    finally:
+        db.dispose()
+    assert costs[models[0]] == 1.0
+    # The larger one has 11 million weights in place of 56,000.
+    assert costs[models[1]] in (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)

@@ -133,7 +133,11 @@ def test_what_ended_trials_have_in_common_is_found_once_for_all_samplers(cost_aw
 
 
 def searched(
-    spec: StudySpec, trials: int, parallel: int = 1, fixed_cost: float = 0.0
+    spec: StudySpec,
+    trials: int,
+    parallel: int = 1,
+    fixed_cost: float = 0.0,
+    costs: dict[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the points of a search in which only the schedule matters."""
     study = optuna.create_study(direction="maximize")
@@ -141,7 +145,7 @@ def searched(
     while len(points) < trials:
         asked = []
         for _ in range(parallel):
-            study.sampler = make_sampler(spec, len(points), fixed_cost)
+            study.sampler = make_sampler(spec, len(points), fixed_cost, costs=costs)
             trial = study.ask()
             points.append(draw(trial, spec.space))
             asked.append((trial, points[-1]))
@@ -186,6 +190,23 @@ def test_a_trial_without_epochs_of_its_own_costs_those_of_the_study_file() -> No
     assert drawn[0] > 40 and drawn[1] < 10
 
 
+def test_a_cost_aware_search_takes_the_cheaper_of_models_that_promise_the_same() -> None:
+    models = ["builtin:convnet", "torchvision:resnet18"]
+    space = {"schedule": ["cosine", "linear"], "model.name": models}
+    spec = study_spec(space=space, cost_aware=True)
+
+    def cheap(costs: dict[str, float], trials: slice) -> int:
+        points = [
+            searched(spec.model_copy(update={"seed": s}), 30, costs=costs)[trials] for s in range(4)
+        ]
+        return sum(p["model.name"] == models[0] for some in points for p in some)
+
+    known, after = dict(zip(models, (1.0, 4.0), strict=True)), slice(10, 30)
+    assert cheap(known, after) > 1.3 * cheap({}, after)
+    # What the dear one gains must have been seen.
+    assert cheap(known, slice(10)) == cheap({}, slice(10))
+
+
 def test_a_cost_aware_search_still_finds_that_epochs_gain() -> None:
     spec = study_spec(space={"epochs": {"low": 1, "high": 16}}, cost_aware=True)
     study = optuna.create_study(direction="maximize")
@@ -218,6 +239,8 @@ def test_cost_counts_where_time_or_a_target_ends_the_study(
     assert isinstance(make_sampler(spec, 0), CostAwareTPE) is expected
     for space in ({"learning_rate": SPACE["learning_rate"]}, {"epochs": ["few", "many"]}):
         assert not weighs_cost(StudySpec.model_validate({**raw, "space": space}))
+    models = {"model.name": ["builtin:convnet", "torchvision:resnet18"]}
+    assert weighs_cost(StudySpec.model_validate({**raw, "space": models})) is expected
 
 
 def test_the_default_configuration_comes_first_then_the_enqueued_ones() -> None:

@@ -35,7 +35,7 @@ TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"data": {"folds": 3, "validation_fraction": 0.1}}, "data.validation_fraction", "unused: data.folds takes validation from train; remove it", "0.1"),
     ({"pruner": {"name": "wilcoxon"}}, "pruner.name", "wilcoxon compares trials fold by fold; give data.folds, or choose another", "'wilcoxon'"),
     ({"sampler": {"name": "random", "cost_aware": True}}, "sampler.cost_aware", "is read only by tpe, not random; remove it, or set `name: tpe`", "true"),
-    ({"sampler": {"cost_aware": True}}, "sampler.cost_aware", "counts cost in epochs, of which the space holds no numbers above 0; remove it, or search epochs", "true"),
+    ({"sampler": {"cost_aware": True}}, "sampler.cost_aware", "counts cost in epochs and models, and the space holds neither a `model.name` nor numbers of epochs above 0; remove it, or search one of these", "true"),
     ({"data": {"folds": 5, "fold": 0}, "pruner": {"name": "wilcoxon"}}, "pruner.name", "wilcoxon compares trials fold by fold; give data.folds, or choose another", "'wilcoxon'"),
     ({"data": {"folds": 2}, "pruner": {"name": "asha", "first": 60}}, "pruner.first", "nothing can be pruned: data.folds is 2, and no rung before the end has the progress of 60 %; raise folds, or set `name: none`", "60"),
     ({"pruner": {"name": "asha", "p_threshold": 0.2}}, "pruner.p_threshold", "is read only by wilcoxon, not asha; remove it, or set `name: wilcoxon`", "0.2"),
