@@ -190,11 +190,6 @@ class Desk:
         # What was given back since `next` looked is ours again.
         return None if wishes.open else self.ledger.exhausted() or "trials"
 
-    def fail(self, error: SftTuneError) -> None:
-        """Leave the study to a person: it cannot go on by itself."""
-        self.ledger.want(STOPPED)
-        self.notify(Notice(str(error)))
-
     def _say_once(self, text: str) -> None:
         if self._said != text:
             self._said = text

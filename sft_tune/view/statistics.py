@@ -56,10 +56,6 @@ class Interval(NamedTuple):
             high=self.high if high is None else min(self.high, high),
         )
 
-    def excludes(self, value: float) -> bool:
-        """Tell whether ``value`` lies outside of the interval; False where there is none."""
-        return self.low is not None and self.high is not None and not self.low <= value <= self.high
-
     def shifted_from(self, value: float) -> Interval:
         """Return the interval of ``value`` minus the mean, ``value`` being known exactly."""
         low = None if self.high is None else value - self.high
