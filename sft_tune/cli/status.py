@@ -36,11 +36,12 @@ def status(study: StudyName, as_json: AsJson = False, storage: Storage = None) -
         runners = [r for r in live_runners(db, now) if not is_dead(r.owner)]
         goal = goal_of(found, redact(db.url), default_point(db, found) or {}, now)
         progress = progress_of(goal, rows, rungs, now, tallies)
-        wanted = found.managed and not as_json and EARLIEST <= progress.done <= LATEST
+        drawn_here = found.managed and not as_json
+        advised = drawn_here and EARLIEST <= progress.done <= LATEST
         stopped = not found.is_running(now) and (found.ended, found.wanted) == (None, None)
         failed = failed_in_a_row(db, study) if stopped else None
-        advice = advice_of(db, study) if wanted else []
-        confirmed = standings_of(db, study) if wanted else None
+        advice = advice_of(db, study) if advised else []
+        confirmed = standings_of(db, study) if drawn_here else None
     if as_json:
         from sft_tune.view.records import study_json
 

@@ -181,6 +181,7 @@ def test_best_and_the_interface_say_whether_it_is_confirmed(calm: Path, searched
     assert json.loads(told(calm, "best", "tiny", "--json"))["confirmed"] is found["confirmed"]
     assert json.loads(told(calm, "best", "tiny", "--json"))["leader"] == found["leader"]
     assert "fresh seeds" in told(calm, "best", "tiny")
+    assert "fresh seeds" in told(calm, "status", "tiny")  # though its trials are few
     assert "fresh seeds" not in told(searched, "status", "tiny")
     fewer = told(calm, "confirm", "tiny", "--top", "1", "--seeds", "1")
     assert "--seeds 1: the finalists have up to 2 seeds already; all count" in fewer
