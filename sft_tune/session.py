@@ -269,7 +269,10 @@ def compare_studies(studies: Sequence[str], storage: str | None) -> Comparison:
     from sft_tune.view.words import short_path
 
     if len(studies) < 2:
-        raise UserError(f"a comparison needs at least two studies (got {len(studies)})")
+        raise UserError(
+            f"a comparison needs at least two studies (got {len(studies)}); name another; "
+            "`sft-tune compare STUDY --by SETTING` compares the values of one setting"
+        )
     places, materials = [], []
     for study in studies:
         url, name = place_of(study, storage)

@@ -64,7 +64,9 @@ def start(
             ray_address=ray_address,
         )
         if ended.why in ("stopped", "aborted"):
-            _say_stopped(loaded, db, file)
+            given = (("--trials", trials), ("--hours", hours))
+            again = "".join(f" {name} {n}" for name, n in given if n is not None)
+            _say_stopped(loaded, db, f"{file}{again}")
             raise typer.Exit(stopping.exit_code or EXIT_CODE)
         _say_ended(loaded, db, ended, file)
         if loaded.spec.confirm is not None and ended.why != "elsewhere":
@@ -127,7 +129,7 @@ def _run(
         raise typer.Exit(stopping.exit_code or EXIT_CODE) from None
 
 
-def _say_stopped(loaded: LoadedStudy, db: Database, file: Path) -> None:
+def _say_stopped(loaded: LoadedStudy, db: Database, asked: str) -> None:
     from sft_tune.store.reads import study_row
     from sft_tune.view.tables import done_of
 
@@ -135,7 +137,7 @@ def _say_stopped(loaded: LoadedStudy, db: Database, file: Path) -> None:
     of = f" of {row.max_trials}" if row.max_trials else ""
     best = f", `sft-tune best {row.name}{options_of(db)}` has the best so far"
     print(
-        f"stopped after {done_of(row)}{of} trials; `sft-tune start {file}{options_of(db)}` goes on"
+        f"stopped after {done_of(row)}{of} trials; `sft-tune start {asked}{options_of(db)}` goes on"
         + ("" if row.best is None else best)
     )
 

@@ -173,7 +173,7 @@ def _rule(model: type[BaseModel], place: Place, details: Sequence[ErrorDetails],
     if number is not None and not math.isfinite(number) and float in _members(annotation):
         return "must be a finite number"
     if all(detail["type"] in _LIMITS for detail in details):
-        return f"must be {limits(metadata)}"
+        return f"must be {limits(metadata)}{_as_share(limits(metadata), number)}"
     if place == ("task",):
         choices = get_args(Task)
         guess = did_you_mean(value, choices) if isinstance(value, str) else ""
@@ -193,6 +193,13 @@ def _rule(model: type[BaseModel], place: Place, details: Sequence[ErrorDetails],
     ):
         return f"must be {words(annotation)}; what is searched stands in `space`"
     return f"must be {words(annotation)}{_remedy(annotation, value)}"
+
+
+def _as_share(bounds: str | None, number: float | None) -> str:
+    """Return the end of a message where ``number`` is a percentage of what ends at 1."""
+    if number is None or not 5 <= number < 100 or not str(bounds).endswith((" 1", " 1.0")):
+        return ""
+    return f"; if that is percent, write {number / 100:g}"
 
 
 def setting_rule(name: str, value: Any) -> str | None:
@@ -244,8 +251,13 @@ def _remedy(annotation: Any, value: Any) -> str:
     numeric = int in members or float in members
     if value is None:
         return "; or remove the line to have the default"
+    section = model_of(annotation)
+    if section is not None and isinstance(value, str | int | float) and value is not True:
+        return f"; write {{{next(iter(section.model_fields))}: {value}}}"
     if isinstance(value, str):
         number = _number_in(value)
+        if float in members and value.endswith("%") and _number_in(value[:-1]) is not None:
+            return f"; write {float(value[:-1]) / 100:g}"
         if numeric and number is not None and math.isfinite(number):
             return "; remove the quotes"
         choices = [
@@ -256,7 +268,7 @@ def _remedy(annotation: Any, value: Any) -> str:
     if str in members and isinstance(value, bool | int | float):
         return "; put it in quotes"
     if isinstance(value, float) and math.isfinite(value) and int in members:
-        return f"; write {int(value)}" if value.is_integer() else "; round it"
+        return f"; write {int(value)} without a point" if value.is_integer() else "; round it"
     return ""
 
 
@@ -267,6 +279,6 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 def _number_in(value: Any) -> float | None:
     """Return the number that ``value`` is, or is the text of; None where it is neither."""
     try:
-        return float(value) if isinstance(value, str | float) else None
+        return float(value) if isinstance(value, str | int | float) else None
     except ValueError:
         return None

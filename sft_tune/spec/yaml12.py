@@ -30,6 +30,7 @@ _RESOLVERS: tuple[tuple[str, str, str], ...] = (
 )
 _HINTS = (
     (r"\t", "indent with spaces, not tabs"),
+    ("expected <block end>", "begin keys that belong together in the same column"),
     ("mapping values are not allowed", "put the value in quotes if it contains ': '"),
     ("found another document", "keep one document a file: remove the second '---'"),
     ("could not determine a constructor", "remove the tag that begins with '!'"),

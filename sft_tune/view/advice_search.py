@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from sft_tune.view import noise, words
 from sft_tune.view.advice import Advice, Facts
 from sft_tune.view.failures import broken, failures
+from sft_tune.view.finalists import SURE
 from sft_tune.view.pruning import eager_pruner
 
 
@@ -19,9 +20,9 @@ def noise_rule(facts: Facts) -> Iterator[Advice]:
     margin = abs((leader.value or 0.0) - (second.value or 0.0))
     found = facts.found
     if found is not None and found.searched is not None:
-        if found.open or found.confirmed or len(found.finalists) < 2:
-            return
         one = found.leader
+        if found.open or (one.chance or 0.0) >= SURE or len(found.finalists) < 2:
+            return
         seeds = 2 * max(one.validation.n, 3)
         deviation = one.validation.deviation
         yield Advice(

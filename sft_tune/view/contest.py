@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sft_tune.errors import UserError
+from sft_tune.spec.function_task import is_function
 from sft_tune.spec.objective import limits_of
 from sft_tune.spec.plan import weighs_cost
 from sft_tune.view.contest_cost import AXES, Chance, Step, best_within, chances, steps_of
@@ -19,6 +20,20 @@ from sft_tune.view.material import Material
 from sft_tune.view.noise import PROPORTIONS, is_noise
 from sft_tune.view.statistics import Interval, paired_difference
 from sft_tune.view.tables import flat_settings
+
+DATA_KEYS = (
+    "source",
+    "subset",
+    "train",
+    "validation",
+    "validation_fraction",
+    "validation_limit",
+    "test_fraction",
+    "split_seed",
+    "label_column",
+    "classes",
+)
+"""Keys of `data` by which a study is validated on other examples, or for other targets."""
 
 
 class Entrant(NamedTuple):
@@ -63,8 +78,9 @@ class Contest(NamedTuple):
         measure: what ``Entrant.chances`` divide: ``seconds`` where known of all, else ``trials``.
         differing: settings in which the best trials differ, by name, a value for each study
             (None: it has no such setting).
+        other_data: keys of `data` that differ, so that values are of other examples.
         close: whether the two best winners are within the noise of their validation examples;
-            None: not known.
+            None: not known, or of other examples.
         differences: of each study's confirmed trial to that of the first study with one, over
             the seeds that both have; None: of that study itself, or no such seed.
     """
@@ -75,6 +91,7 @@ class Contest(NamedTuple):
     same: Mapping[str, float | None]
     measure: str
     differing: Mapping[str, tuple[Any, ...]]
+    other_data: tuple[str, ...]
     close: bool | None
     differences: tuple[Interval | None, ...]
 
@@ -121,6 +138,7 @@ def contest(
         )
         for label, material, steps, found in zip(labels, materials, ways, standings, strict=True)
     )
+    other_data = _other_data(materials)
     return Contest(
         metric=materials[0].metric,
         maximize=maximize,
@@ -128,7 +146,8 @@ def contest(
         same=same,
         measure=measure,
         differing=_differing(entrants),
-        close=_close(entrants, maximize),
+        other_data=other_data,
+        close=None if other_data else _close(entrants, maximize),
         differences=_differences(entrants, limits_of(spec.objective, spec.task)),
     )
 
@@ -211,6 +230,13 @@ def _differing(entrants: Sequence[Entrant]) -> dict[str, tuple[Any, ...]]:
         for name, values in rows.items()
         if len({repr(e.settings.get(name)) for e in with_best}) > 1
     }
+
+
+def _other_data(materials: Sequence[Material]) -> tuple[str, ...]:
+    """Return the keys of `data` that decide what is validated on and are not the same in all."""
+    specs = [one.record.spec for one in materials if one.record is not None]
+    known = [spec.data for spec in specs if not is_function(spec.task)]  # theirs is not known
+    return tuple(key for key in DATA_KEYS if len({repr(getattr(d, key)) for d in known}) > 1)
 
 
 def _close(entrants: Sequence[Entrant], maximize: bool) -> bool | None:

@@ -101,6 +101,7 @@ def contest_json(found: Contest) -> dict[str, Any]:
         "maximize": found.maximize,
         "same": dict(found.same),
         "measure": found.measure,
+        "other_data": list(found.other_data),
         "within_noise": found.close,
         "studies": study_records(found),
         "shares": chance_records(found),
@@ -234,6 +235,12 @@ def _lead(found: Contest) -> str:
 
 
 def _noise(found: Contest) -> str:
+    if found.other_data:
+        keys = ", ".join(f"data.{key}" for key in found.other_data)
+        return (
+            f"They do not name the same data ({keys}): the values are of different examples, and "
+            "their difference says nothing about the searches."
+        )
     if found.close is None:
         return ""
     if found.close:

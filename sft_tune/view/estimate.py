@@ -210,7 +210,9 @@ def _data(spec: StudySpec, facts: Mapping[str, Any]) -> Table:
         table.add_row("classes", f"{len(labels)}: {shown}")
     counts = data.get("class_counts", {}).get("train")
     if counts:
-        table.add_row(_counted(spec), f"{min(counts.values())} to {max(counts.values())} in train")
+        least, most = min(counts.values()), max(counts.values())
+        told = f"{least} to {most}" if least < most else f"{least}"
+        table.add_row(_counted(spec), f"{told} in train")
     if data.get("image_size"):
         height, width = data["image_size"]
         table.add_row("images", f"{width} x {height} pixels")

@@ -47,7 +47,7 @@ class PlainLines:
             prefix: comes after the stamp.
             rungs: whether trials at work are told of too.
         """
-        self.progress = StudyProgress(goal, clock())
+        self.progress = StudyProgress(goal)
         self._file = file
         self._clock = clock
         self._stamp = stamp
@@ -70,6 +70,7 @@ class PlainLines:
         self._say_continued()
         now = self._clock()
         self._last_line[number] = now
+        self.progress.begin(now)
         self.progress.start(number, slot, params, attempt, now)
         again = f" (attempt {attempt})" if attempt > 1 else ""
         self._write(f"trial {number} started{again}: {words.settings(params) or 'the defaults'}")
@@ -114,6 +115,7 @@ class PlainLines:
     ) -> None:
         """Write how a trial ended, and what of the budget is left."""
         self._say_continued()
+        self.progress.begin(self._clock())
         for other in self._others(number):
             self.progress.end(other)
         ran_here = number in self.progress.running

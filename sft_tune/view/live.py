@@ -36,7 +36,7 @@ class LiveScreen:
         others: Others = nobody,
     ) -> None:
         """Draw on ``console``; ``clock`` gives seconds, ``others`` what others have ended."""
-        self.progress = StudyProgress(goal, clock())
+        self.progress = StudyProgress(goal)
         self._console = console
         self._clock = clock
         self._others = others
@@ -60,7 +60,9 @@ class LiveScreen:
     def started(self, number: int, *, slot: int, params: Mapping[str, Value], attempt: int) -> None:
         """Show that a trial was placed."""
         with self._lock:
-            self.progress.start(number, slot, params, attempt, self._clock())
+            now = self._clock()
+            self.progress.begin(now)
+            self.progress.start(number, slot, params, attempt, now)
 
     def rung(
         self,
@@ -92,6 +94,7 @@ class LiveScreen:
         """Show how a trial ended."""
         elsewhere = self._others(number)
         with self._lock:
+            self.progress.begin(self._clock())
             for other in elsewhere:
                 self.progress.end(other)
             self.progress.finish(number, reason, value, seconds, params, note, faults)

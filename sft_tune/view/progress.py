@@ -75,8 +75,8 @@ class Running:
 class StudyProgress:
     """What a watcher knows of a study; every time is of one clock, given by the caller."""
 
-    def __init__(self, goal: Goal, now: float) -> None:
-        """Begin at the second ``now``, with no trial known."""
+    def __init__(self, goal: Goal, now: float | None = None) -> None:
+        """Know no trial; the study runs from the second ``now`` on, or once `begin` says so."""
         self.goal = goal
         self.running: dict[int, Running] = {}
         self.recent: deque[Past] = deque(maxlen=RECENT)
@@ -86,6 +86,11 @@ class StudyProgress:
         self._began = now
         self._seconds = 0.0
         self._reached: Counter[int] = Counter()
+
+    def begin(self, now: float) -> None:
+        """Count time from ``now`` on, the first time: what comes before trials is not budgeted."""
+        if self._began is None:
+            self._began = now
 
     @property
     def done(self) -> int:
@@ -171,7 +176,7 @@ class StudyProgress:
 
     def elapsed(self, now: float) -> float:
         """Return the seconds that the study has run, earlier runs included."""
-        return self.goal.seconds_before + now - self._began
+        return self.goal.seconds_before + (0.0 if self._began is None else now - self._began)
 
     def share_done(self, now: float) -> float | None:
         """Return how much of the budget is used, 0 to 1; None where it names no amount.

@@ -8,7 +8,7 @@ from sft_tune.view.finalists_tables import DIFFERENCES, difference_cells, score_
 from sft_tune.view.finalists_words import in_words
 from sft_tune.view.judgement import advice_of, standings_of
 from sft_tune.view.material import Material
-from sft_tune.view.report_page import table_html, text
+from sft_tune.view.report_page import prose, table_html, text
 
 
 def finalists_html(material: Material) -> str:
@@ -27,7 +27,7 @@ def finalists_html(material: Material) -> str:
 
 
 def _standings(found: Standings) -> str:
-    lines = "".join(f"<p>{text(line)}</p>" for line in in_words(found))
+    lines = "".join(f"<p>{prose(line)}</p>" for line in in_words(found))
     return (
         f"{lines}<p><b>{text(found.metric)} over fresh seeds, mean and 95 % interval</b></p>"
         f"{table_html(score_titles(found), score_cells(found), best=0)}"
@@ -52,4 +52,4 @@ def _piece(piece: Advice) -> str:
     if piece.line is not None:
         gone = f"   # and without {', '.join(piece.removes)}" if piece.removes else ""
         line = f"<pre>{text(f'{piece.section}:')}\n{text(f'  {piece.line}{gone}')}</pre>"
-    return f"<li>{text(piece.text)}{line}</li>"
+    return f"<li>{prose(piece.text)}{line}</li>"

@@ -103,6 +103,14 @@ def text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
+def prose(value: str) -> str:
+    """Return ``value`` as text of the page, with what stands between backticks as code."""
+    parts = value.split("`")
+    if len(parts) % 2 == 0:  # one without its other half is itself
+        return text(value)
+    return "".join(f"<code>{text(p)}</code>" if i % 2 else text(p) for i, p in enumerate(parts))
+
+
 def figure_html(drawing: Drawing, name: str) -> str:
     """Return the place of a figure and its numbers; the script of the page draws it."""
     # Within <script> only `<` can end it or begin a comment.

@@ -55,10 +55,10 @@ def ended(name: str) -> str | None:
         db.dispose()
 
 
-def started(path: str) -> subprocess.Popen[str]:
+def started(path: str, *options: str) -> subprocess.Popen[str]:
     """Return `start` of the study file ``path``, its first trial begun."""
     process = subprocess.Popen(
-        [PROGRAM, "start", "--plain", path],
+        [PROGRAM, "start", "--plain", path, *options],
         stdout=subprocess.PIPE,
         text=True,
         env=program_environment(Path("cache").absolute()),
@@ -203,13 +203,13 @@ def test_pause_stop_resume_and_enqueue_from_another_shell(
 
 def test_start_that_is_stopped_from_another_shell_says_so(run: Run) -> None:
     path = write("long", epochs=5000)
-    process = started(path)
+    process = started(path, "--trials", "4")
     run("stop", "long")
     assert process.stdout is not None
     with process.stdout:
         rest = process.stdout.read()
     assert process.wait() == 130
-    assert "stopped after 0 of 3 trials; `sft-tune start long.yaml` goes on" in rest
+    assert "stopped after 0 of 4 trials; `sft-tune start long.yaml --trials 4` goes on" in rest
 
 
 def test_a_finished_study_is_neither_stopped_nor_paused(run: Run) -> None:

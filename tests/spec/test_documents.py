@@ -61,6 +61,7 @@ def test_not_a_number_is_a_number() -> None:
     [
         ("a: [1\nb: 2", ".yaml", Problem("column 2", "is not YAML: expected ',' or ']', but got ':'", None, 2)),
         ("a:\n\t- 1", ".yaml", Problem("column 1", r"is not YAML: found character '\t' that cannot start any token; indent with spaces, not tabs", None, 2)),
+        ("a: {b: 1}\n  c: 1", ".yaml", Problem("column 3", "is not YAML: expected <block end>, but found '<block mapping start>'; begin keys that belong together in the same column", None, 2)),
         ("a: b: c", ".yaml", Problem("column 5", "is not YAML: mapping values are not allowed here; put the value in quotes if it contains ': '", None, 1)),
         ("a: 1\n---\nb: 2", ".yaml", Problem("column 1", "is not YAML: but found another document; keep one document a file: remove the second '---'", None, 2)),
         ("a: !!timestamp x", ".yaml", Problem("column 4", "is not YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:timestamp'; remove the tag that begins with '!'", None, 1)),

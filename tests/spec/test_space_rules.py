@@ -36,7 +36,7 @@ TABLE: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"space": {"warmup": [0.5, "0.1"]}}, "space.warmup[1]", "must be a number; remove the quotes", "'0.1'"),
     ({"space": {"epochs": [None, 3]}}, "space.epochs[0]", "must be a whole number", "null"),
     ({"space": {"epochs": {"low": 1.5, "high": 3}}}, "space.epochs.low", "must be a whole number; round it", "1.5"),
-    ({"space": {"epochs": {"low": 1, "high": 3.0}}}, "space.epochs.high", "must be a whole number; write 3", "3"),
+    ({"space": {"epochs": {"low": 1, "high": 3.0}}}, "space.epochs.high", "must be a whole number; write 3 without a point", "3"),
     ({"space": {"epochs": {"low": 0, "high": 3}}}, "space.epochs.low", "must be at least 1 and at most 10000", "0"),
     ({"space": {"epochs": {"low": 1, "high": 9, "step": 0.5}}}, "space.epochs.step", "must be a whole number, as epochs is one", "0.5"),
     ({"space": {"warmup": {"low": 0, "high": 1}}}, "space.warmup.high", "must be at least 0 and below 1", "1"),

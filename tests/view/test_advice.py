@@ -20,6 +20,7 @@ from sft_tune.view.estimate import Estimate
 from sft_tune.view.evidence import gather, seen_to_matter
 from tests.view.conftest import Draw
 from tests.view.examples import pruned_row, rung_row, study_row, trial_row
+from tests.view.test_finalists import run
 
 RATE = {"low": 1e-4, "high": 1e-1, "log": True}
 SPACE = {
@@ -201,6 +202,15 @@ def test_a_lead_within_the_noise_is_to_be_confirmed() -> None:
     assert piece.kind == "noise" and "sft-tune confirm s" in piece.text
     assert applied(piece).confirm is not None
     assert advise(spec(), rows, rungs, examples=10**9) == []
+
+
+def test_a_leader_that_fresh_seeds_are_sure_of_needs_no_more_of_them() -> None:
+    rows = [trial_row(1, 0.95), trial_row(2, 0.90)]
+    runs = [run(n, s, v + s / 1000) for n, v in ((1, 0.8), (2, 0.9)) for s in range(3)]
+    assert advise(spec(), rows, [], runs=runs, examples=100) == []
+    close = [run(n, s, v) for n in (1, 2) for s, v in enumerate((0.80, 0.83, 0.86))]
+    (piece,) = advise(spec(), rows, [], runs=[*close[:5], close[5]._replace(value=0.85)])
+    assert "more seeds may decide it" in piece.text
 
 
 def test_a_tie_is_said_to_be_one() -> None:

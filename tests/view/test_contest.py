@@ -124,6 +124,14 @@ def test_of_losses_the_lowest_leads_and_what_is_close_is_told() -> None:
     assert contest([search([0.5]), search([0.9])], ["a", "b"], [None, None]).close is False
 
 
+def test_values_on_other_data_are_not_weighed_against_each_other() -> None:
+    other = study_spec(data={"source": "torchvision:CIFAR10"})
+    found = contest([search([0.5]), search([0.9], spec=other)], ["a", "b"], [None, None])
+    assert found.other_data == ("source",) and found.close is None
+    assert "do not name the same data (data.source)" in in_words(found)[1]
+    assert contest_json(found)["other_data"] == ["source"]
+
+
 def test_a_pruned_trial_is_never_the_best_and_a_failed_one_found_nothing() -> None:
     rows = [
         timed(0, 0.6, 0, 10),

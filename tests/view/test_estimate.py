@@ -206,6 +206,14 @@ def test_a_check_tells_data_models_and_cost(draw_text: Draw) -> None:
     ]
 
 
+def test_classes_of_one_size_are_told_by_one_number(draw_text: Draw) -> None:
+    counts = {"train": {"0": 48, "1": 48}}
+    probed = facts(50, data={"source": "x", "examples": {}, "class_counts": counts})
+    spec = spec_with({})
+    text = draw_text(draw_check(spec, "CPU", [(MODEL, probed)], estimate(spec, [(MODEL, probed)])))
+    assert "a class   48 in train" in text
+
+
 def test_texts_are_told_in_tokens(draw_text: Draw) -> None:
     tokens = {"median": 59.0, "p95": 180.0, "max": 400, "limit": 256, "share_cut": 0.04}
     probed = facts(50, data={"source": "x.csv", "examples": {}, "tokens": {"train": tokens}})

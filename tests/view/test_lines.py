@@ -170,6 +170,19 @@ def test_the_count_and_the_time_left_are_those_of_the_study_whoever_runs_it() ->
     assert watched.lines.progress.best.number == 1
 
 
+def test_what_comes_before_the_first_trial_is_no_time_of_the_study() -> None:
+    watched = Watched(hours=0.02)
+    watched.now = 30.0  # data and model were checked
+    watched.lines.started(0, slot=0, params=DEFAULT, attempt=1)
+    watched.lines.started(1, slot=1, params=DEFAULT, attempt=1)
+    watched.said()
+    watched.now = 40.0
+    end(watched, 0, seconds=10.0)
+    end(watched, 1, seconds=10.0)
+    assert watched.lines.progress.elapsed(watched.now) == 10.0
+    assert watched.said()[1].endswith("(2 of 10, about 40s left)")  # 8 of 10 s, two at once
+
+
 def test_a_stop_is_said_past_the_buffers(capfd: pytest.CaptureFixture[str]) -> None:
     Watched().lines.stopping("stopping: the trial is saved first")
     assert capfd.readouterr().err == "12:00:00 stopping: the trial is saved first\n"

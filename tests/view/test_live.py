@@ -100,12 +100,13 @@ def test_the_live_screen_follows_what_it_hears_and_leaves_notices_behind() -> No
     console = Console(file=file, width=80, height=30, force_terminal=True, color_system=None)
     now = [0.0]
     with LiveScreen(goal(), console, clock=lambda: now[0]) as screen:
+        now[0] = 5.0
         screen.started(0, slot=0, params=DEFAULT, attempt=1)
         screen.rung(
             0, progress=50, value=0.5, metrics={"accuracy": 0.5}, train_loss=1.0, pruned=False
         )
         screen.notice("the worker was killed by SIGKILL; attempt 2 of 3 begins")
-        now[0] = 9.0
+        now[0] = 14.0
         screen.ended(
             0,
             reason="completed",
@@ -122,3 +123,4 @@ def test_the_live_screen_follows_what_it_hears_and_leaves_notices_behind() -> No
     assert "stopping now" in text
     assert "0.8000  trial 0" in text
     assert screen.progress.done == 1
+    assert screen.progress.elapsed(14.0) == 9.0  # not what came before the first trial

@@ -85,6 +85,7 @@ def test_finalists_and_advice_are_in_the_report() -> None:
     )
     assert "Nothing stands out from chance." in text
     close = material([trial_row(0, 0.90), trial_row(1, 0.91)])
+    assert "<code>sft-tune confirm s</code> before" in report_html(close, VERSIONS)
     text = " ".join(Page(report_html(close, VERSIONS)).text)
     assert "trial 1 leads by 0.0100" in text and "confirm:\n  seeds: 5" in text
     foreign = report_html(material([trial_row(0, 0.9)], managed=False), VERSIONS)

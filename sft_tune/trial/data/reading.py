@@ -35,6 +35,11 @@ def parts_of_search(request: Request) -> tuple[tuple[str, ...], dict[str, Part],
         validation = whole.take(rows.validation)
         share = "lower data.folds" if data.folds else "raise data.validation_fraction"
         remedy = f"Add examples, or {share}."
+        if len(labels) == len(whole.rows):
+            remedy = (
+                "No label is there twice: name a column of classes in data.label_column, "
+                "or add examples of each."
+            )
     train = train.take(take_at_most(train.strata, data.train_limit, seed, "train_limit"))
     request.targets.check_train(train, labels, request.where("train"))
     chosen = take_at_most(validation.strata, data.validation_limit, seed, "validation_limit")

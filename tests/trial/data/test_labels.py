@@ -85,6 +85,12 @@ def test_limits_are_stratified(prepare_texts, make, tmp_path):
     assert counts == {"train": {"a": 12, "b": 4}, "validation": {"a": 6, "b": 2}}
 
 
+def test_a_label_column_of_which_no_value_is_there_twice_is_told(prepare_texts, make, tmp_path):
+    path = jsonl(make, tmp_path / "x.jsonl", "abcdef")
+    with pytest.raises(DataError, match=r"No label is there twice.* data\.label_column"):
+        prepare_texts(path)
+
+
 def test_a_limit_below_the_number_of_classes_is_an_error(prepare_texts, make, tmp_path):
     path = jsonl(make, tmp_path / "x.jsonl", "abc" * 10)
     with pytest.raises(DataError, match=r"without examples of b, c: data\.train_limit keeps 1"):
