@@ -16,7 +16,7 @@ from sft_tune.session import open_database, quiet_optuna
 
 if TYPE_CHECKING:
     from sft_tune.run.dispatcher import Dispatcher
-    from sft_tune.run.events import Event
+    from sft_tune.run.events import Event, TrialEnded
     from sft_tune.spec.search import ConfirmSpec
     from sft_tune.store.database import Database
     from sft_tune.store.records import StudyRecord
@@ -112,7 +112,7 @@ def run_confirm(
                 record,
                 db,
                 wanted,
-                notify=lambda event: _tell(event, record, db, stream),
+                notify=_Teller(record, db, stream).tell,
                 on_dispatcher=attach,
                 ray_address=ray_address,
             )
@@ -122,29 +122,48 @@ def run_confirm(
         return "aborted"
 
 
-def _tell(event: Event, record: StudyRecord, db: Database, stream: TextIO) -> None:
-    """Write a line of what a person wants to know: ends and notices, not every rung."""
-    from sft_tune.run.events import Notice, TrialEnded
-    from sft_tune.store.finalist_rows import finalist_rows
-    from sft_tune.view import words
+class _Teller:
+    """Writes a line of what a person wants to know: ends and notices, not every rung."""
 
-    match event:
-        case TrialEnded():
-            runs = finalist_rows(db, record.name)
-            ended = sum(run.phase == "ended" for run in runs)
-            value = "" if event.value is None else f" with {record.metric} {event.value:.4f}"
-            note = f", {event.note}" if event.note else ""
-            if event.reason == "crashed":
-                note += f" (the whole error: sft-tune show {record.name} {event.number})"
-            text = (
-                f"trial {event.number} {words.REASONS.get(event.reason, event.reason)}{value}"
-                f"{note} in {words.duration(event.seconds)} ({ended} of {len(runs)} runs)"
-            )
-        case Notice():
-            text = event.text
-        case _:
-            return
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=stream, flush=True)
+    def __init__(self, record: StudyRecord, db: Database, stream: TextIO) -> None:
+        self._record, self._db, self._stream = record, db, stream
+        self._began: float | None = None
+        self._here = 0
+
+    def tell(self, event: Event) -> None:
+        """Hear what happens."""
+        from sft_tune.run.events import Notice, TrialEnded, TrialStarted
+
+        match event:
+            case TrialStarted() if self._began is None:
+                self._began = time.monotonic()
+            case TrialEnded():
+                self._write(self._ended(event))
+            case Notice():
+                self._write(event.text)
+
+    def _ended(self, event: TrialEnded) -> str:
+        from sft_tune.store.finalist_rows import finalist_rows
+        from sft_tune.view import words
+
+        runs = finalist_rows(self._db, self._record.name)
+        ended = sum(run.phase == "ended" for run in runs)
+        value = "" if event.value is None else f" with {self._record.metric} {event.value:.4f}"
+        note = f", {event.note}" if event.note else ""
+        if event.reason == "crashed":
+            note += f" (the whole error: sft-tune show {self._record.name} {event.number})"
+        self._here += 1
+        left = ""
+        if self._began is not None and ended < len(runs):
+            each = (time.monotonic() - self._began) / self._here
+            left = f", about {words.duration(each * (len(runs) - ended))} left"
+        return (
+            f"trial {event.number} {words.REASONS.get(event.reason, event.reason)}{value}"
+            f"{note} in {words.duration(event.seconds)} ({ended} of {len(runs)} runs{left})"
+        )
+
+    def _write(self, text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=self._stream, flush=True)
 
 
 def _say_more_seeds(found: Standings, asked_for: int) -> None:

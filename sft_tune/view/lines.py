@@ -72,8 +72,8 @@ class PlainLines:
         self._last_line[number] = now
         self.progress.begin(now)
         self.progress.start(number, slot, params, attempt, now)
-        again = f" (attempt {attempt})" if attempt > 1 else ""
-        self._write(f"trial {number} started{again}: {words.settings(params) or 'the defaults'}")
+        begun = f"taken up again (attempt {attempt})" if attempt > 1 else "started"
+        self._write(f"trial {number} {begun}: {words.settings(params) or 'the defaults'}")
 
     def rung(
         self,

@@ -103,14 +103,14 @@ def marginal(evidence: Evidence, name: str, *, unit: str = "%") -> Marginal:
     if name not in evidence.spec.space:
         known = ", ".join(evidence.spec.space) or "nothing"
         raise UserError(
-            f"--by: study {evidence.spec.name!r} does not search {name!r}; it searches {known}"
+            f"study {evidence.spec.name!r} does not search {name!r}; it searches {known}"
         )
     progress = common_progress(evidence)
     final = final_scores(evidence)
     scores = final if progress is None else scores_at(evidence, progress)
     rows = [row for row in evidence.rows if row.number in scores and name in row.params]
     if not rows:
-        raise UserError(f"--by: no trial of study {evidence.spec.name!r} has a value yet")
+        raise UserError(f"no trial of study {evidence.spec.name!r} has a value yet")
     rows.sort(key=lambda row: _in_order(row.params[name]))
     groups = grouped(evidence.spec.space[name], [row.params[name] for row in rows])
     members = [

@@ -91,7 +91,7 @@ def draw_trial(
         (f"trial {row.number} of {study.name}: ", "bold"), (state, f"bold {STYLES.get(state, '')}")
     )
     if row.note:
-        head.append(f"  {row.note}")
+        head.append(f", {row.note}")
     parts: list[RenderableType] = [head, _trial_facts(study, row, rungs, now)]
     faults = from_flags(row.flags)
     if faults:

@@ -120,7 +120,7 @@ def test_show_says_why_a_trial_diverged(run: Run, tiny: Tiny) -> None:
     rows = json.loads(run("trials", "tiny", "--json", "--storage", tiny.storage).stdout)
     (number,) = [row["number"] for row in rows if row["reason"] == "diverged"]
     text = run("show", "tiny", str(number), "--storage", tiny.storage).stdout
-    assert text.startswith(f"trial {number} of tiny: diverged  ")
+    assert text.startswith(f"trial {number} of tiny: diverged, ")
     assert "nan" in text.splitlines()[0] or "inf" in text.splitlines()[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -160,6 +161,8 @@ def test_two_runners_share_a_confirmation(calm: Path, searched: Path, tmp_path: 
     for process in both:
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output.decode()
+        told = re.findall(r"\((\d+) of 4 runs(, about \S+ left)?\)", output.decode())
+        assert [bool(left) for ended, left in told] == [ended != "4" for ended, left in told]
     rows = rows_of(path)
     assert result(rows) == result(rows_of(calm))
     assert {row.attempts for row in rows} == {1}

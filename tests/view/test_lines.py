@@ -113,7 +113,7 @@ def test_a_trial_that_ended_early_says_where_and_why() -> None:
     end(watched, 5, reason="diverged", value=None, note="loss became nan at step 3 of 9")
     end(watched, 6, reason="duplicate", seconds=0.0, note="the same configuration as trial 4")
     assert watched.said() == [
-        "trial 4 started (attempt 2): the defaults",
+        "trial 4 taken up again (attempt 2): the defaults",
         "trial 4 at 20 %: accuracy 0.1000, train loss 1.0000",
         "trial 4 pruned at 20 %, its best accuracy 0.1000 in 4.1s (1 done)",
         "trial 5 diverged in 4.1s: loss became nan at step 3 of 9 (2 done)",

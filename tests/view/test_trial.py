@@ -53,7 +53,7 @@ def test_a_trial_on_a_page_has_its_rungs_its_errors_and_its_files(draw_text: Dra
     )
     rungs = [rung_row(3, 10, 0.2, 1.0), rung_row(3, 20, 0.4, 2.0)]
     text = draw_text(draw_trial(study_row(), row, rungs, DEFAULT, "s3://b/t", files, NOW), 100)
-    assert text.startswith("trial 3 of s: crashed  the worker was killed by SIGKILL\n")
+    assert text.startswith("trial 3 of s: crashed, the worker was killed by SIGKILL\n")
     assert "curve     ▁█" in text
     assert "attempts  2" in text
     assert "attempt 1: killed\n\nattempt 2: killed" in text
