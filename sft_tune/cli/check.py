@@ -25,7 +25,7 @@ def check(file: StudyFile, as_json: AsJson = False, storage: FileStorage = None)
 
     Example: sft-tune check study.yaml
     """
-    from sft_tune.run.slots import find_slots
+    from sft_tune.run.slots import find_slots, unused_gpus
     from sft_tune.spec.function_task import is_function
     from sft_tune.spec.load import load_study
     from sft_tune.view.advice import advice_json, draw_advice
@@ -35,6 +35,8 @@ def check(file: StudyFile, as_json: AsJson = False, storage: FileStorage = None)
     spec = load_study(file).spec
     slot = find_slots(spec.resources)[0]
     waiting = console(stderr=True)
+    if text := unused_gpus(spec.resources):
+        waiting.print(text, soft_wrap=True)
     with waiting.status("loading data and model, taking a few steps"):
         probed = _probe(spec, slot)
     if is_function(spec.task):

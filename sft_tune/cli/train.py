@@ -157,6 +157,7 @@ def _train(spec: StudySpec, config: TrialConfig, folder: Path, out: Console) -> 
     from sft_tune.errors import WorkerError
     from sft_tune.run import messages
     from sft_tune.run.single import train_one
+    from sft_tune.run.slots import unused_gpus
     from sft_tune.view.training import rung_line
 
     try:
@@ -169,6 +170,8 @@ def _train(spec: StudySpec, config: TrialConfig, folder: Path, out: Console) -> 
     rungs: list[dict[str, Any]] = []
     metric = config.objective.metric
     out.print(f"training in {folder}", soft_wrap=True)
+    if text := unused_gpus(spec.resources):
+        out.print(text, soft_wrap=True)
 
     def on_rung(evaluation: dict[str, Any]) -> None:
         rungs.append({name: v for name, v in evaluation.items() if name != "event"})

@@ -58,7 +58,7 @@ def worker(
     from sft_tune.run.engine import LocalEngine
     from sft_tune.run.messages import cache_folder
     from sft_tune.run.serve import serve
-    from sft_tune.run.slots import find_slots
+    from sft_tune.run.slots import find_slots, unused_gpus
     from sft_tune.store.records import find_study
     from sft_tune.store.urls import redact
 
@@ -73,6 +73,8 @@ def worker(
 
         places = ", ".join(slot.label for slot in slots)
         _say(f"worker on {places}, serving {study or 'every open study'} of {redact(db.url)}")
+        if text := unused_gpus(resources):
+            _say(text)
         why = serve(
             db,
             LocalEngine(Path(cache_folder()) / "workers"),

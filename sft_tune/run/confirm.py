@@ -54,7 +54,8 @@ def confirm_study(
         return "trials"
     warm_up(spec)
     notify(Notice(f"confirming {_listed(numbers)} over {len(seeds)} seeds each"))
-    engine, slots = make_engine(spec.resources, workers_folder(record.artifacts), ray_address)
+    folder = workers_folder(record.artifacts)
+    engine, slots = make_engine(spec.resources, folder, ray_address, notify)
     inbox: Inbox = queue.SimpleQueue()
     idle: list[Worker] = []
     try:

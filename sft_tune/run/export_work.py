@@ -17,6 +17,7 @@ from sft_tune.run.single import await_event
 from sft_tune.run.slots import Slot, find_slots
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.dump import dump_study
+from sft_tune.spec.evaluating import settled
 from sft_tune.spec.paths import localize_config
 from sft_tune.store.records import StudyRecord
 from sft_tune.store.rows import TrialRow
@@ -92,7 +93,7 @@ class ExportWork:
             *(self._here, best, self._staging, reference), onnx=self._onnx, slot=self._slot
         )
         facts = self._ask(command, "exported")["facts"]
-        self._write_study_file()
+        self._write_study_file(facts["data"]["examples"])
         self._notify("loading them in a fresh process, and evaluating validation again")
         found = self._verified(reference, facts["call"])
         averaged = len(cooked["ingredients"]) > 1
@@ -177,13 +178,15 @@ class ExportWork:
         command = messages.soup(candidates, self._soup_file, self._slot, self._resources)
         return self._ask(command, "cooked")
 
-    def _write_study_file(self) -> None:
+    def _write_study_file(self, examples: Mapping[str, int]) -> None:
         name = f"{self._record.name[:100]}-trial-{self._row.number}"
         text = (
             f"# Trial {self._row.number} of study {self._record.name}. The same numbers again:\n"
-            f"#   sft-tune train {STUDY_FILE} --seed {self._config.seed}\n\n"
+            f"#   sft-tune train {STUDY_FILE} --seed {self._config.seed}\n"
+            "# Paths, of data or a backbone, are those of the machine that exported it.\n\n"
         )
-        text += dump_study(self._here, name, self._resources)
+        config = self._here.model_copy(update={"objective": settled(self._here, examples)})
+        text += dump_study(config, name, self._resources)
         (self._staging / STUDY_FILE).write_text(text, encoding="utf8")
 
     def _verified(self, reference: Path, call: Mapping[str, Any]) -> Message:

@@ -22,6 +22,8 @@ from sft_tune.store.claims import Claim
 from sft_tune.store.optuna_storage import add_reports, set_trial_attributes
 
 ORDINAL = "sft:ordinal"
+PRUNED_AT = "sft:pruned_at"
+"""The system attribute with the progress at which the pruner has said to end a trial."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Searcher:
         self._common = search_space()
         self._judged: dict[int, int] = {}
         """Where the pruner was last asked of a trial, in percent, by Optuna's id."""
-        self._pruned: set[int] = set()
-        """Of which it has said so: a worker that died before it heard is told again."""
+        self._pruned: dict[int, int] = {}
+        """Where it has said to end one: whoever died before it heard is told again."""
         self._storage = get_storage(storage)
         self._study = optuna.load_study(
             study_name=spec.name, storage=self._storage, pruner=make_pruner(spec.pruner)
@@ -95,6 +97,9 @@ class Searcher:
         )
         trial = Trial(self._study, optuna_id)
         params = draw(trial, self._spec.space)
+        pruned_at = trial._cached_frozen_trial.system_attrs.get(PRUNED_AT)
+        if pruned_at is not None:
+            self._pruned[optuna_id] = pruned_at
         return Point(trial, optuna_id, trial.number, params)
 
     def note(self, reports: Sequence[tuple[Point, int, float]]) -> None:
@@ -115,16 +120,22 @@ class Searcher:
             _reported(point).setdefault(progress, float(value))
 
     def prunes(self, point: Point, progress: int) -> bool:
-        """Tell whether to end the trial, whose objective at ``progress`` percent is noted."""
-        if point.optuna_id in self._pruned:
-            return True
+        """Tell whether to end the trial, whose objective at ``progress`` percent is noted.
+
+        It is kept where a trial is to end: its runner may die before the worker has heard, and
+        asked once more, successive halving lets it pass a rung that it was judged at.
+        """
+        pruned_at = self._pruned.get(point.optuna_id)
+        if pruned_at is not None:
+            return progress >= pruned_at
         # Asked, Optuna reads the trial from the database first, whatever the pruner.
         if not may_prune(self._spec.pruner, self._judged.get(point.optuna_id, 0), progress):
             return False
         answer = point.trial.should_prune()
         self._judged[point.optuna_id] = progress
         if answer:
-            self._pruned.add(point.optuna_id)
+            self._pruned[point.optuna_id] = progress
+            self._storage.set_trial_system_attr(point.optuna_id, PRUNED_AT, progress)
         return answer
 
     def tell(

@@ -29,6 +29,10 @@ LOADED_BY = {"transformers": "transformers.modeling_utils", "timm": "timm"}
 """What a worker imports, for a second or two, to make a model of the library."""
 
 
+class DriverError(Exception):
+    """The tool that lists the GPUs is there and fails; the message is what it said."""
+
+
 @dataclass(frozen=True)
 class Slot:
     """One place for one trial.
@@ -62,7 +66,11 @@ class Slot:
 
 
 def available_gpus() -> list[str]:
-    """Return the GPUs that this process may use, without importing torch."""
+    """Return the GPUs that this process may use, without importing torch.
+
+    Raises:
+        DriverError: the driver cannot be asked.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         # CUDA, too, leaves out all from the first name on that is none: -1, NoDevFiles, void.
@@ -78,8 +86,12 @@ def gpu_memory() -> dict[str, float]:
 
     It is empty where the driver cannot be asked.
     """
-    sizes = {}
-    for index, rest in _ask_driver("index,uuid,memory.total"):
+    sizes: dict[str, float] = {}
+    try:
+        answer = _ask_driver("index,uuid,memory.total")
+    except DriverError:
+        return sizes
+    for index, rest in answer:
         uuid, size = (field.strip() for field in rest.split(","))
         with contextlib.suppress(ValueError):  # [N/A], of one that shares the machine's
             sizes[index] = sizes[uuid] = float(size) / 1024
@@ -91,7 +103,11 @@ def _driver_tool() -> str | None:
 
 
 def _ask_driver(fields: str) -> list[tuple[str, str]]:
-    """Return for each GPU its number and the rest of ``fields``."""
+    """Return for each GPU its number and the rest of ``fields``; none without a driver.
+
+    Raises:
+        DriverError: the tool fails.
+    """
     tool = _driver_tool()
     if tool is None:
         return []
@@ -99,9 +115,12 @@ def _ask_driver(fields: str) -> list[tuple[str, str]]:
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
     except subprocess.TimeoutExpired:
-        return []
+        raise DriverError("no answer in 30 seconds") from None
+    except OSError as error:
+        raise DriverError(str(error)) from error
     if answer.returncode != 0:
-        return []
+        said = (answer.stdout + answer.stderr).strip().splitlines()
+        raise DriverError(said[0] if said else f"exit code {answer.returncode}")
     lines = [line.partition(",") for line in answer.stdout.splitlines() if line.strip()]
     return [(index.strip(), rest.strip()) for index, _, rest in lines]
 
@@ -119,7 +138,15 @@ def find_gpus(resources: ResourcesSpec) -> list[str]:
     """
     if resources.devices == "cpu":
         return []
-    gpus = available_gpus()
+    try:
+        gpus = available_gpus()
+    except DriverError as error:
+        if resources.devices == "auto":
+            return []
+        raise UserError(
+            "resources.devices: nvidia-smi must list the GPUs that are named "
+            f"(it failed: {error}); mend the driver, or use `cpu`"
+        ) from None
     if resources.devices == "auto":
         return gpus
     wanted = [str(number) for number in resources.devices]
@@ -131,6 +158,20 @@ def find_gpus(resources: ResourcesSpec) -> list[str]:
             f"this machine has {have}); use `auto` or `cpu`"
         )
     return list(dict.fromkeys(wanted))
+
+
+def unused_gpus(resources: ResourcesSpec) -> str | None:
+    """Return why trials run on the CPU though there may be GPUs; None: nothing is in their way."""
+    if resources.devices != "auto" or resources.engine != "local":
+        return None
+    try:
+        available_gpus()
+    except DriverError as error:
+        return (
+            "on the CPU, since `devices: auto` takes the GPUs that nvidia-smi lists "
+            f"(it failed: {error}); mend the driver, or set `devices: cpu`"
+        )
+    return None
 
 
 def find_slots(resources: ResourcesSpec, cpu_workers: int = 1) -> list[Slot]:

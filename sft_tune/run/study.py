@@ -27,7 +27,7 @@ from sft_tune.run.register import (
 )
 from sft_tune.run.retention import working_folder
 from sft_tune.run.searcher import Searcher
-from sft_tune.run.slots import Slot, find_slots
+from sft_tune.run.slots import Slot, find_slots, unused_gpus
 from sft_tune.run.stacking import STACKED, stack_size
 from sft_tune.spec.advice import idle_batch_sizes
 from sft_tune.spec.evaluating import evaluation_epochs
@@ -88,7 +88,8 @@ def start_study(
     known = known_study(db, spec, accept_changes=accept_changes)
     artifacts = make_artifacts(spec, db.url) if known is None else known.artifacts
     try:
-        engine, slots = make_engine(spec.resources, workers_folder(artifacts), ray_address)
+        folder = workers_folder(artifacts)
+        engine, slots = make_engine(spec.resources, folder, ray_address, notify)
     except BaseException:
         if known is None:
             remove_artifacts(artifacts)
@@ -133,7 +134,7 @@ def start_study(
 
 
 def make_engine(
-    resources: ResourcesSpec, logs: Path, ray_address: str | None
+    resources: ResourcesSpec, logs: Path, ray_address: str | None, notify: Notify
 ) -> tuple[Engine, list[Slot]]:
     """Return the engine that ``resources`` names, and the slots it has.
 
@@ -146,6 +147,8 @@ def make_engine(
                 f"--ray-address needs `resources.engine: ray` (got {resources.engine}); change "
                 "that in the study file, or leave the option out"
             )
+        if text := unused_gpus(resources):
+            notify(Notice(text))
         return LocalEngine(logs), find_slots(resources)
     from sft_tune.run.ray_engine import RayEngine
 

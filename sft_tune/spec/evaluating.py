@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from sft_tune.spec.config import fewest_epochs, objective_of
+from sft_tune.spec.config import TrialConfig, fewest_epochs, objective_of
 from sft_tune.spec.objective import FEWER_RUNGS, MOST_RUNGS, ObjectiveSpec
 from sft_tune.spec.study import StudySpec
 
@@ -66,6 +66,24 @@ def early_examples(objective: ObjectiveSpec, *, train: int, validation: int, epo
         return validation
     left = (admitted - 2 * validation) / (rungs - 1)
     return min(validation, max(LEAST, int(left)))
+
+
+def settled(config: TrialConfig, examples: Mapping[str, int]) -> ObjectiveSpec:
+    """Return the objective of ``config`` with what `auto` was in its study, of ``examples``.
+
+    It differs where the study has shorter trials: alone, one is its own shortest.
+    """
+    objective, validation = config.objective, examples["validation"]
+    if config.fewest_epochs is None:
+        return objective
+    sizes = {"train": examples["train"], "validation": validation, "epochs": config.fewest_epochs}
+    early = early_examples(objective, **sizes)
+    return objective.model_copy(
+        update={
+            "rungs": rungs_of(objective, **sizes),
+            "evaluate": "all" if early == validation else early,
+        }
+    )
 
 
 def early_of(spec: StudySpec, examples: Mapping[str, int]) -> int:

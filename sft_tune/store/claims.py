@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, Connection, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sft_tune.errors import StudyNotFoundError
@@ -42,7 +42,7 @@ from sft_tune.store.outcomes import (
     record_evaluations,
     untold,
 )
-from sft_tune.store.tables import CLAIMED, RUNNING, queue, studies, trials
+from sft_tune.store.tables import CLAIMED, RUNNING, queue, studies, trials, unended
 from sft_tune.store.takeover import take_first
 from sft_tune.store.values import dumps, utc
 
@@ -158,7 +158,7 @@ def claim_abandoned(
     be gone (a process of this machine that no longer is).
     """
     return take_first(
-        *(db, trials, trials.c.study_id == study_id, trials.c.ordinal, claim_with),
+        *(db, trials, and_(trials.c.study_id == study_id, unended), trials.c.ordinal, claim_with),
         owner=owner,
         now=now,
         lease_seconds=lease_seconds,

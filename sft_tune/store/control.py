@@ -13,7 +13,7 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sft_tune.store.database import Database
-from sft_tune.store.tables import ENDED, queue, studies, trials
+from sft_tune.store.tables import ENDED, queue, studies, trials, unended
 from sft_tune.store.values import dumps, loads, utc
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def wishes(db: Database, study_id: int, owner: str, now: float) -> Wishes:
                 trials.c.lease_owner,
                 trials.c.lease_expires,
                 trials.c.stop_requested,
-            ).where(trials.c.study_id == study_id, trials.c.state != ENDED)
+            ).where(trials.c.study_id == study_id, unended)
         ).all()
     return Wishes(
         exists=row is not None,

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Table, func, select, update
 
 from sft_tune.errors import SftTuneError
 from sft_tune.store.database import Database
-from sft_tune.store.tables import ENDED, INTERRUPTED, queue, studies, trials
+from sft_tune.store.tables import ENDED, INTERRUPTED, queue, studies, trials, unended
 from sft_tune.store.values import loads
 
 if TYPE_CHECKING:
@@ -232,9 +232,7 @@ def live_owners(db: Database, study_id: int, now: float) -> set[str]:
     with db.reading() as connection:
         owners = connection.execute(
             select(trials.c.lease_owner).where(
-                trials.c.study_id == study_id,
-                trials.c.state != ENDED,
-                trials.c.lease_expires > now,
+                trials.c.study_id == study_id, unended, trials.c.lease_expires > now
             )
         ).scalars()
         return {owner for owner in owners if owner is not None}

@@ -52,6 +52,8 @@ class Newcomers:
                 .where(
                     studies.c.name == self._study,
                     trials.c.state == ENDED,
+                    trials.c.number
+                    >= min(self._open, default=self._newest),  # which an index finds
                     or_(trials.c.number > self._newest, trials.c.number.in_(sorted(self._open))),
                 )
                 .order_by(trials.c.number)

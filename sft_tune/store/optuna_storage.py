@@ -42,9 +42,9 @@ def create_optuna_tables(db: Database) -> None:
 
 
 def _storage(db: Database, *, make_tables: bool) -> RDBStorage:
-    from optuna.storages import RDBStorage
+    from sft_tune.store.optuna_trials import TrialReader
 
-    storage = RDBStorage(
+    storage = TrialReader(
         db.url,  # Braces, which Optuna would fill in, are percent-encoded by `resolve_url`.
         engine_kwargs=engine_options(db.url),
         skip_table_creation=not make_tables,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import datetime
-from typing import Any
+from typing import Any, overload
 
 from sqlalchemy import (
     Column,
@@ -94,6 +94,13 @@ class _TrialUserAttributes(TypedColumns):
     value_json: Named[str] = Column(Text)
 
 
+class _TrialSystemAttributes(TypedColumns):
+    trial_system_attribute_id: Named[int] = Column(Integer, primary_key=True)
+    trial_id: Named[int] = Column(Integer)
+    key: Named[str] = Column(String(512))
+    value_json: Named[str] = Column(Text)
+
+
 studies = Table("studies", metadata, _Studies)
 study_directions = Table("study_directions", metadata, _StudyDirections)
 study_user_attributes = Table("study_user_attributes", metadata, _StudyUserAttributes)
@@ -102,6 +109,15 @@ trial_values = Table("trial_values", metadata, _TrialValues)
 trial_intermediate_values = Table("trial_intermediate_values", metadata, _TrialIntermediateValues)
 trial_params = Table("trial_params", metadata, _TrialParams)
 trial_user_attributes = Table("trial_user_attributes", metadata, _TrialUserAttributes)
+trial_system_attributes = Table("trial_system_attributes", metadata, _TrialSystemAttributes)
+
+
+@overload
+def stored_float(value: float | None, kind: str) -> float: ...
+
+
+@overload
+def stored_float(value: float | None, kind: str | None) -> float | None: ...
 
 
 def stored_float(value: float | None, kind: str | None) -> float | None:

@@ -275,9 +275,10 @@ def find_duplicate(db: Database, study_id: int, fingerprint: str) -> EndedTrial 
 def _ended(db: Database, *conditions: ColumnElement[bool]) -> list[EndedTrial]:
     with db.reading() as connection:
         rows = connection.execute(
-            select(trials).where(trials.c.state == ENDED, *conditions).order_by(trials.c.ordinal)
+            select(trials).where(trials.c.state == ENDED, *conditions)
         ).mappings()
-        return [_ended_trial(row) for row in rows]
+        # Sorted here: SQLite would go through all trials in that order to find a few.
+        return [_ended_trial(row) for row in sorted(rows, key=lambda row: int(row["ordinal"]))]
 
 
 def _ended_trial(row: RowMapping) -> EndedTrial:

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypedColumns,
+    and_,
 )
 
 metadata = MetaData()
@@ -190,6 +191,10 @@ studies = Table("sft_studies", metadata, _Studies)
 
 trials = Table("sft_trials", metadata, _Trials)
 """One row a ticket of the budget, which becomes a trial when `claims.link` gives it a number."""
+
+unended = and_(trials.c.state != ENDED, trials.c.ended_at.is_(None))
+"""The condition on tickets and trials that have not ended; an index finds them by its second half.
+"""
 
 evaluations = Table("sft_evaluations", metadata, _Evaluations)
 """One row a rung of a trial."""

@@ -120,6 +120,48 @@ def test_the_exported_study_file_gives_the_trials_numbers_again(
     ]
 
 
+LONGER = """\
+name: longer
+task: image-classification
+data: {source: "sklearn:digits", train_limit: 100, validation_limit: 60}
+model: {name: "builtin:convnet", weights: backbone.safetensors}
+training: {epochs: 50, batch_size: 50}
+space: {epochs: [2, 50]}
+pruner: {name: none}
+budget: {trials: 1}
+resources: {devices: cpu, trials_per_device: 1, threads_per_trial: 1}
+"""
+
+
+def test_a_long_trial_of_a_study_with_short_ones_is_trained_and_evaluated_as_it_was(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From anywhere: by its own 50 epochs it would have ten rungs, by those of its study five."""
+    study, elsewhere = tmp_path / "study", tmp_path / "elsewhere"
+    study.mkdir()
+    elsewhere.mkdir()
+    backbone = Path(__file__).resolve().parents[2] / "studies" / "quickstart_backbone.safetensors"
+    shutil.copy(backbone, study / "backbone.safetensors")
+    (study / "longer.yaml").write_text(LONGER)
+    storage = str(tmp_path / "longer.db")
+    monkeypatch.chdir(study)
+    run("start", "longer.yaml", "--storage", storage)
+    run("export", "longer", tmp_path / "model", "--storage", storage)
+    monkeypatch.chdir(elsewhere)
+    told = run("show", "longer", "0", "--json", "--storage", storage).stdout
+    trial: dict[str, Any] = json.loads(told)
+    file = tmp_path / "model" / "study.yaml"
+    assert json.loads(run("check", file, "--json").stdout)["estimate"]["trials"] == 1
+    result = json.loads(run("train", file, "--seed", str(trial["seed"]), "--json").stdout)
+    assert len(trial["rungs"]) == 5
+    assert [rung["progress"] for rung in result["rungs"]] == [20, 40, 60, 80, 100]
+    assert [rung["metrics"] for rung in result["rungs"]] == [
+        rung["metrics"] for rung in trial["rungs"]
+    ]
+    assert result["config"]["training"] == trial["config"]["training"]
+    assert result["config"]["model"]["weights"] == str(study / "backbone.safetensors")
+
+
 def test_the_card_names_data_numbers_and_how_it_was_found(exported: Once) -> None:
     card = (exported.folder / "README.md").read_text()
     for text in (

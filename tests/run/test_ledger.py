@@ -251,6 +251,25 @@ def test_a_worker_that_died_before_it_heard_that_it_is_pruned_is_told_again(runn
         assert study.ledger.rungs([(begun, rung(50, 0.1))]) == [False]
 
 
+def test_a_trial_whose_runner_died_before_its_worker_heard_is_pruned_by_the_next_at_the_same_rung(
+    runner: Open, clock: Clock
+) -> None:
+    pruner = {"name": "asha", "first": 50, "reduction": 2, "startup_trials": 0}
+    dead = runner(pruner=pruner)
+    for value in (0.9, 0.8, 0.7):
+        dead.run(dead.place(), value)
+    begun = dead.ledger.begin(dead.place(), "CPU")
+    assert dead.ledger.rungs([(begun, rung(25, 0.1))]) == [True]
+    assert dead.ledger.rungs([(begun, rung(50, 0.1))]) == [False]
+    clock.now += 61
+    following = runner(pruner=pruner)
+    again = following.ledger.begin(following.place(), "CPU")
+    assert again.number == begun.number
+    # From its last checkpoint, which may lie some rungs before.
+    assert following.ledger.rungs([(again, rung(25, 0.1))]) == [True]
+    assert following.ledger.rungs([(again, rung(50, 0.1))]) == [False]
+
+
 class Elsewhere(Runner):
     """A runner of another machine, whose clock may go otherwise."""
 

@@ -8,7 +8,14 @@ import psutil
 import pytest
 
 from sft_tune.errors import UserError
-from sft_tune.run.slots import Slot, available_cores, find_slots, gpu_memory, worker_environment
+from sft_tune.run.slots import (
+    Slot,
+    available_cores,
+    find_slots,
+    gpu_memory,
+    unused_gpus,
+    worker_environment,
+)
 from sft_tune.spec.resources import ResourcesSpec
 
 
@@ -26,6 +33,16 @@ def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Non
         write_tool(tmp_path / "bin", lines)
 
     return know
+
+
+@pytest.fixture
+def broken_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A driver that is not the one that nvidia-smi was made for; return what it says."""
+    said = "Failed to initialize NVML: Driver/library version mismatch"
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    write_tool(tmp_path / "bin", f"echo '{said}'\necho 'NVML library version: 550.9'\nexit 18\n")
+    return said
 
 
 def write_tool(folder: Path, lines: str) -> None:
@@ -100,6 +117,34 @@ def test_no_more_trials_run_on_the_cpu_than_memory_holds() -> None:
 def test_without_a_driver_no_gpu_has_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert gpu_memory() == {}
+
+
+def test_a_driver_that_fails_leaves_trials_the_cpu_and_a_line_about_it(broken_driver: str) -> None:
+    assert [slot.gpu for slot in slots()] == [None]
+    told = unused_gpus(ResourcesSpec())
+    assert told is not None and "\n" not in told
+    assert f"(it failed: {broken_driver}); mend the driver, or set `devices: cpu`" in told
+    assert unused_gpus(ResourcesSpec(devices="cpu")) is None
+    assert gpu_memory() == {}
+
+
+def test_a_gpu_that_is_asked_for_needs_a_driver_that_answers(broken_driver: str) -> None:
+    with pytest.raises(UserError, match=f"{broken_driver}.*; mend the driver, or use `cpu`"):
+        slots(devices=[0])
+
+
+def test_a_tool_that_cannot_be_run_or_says_nothing_is_told_of_too(
+    broken_driver: str, tmp_path: Path
+) -> None:
+    write_tool(tmp_path / "bin", "exit 9\n")
+    assert "(it failed: exit code 9)" in (unused_gpus(ResourcesSpec()) or "")
+    (tmp_path / "bin" / "nvidia-smi").write_bytes(b"\x7fELF")
+    assert "(it failed: " in (unused_gpus(ResourcesSpec()) or "")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_of_a_driver_that_answers_nothing_is_told() -> None:
+    assert unused_gpus(ResourcesSpec()) is None
 
 
 def test_a_gpu_without_memory_of_its_own_has_none_that_is_known(

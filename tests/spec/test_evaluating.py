@@ -10,8 +10,10 @@ from sft_tune.spec.evaluating import (
     PASSES,
     SHARE,
     early_examples,
+    early_of,
     evaluation_epochs,
     rungs_of,
+    settled,
 )
 from sft_tune.spec.objective import ObjectiveSpec
 from sft_tune.spec.study import StudySpec
@@ -133,6 +135,18 @@ def test_the_shortest_trial_of_a_study_is_known_to_each(space: dict[str, Any], f
     assert fewest_epochs(spec) == fewest
     config = assemble(spec, default_params(spec), 3)
     assert (config.fewest_epochs or config.training.epochs) == fewest
+
+
+def test_what_auto_was_in_a_study_of_shorter_trials_is_known_of_each_alone() -> None:
+    sizes = {"train": 20_000, "validation": 5_000}
+    spec = _study({"epochs": [1, 50]}, pruner={"name": "none"})
+    trial = assemble(spec, {"epochs": 50}, 0)
+    found = settled(trial, sizes)
+    assert (found.rungs, found.evaluate) == (5, early_of(spec, sizes)) == (5, LEAST)
+    # By its own epochs it would be another one; where there are no others, nothing is to be said.
+    alone = trial.model_copy(update={"fewest_epochs": None})
+    assert early_examples(alone.objective, **sizes, epochs=50) == 5_000
+    assert settled(alone, sizes) == alone.objective
 
 
 def test_what_the_study_is_does_not_change_what_a_configuration_is() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Double, Integer, MetaData, Table, inspect
 
+from sft_tune.errors import StorageError
 from sft_tune.spec.model import ModelSpec
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.store import migrations, optuna_tables, tables
@@ -94,6 +95,26 @@ def test_the_revisions_that_the_code_knows_are_those_there_are(db: Database) -> 
     assert tuple(reversed(found)) == migrations.REVISIONS
     with db.reading() as connection:
         assert state(connection) == "current"
+
+
+def test_a_database_made_before_its_indexes_gets_them(empty_url: str) -> None:
+    """Also where an upgrade was killed half way, which leaves some of them on MySQL."""
+    indexes = {f"ix_sft_trials_{name}" for name in ("number", "unended", "checkpoint")}
+    Database.open(empty_url, create=True).dispose()
+    for dropped in (indexes, {"ix_sft_trials_unended"}):
+        older = Database.open(empty_url, create=False)
+        with older.transaction() as connection:
+            for name in dropped:
+                on = " ON sft_trials" if older.backend == "mysql" else ""
+                connection.exec_driver_sql(f"DROP INDEX {name}{on}")
+            connection.exec_driver_sql("UPDATE sft_alembic_version SET version_num = '0006'")
+        older.dispose()
+        with pytest.raises(StorageError, match="any `sft-tune start` upgrades it"):
+            Database.open(empty_url, create=False)
+        upgraded = Database.open(empty_url, create=True)
+        found = {index["name"] for index in inspect(upgraded.engine).get_indexes("sft_trials")}
+        upgraded.dispose()
+        assert indexes <= found
 
 
 def test_the_results_have_a_column_for_every_setting(db: Database) -> None:

@@ -5,5 +5,5 @@ A new one is a module in ``versions`` and its revision here, at the end.
 
 VERSION_TABLE = "sft_alembic_version"
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """Every revision, oldest first: known here so that a quick look needs no Alembic."""
