@@ -7,10 +7,12 @@
     │   ├── StudyFileError            the study file breaks rules; `.problems` lists them all
     │   ├── DataError                 the data is not what the study file says
     │   ├── ModelError                the model or its weights do not fit
+    │   │   └── MissingModelError     its files are not on this machine, and not to be had
     │   ├── StorageError              the database, or where checkpoints go, cannot be used
     │   ├── StudyNotFoundError        no study (or trial) of this name in the database
     │   └── StudyExistsError          a different study of this name is in the database
     ├── TrialError                    a trial failed; the message holds the worker's error
+    │   └── MissingFunctionError      its function cannot be imported on this machine
     ├── ExportError                   exported files are not the weights that were kept
     └── WorkerError                   a worker process died or does not answer
 
@@ -77,6 +79,10 @@ class ModelError(UserError):
     """The model is unknown, or its weights do not fit it."""
 
 
+class MissingModelError(ModelError):
+    """Files of the model are not on this machine, and cannot be had from where they come from."""
+
+
 class StorageError(UserError):
     """The study database (or where checkpoints go) cannot be used, or is of another version."""
 
@@ -91,6 +97,10 @@ class StudyExistsError(UserError):
 
 class TrialError(SftTuneError):
     """A trial failed; the message is the worker's."""
+
+
+class MissingFunctionError(TrialError):
+    """The function that trials call cannot be imported on this machine."""
 
 
 class ExportError(SftTuneError):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sft_tune.trial.verdict import Verdict
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+REMEDY = "free space, then start again"
 
 
 class Assignment:
@@ -144,7 +145,9 @@ def describe(error: Exception) -> dict[str, Any]:
     text = str(error) if kind else f"{type(error).__name__}: {error}"
     if _has_no_room(error):
         kind = StorageError.__name__
-        text = f"{' '.join(text.split())}; free space, then start again: no trial is lost"
+        text = f"{' '.join(text.split())}; no trial is lost"
+        if REMEDY not in text:  # what raises it may have said so
+            text = f"{text}; {REMEDY}"
     trace = "".join(traceback.format_exception(error))
     return {"kind": kind, "message": text, "traceback": trace}
 

@@ -8,7 +8,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from sft_tune.errors import DataError, SftTuneError, StorageError, TrialError
+from sft_tune.errors import (
+    DataError,
+    MissingFunctionError,
+    MissingModelError,
+    SftTuneError,
+    StorageError,
+    TrialError,
+)
 from sft_tune.run import messages
 from sft_tune.run.crew import Crew, Running
 from sft_tune.run.desk import Desk, Roster
@@ -25,7 +32,10 @@ WISH_SECONDS = 2.0
 MOST_AT_ONCE = 64
 """Messages that are taken together; then it is time to look at clocks again."""
 # Errors of a worker that say nothing of its trial, which is given back.
-NOT_ITS_FAULT = {kind.__name__: kind for kind in (DataError, StorageError)}
+NOT_ITS_FAULT = {
+    kind.__name__: kind
+    for kind in (DataError, MissingFunctionError, MissingModelError, StorageError)
+}
 
 
 class Dispatcher:

@@ -88,7 +88,7 @@ def measure_stack(
         "batch_sizes": list(batch_sizes),
         "trials": trials,
         "device": slot.device,
-        "threads": slot.threads,
+        "threads": _threads(slot, resources),
         "prepared": prepared,
         "cache": str(cache_folder()),
         "evaluation_batch_size": resources.evaluation_batch_size,
@@ -122,7 +122,7 @@ def train(
         "folder": str(folder),
         "url": url,
         "prepared": prepared,
-        **_confined(slot),
+        **_confined(slot, resources),
         "cache": str(cache_folder()),
         "checkpoint_seconds": resources.checkpoint_seconds,
         "evaluation_batch_size": resources.evaluation_batch_size,
@@ -193,10 +193,15 @@ def verify(
     }
 
 
-def _confined(slot: Slot) -> Message:
+def _threads(slot: Slot, resources: ResourcesSpec) -> int:
+    """Return the threads of a trial on ``slot``: a worker of many studies may have more for it."""
+    return min(slot.threads, resources.threads_per_trial or slot.threads)
+
+
+def _confined(slot: Slot, resources: ResourcesSpec | None = None) -> Message:
     return {
         "device": slot.device,
-        "threads": slot.threads,
+        "threads": slot.threads if resources is None else _threads(slot, resources),
         "memory_share": 1 / slot.sharing if slot.gpu is not None else None,
     }
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from sft_tune.errors import SftTuneError, StorageError, StudyNotFoundError
+from sft_tune.errors import (
+    DataError,
+    MissingFunctionError,
+    MissingModelError,
+    SftTuneError,
+    StorageError,
+    StudyNotFoundError,
+)
 from sft_tune.run.calibrate import is_open
 from sft_tune.run.desk import Desk
 from sft_tune.run.dispatcher import Dispatcher
@@ -19,6 +26,7 @@ from sft_tune.run.slots import Slot, warm_up
 from sft_tune.run.stacking import STACKED, stack_size
 from sft_tune.run.study import make_ledger, measured_slots
 from sft_tune.spec.function_task import is_function
+from sft_tune.spec.paths import ROOT_VARIABLE
 from sft_tune.spec.resources import ResourcesSpec
 from sft_tune.store import control, runners
 from sft_tune.store.database import Database
@@ -140,7 +148,9 @@ class OpenStudies:
         passing = isinstance(error, StorageError)
         self._refused[name] = self._clock() + RETRY_SECONDS if passing else float("inf")
         how = "for a minute" if passing else "any more"
-        self._notify(name, Notice(f"not served from here {how}: {error}"))
+        elsewhere = isinstance(error, (DataError, MissingFunctionError, MissingModelError))
+        where = f" ({ROOT_VARIABLE} says where its files lie on this machine)" if elsewhere else ""
+        self._notify(name, Notice(f"not served from here {how}: {error}{where}"))
 
     def _close_when_over(self, name: str, desk: Desk) -> None:
         """Write down the end of a study of which nothing is left to do."""

@@ -29,6 +29,21 @@ _POSTGRESQL = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"}
 # Lock wait timeout, deadlock, record changed; too many connections; server shutting down, gone,
 # lost, not there yet; connection killed.
 _MYSQL = {1205, 1213, 1020, 1040, 1053, 2002, 2003, 2006, 2013, 2055, 1927}
+# What psycopg says, with no SQLSTATE, when it cannot connect: libpq hands on only the words of a
+# server that refuses, and where there is no server there is none to give a state.
+_NO_CONNECTION = (
+    "connection refused",
+    "server closed the connection",
+    "connection reset",
+    "connection timeout",
+    "timeout expired",
+    "no route to host",
+    "network is unreachable",
+    "temporary failure in name resolution",
+    "the database system is ",  # shutting down, starting up, in recovery mode
+    "too many clients",
+    "connection slots are reserved",
+)
 _SQLITE = ("database is locked", "database table is locked", "database schema is locked")
 
 
@@ -47,13 +62,11 @@ def is_transient(error: BaseException) -> bool:
     state = getattr(driver_error, "sqlstate", None)
     if state is not None:
         return state in _POSTGRESQL or state.startswith("08")
-    text = str(driver_error)
+    text = str(driver_error).lower()
     code = driver_error.args[0] if driver_error is not None and driver_error.args else None
     if isinstance(code, int):
         return code in _MYSQL
-    # libpq gives no SQLSTATE when there is no server to give one.
-    refused = "connection refused" in text.lower() or "server closed the connection" in text
-    return refused or any(phrase in text for phrase in _SQLITE)
+    return any(phrase in text for phrase in (*_NO_CONNECTION, *_SQLITE))
 
 
 def retrying(

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sft_tune.errors import TrialError
+from sft_tune.errors import MissingFunctionError, TrialError
 from sft_tune.spec.config import TrialConfig
 from sft_tune.spec.function_task import IN_WORKER, PASSED, SCHEME
 from sft_tune.spec.objective import resolve_direction
@@ -34,7 +34,8 @@ def load_function(task: str) -> Function:
     """Return the function that ``task`` names.
 
     Raises:
-        TrialError: it cannot be imported, or has a parameter that is not passed.
+        MissingFunctionError: it cannot be imported.
+        TrialError: it is not there, or has a parameter that is not passed.
     """
     target, _, name = task.removeprefix(SCHEME).rpartition(":")
     # Its file may call `tune`, which is for the process that people started.
@@ -44,7 +45,7 @@ def load_function(task: str) -> Function:
     try:
         module = import_module(target)
     except Exception as error:
-        raise TrialError(
+        raise MissingFunctionError(
             f"task: importing {target} failed: {type(error).__name__}: {error}; give an "
             "importable module, or python:file.py:function"
         ) from error

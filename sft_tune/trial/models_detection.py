@@ -11,7 +11,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
-from sft_tune.errors import ModelError
+from sft_tune.errors import MissingModelError, ModelError
 from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data.box_encoder import FIXED_SIDES, sides
 from sft_tune.trial.detectors import build_detector, freeze_statistics, own_detector
@@ -206,7 +206,7 @@ def _weights(model: ModelSpec) -> Weights:
             progress=False, check_hash=True, map_location="cpu", weights_only=True
         )
     except (URLError, OSError, RuntimeError) as error:
-        raise ModelError(
+        raise MissingModelError(
             f"model.weights: {model.weights} of {model.name} cannot be had from {entry.url}: "
             f"{error}; connect to the network, give the path of a state dict, or none"
         ) from error

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sft_tune.errors import ModelError
+from sft_tune.errors import MissingModelError, ModelError
 from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.heads import dropouts_before, find_output_layers
 from sft_tune.trial.models import BuiltModel, Normalize, did_you_mean, three
@@ -131,7 +131,7 @@ def _pretrained(
         # Of timm, the hub's client and its transport, which share no base class.
         except Exception as error:
             first = str(error).strip().split("\n")[0]
-            raise ModelError(
+            raise MissingModelError(
                 f"model.weights: {tagged} of timm cannot be had: {first}; connect to the network, "
                 "give the path of a state dict, or none"
             ) from error

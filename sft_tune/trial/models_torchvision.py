@@ -11,7 +11,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
-from sft_tune.errors import ModelError
+from sft_tune.errors import MissingModelError, ModelError
 from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.convnet import ConvNet
 from sft_tune.trial.heads import find_output_layer, replace_head
@@ -195,7 +195,7 @@ def _download(full_name: str, weights: str) -> dict[str, Tensor]:
             progress=False, check_hash=True, map_location="cpu", weights_only=True
         )
     except (URLError, OSError, RuntimeError) as error:
-        raise ModelError(
+        raise MissingModelError(
             f"model.weights: {weights} of {full_name} cannot be had from {entry.url}: {error}; "
             "connect to the network, give the path of a state dict, or none"
         ) from error

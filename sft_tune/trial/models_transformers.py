@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sft_tune.errors import ModelError
+from sft_tune.errors import MissingModelError, ModelError
 from sft_tune.spec.model import ModelSpec
 from sft_tune.spec.tasks import TASKS, Task
 from sft_tune.trial.heads import find_output_layer, in_head
@@ -289,12 +289,14 @@ def _user_errors(name: str, task: Task) -> Iterator[None]:
     """Turn what transformers says of a model that cannot be had into a ModelError."""
     source = name.partition(":")[2]
     if source.startswith((".", "/", "~")) and not Path(source).is_dir():
-        raise ModelError(f"model.name: no folder {source}; give a model's folder or its hub id")
+        raise MissingModelError(
+            f"model.name: no folder {source}; give a model's folder or its hub id"
+        )
     try:
         yield
     except OSError as error:
         first = str(error).strip().split("\n")[0]
-        raise ModelError(
+        raise MissingModelError(
             f"model.name: {source!r} is no folder here and cannot be had from the hub: {first} "
             "Check the id and the network, or give the path of a local folder"
         ) from error

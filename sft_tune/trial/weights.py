@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sft_tune.errors import ModelError
+from sft_tune.errors import MissingModelError, ModelError
 from sft_tune.trial.heads import in_head
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -36,7 +36,9 @@ def file_stamp(path: Path) -> Stamp:
         ModelError: when there is no such file.
     """
     if not path.is_file():
-        raise ModelError(f"model.weights: no file {path}; give the path of a state dict, or none")
+        raise MissingModelError(
+            f"model.weights: no file {path}; give the path of a state dict, or none"
+        )
     status = path.stat()
     return str(path.resolve()), status.st_size, status.st_mtime_ns
 

@@ -155,7 +155,7 @@ def draw_status(
     shown: list[RenderableType] = [
         parts.head(progress, now),
         "",
-        parts.labelled("state", _state(study, rows, now, failed)),
+        parts.labelled("state", _state(study, rows, now, failed, served=bool(runners))),
         parts.budget(progress, now, width),
     ]
     if lines := _runners(rows, runners, now):
@@ -178,22 +178,31 @@ def draw_status(
     return Group(*shown)
 
 
-def _state(study: StudyRow, rows: Sequence[TrialRow], now: float, failed: int | None) -> Text:
-    state = state_of_study(study, now)
+def _state(
+    study: StudyRow, rows: Sequence[TrialRow], now: float, failed: int | None, *, served: bool
+) -> Text:
+    state = state_of_study(study, now, served=served)
     if state == "paused":
         return Text(f"paused; `sft-tune resume {study.name}` lets it go on", "yellow")
     if state == "running":
-        owners = sorted({owner_in_words(r.lease_owner) for r in rows if r.is_alive(now)})
+        held = {row.lease_owner for row in rows if row.is_alive(now)}
+        # A trial may have ended since the study was read.
+        held = held or {owner for owner, until in study.leases if until > now}
+        owners = sorted(map(owner_in_words, held))
         return Text.assemble(("running", "green"), f" on {', '.join(owners)}")
     if study.ended:
         return Text(f"finished: {_WHY.get(study.ended, study.ended)}")
-    if study.managed and study.wanted is None and not rows:
-        return Text(f"registered; waiting for `sft-tune worker`, or {_start(study)}")
     if not study.managed:
         return Text(state)
+    if study.wanted is None and not rows:
+        return Text(f"registered; waiting for `sft-tune worker`, or {_start(study)}")
+    if state == "waiting" and failed is None:
+        return Text(f"waiting for a slot of `sft-tune worker`, or {_start(study)}")
+    if study.wanted == "stopped":
+        return Text(f"stopped; `sft-tune resume {study.name}` or {_start(study)} lets it go on")
     if failed is not None:
         why = f": {words.plural(failed, 'trial')} in a row failed (budget.failures)"
-        return Text(f"{state}{why}; once that is mended, {_start(study)} goes on")
+        return Text(f"stopped{why}; once that is mended, {_start(study)} goes on")
     return Text(f"{state}; {_start(study)} goes on")
 
 

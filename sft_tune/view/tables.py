@@ -41,8 +41,11 @@ def in_lines(name: str) -> str:
     return name.replace("_", "_\n").replace(".", ".\n").replace(" ", "\n")
 
 
-def state_of_study(row: StudyRow, now: float) -> str:
-    """Return in a word or two what becomes of the study at the second ``now`` since 1970."""
+def state_of_study(row: StudyRow, now: float, *, served: bool = False) -> str:
+    """Return in a word or two what becomes of the study at the second ``now`` since 1970.
+
+    With ``served`` a runner lives that may take up a study of the database that nobody runs.
+    """
     if not row.managed:
         return "Optuna's alone"
     if row.optuna_study_id is None:
@@ -53,7 +56,7 @@ def state_of_study(row: StudyRow, now: float) -> str:
         return "paused"
     if row.ended:
         return f"finished: {row.ended}"
-    return "waiting" if not row.trials and row.wanted is None else "stopped"
+    return "waiting" if row.wanted is None and (served or not row.trials) else "stopped"
 
 
 def state_of_trial(row: TrialRow, now: float) -> str:
@@ -81,9 +84,14 @@ def done_of(row: StudyRow) -> int:
     return sum(row.states.get(state, 0) for state in FINISHED)
 
 
-def studies_table(rows: Sequence[StudyRow], console: Console, now: float) -> RenderableType:
-    """Return every study on a line, as many of its columns as ``console`` has room for."""
-    states = [state_of_study(row, now) for row in rows]
+def studies_table(
+    rows: Sequence[StudyRow], console: Console, now: float, *, served: bool = False
+) -> RenderableType:
+    """Return every study on a line, as many of its columns as ``console`` has room for.
+
+    With ``served`` a runner lives (see `state_of_study`).
+    """
+    states = [state_of_study(row, now, served=served) for row in rows]
     trials = [
         f"{done_of(row)} of {row.max_trials}" if row.max_trials else str(done_of(row))
         for row in rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import queue
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any, cast
 
 import pytest
 
+from sft_tune.errors import TrialError
 from sft_tune.run import messages
-from sft_tune.run.assignment import train_alone
+from sft_tune.run.assignment import describe, train_alone
 from sft_tune.run.channel import Channel
 from sft_tune.run.engine import Inbox, LocalEngine
 from sft_tune.run.lanes import Lanes, lanes_of
@@ -66,6 +68,25 @@ def test_a_trial_trains_on_while_its_runner_thinks(config: TrialConfig, tmp_path
     rung = [*["step"] * 4, "evaluation"]
     assert runner.happened == [*rung * 4, "waited", "outcome"]
     assert 0 <= runner.said["waited"] < 0.1
+
+
+@pytest.mark.parametrize(("said", "threads"), [(None, 4), (1, 1), (8, 4)])
+def test_a_study_s_threads_hold_on_a_slot_that_has_more(
+    config: TrialConfig, tmp_path: Path, said: int | None, threads: int
+) -> None:
+    slot, resources = Slot(0, None, 4), ResourcesSpec(threads_per_trial=said)
+    assert messages.train(config, tmp_path / "t", slot, resources)["threads"] == threads
+
+
+def test_a_full_disk_is_told_with_one_remedy() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "best.safetensors")
+    said = TrialError(f"the best weights cannot be written: {full}; free space, then start again")
+    said.__cause__ = full
+    for error in (full, said):
+        told = describe(error)
+        assert told["kind"] == "StorageError"
+        assert told["message"].count("free space, then start again") == 1
+        assert "no trial is lost" in told["message"]
 
 
 @pytest.mark.parametrize("folds", [None, 2])

@@ -32,6 +32,24 @@ def wrapped(driver_error: Exception, lost: bool = False) -> DBAPIError:
         (wrapped(pg.AdminShutdown("terminating connection")), True),
         (wrapped(pg.CannotConnectNow("the database system is starting up")), True),
         (wrapped(pg.OperationalError("connection failed: Connection refused")), True),
+        # Of a connection that cannot be made psycopg gives no SQLSTATE.
+        *(
+            (
+                wrapped(
+                    pg.OperationalError(f'connection to "db.example", port 5432 failed: {said}')
+                ),
+                passes,
+            )
+            for said, passes in (
+                ("FATAL:  the database system is shutting down", True),
+                ("FATAL:  the database system is starting up", True),
+                ("FATAL:  sorry, too many clients already", True),
+                ("No route to host", True),
+                ('FATAL:  database "tuning" does not exist', False),
+                ('FATAL:  password authentication failed for user "me"', False),
+            )
+        ),
+        (wrapped(pg.ConnectionTimeout("connection timeout expired")), True),
         (wrapped(pg.UndefinedTable("relation does not exist")), False),
         (wrapped(pg.InvalidPassword("password authentication failed")), False),
         (wrapped(pymysql.err.OperationalError(1213, "Deadlock found")), True),

@@ -66,6 +66,26 @@ def test_a_running_study_shows_who_runs_it_and_how_far_it_is(draw_text: Draw) ->
     ]
 
 
+def test_a_study_between_two_trials_of_its_runner_names_it(draw_text: Draw) -> None:
+    study = study_row(lease_until=NOW + 5, leases=(("box:77:1.5", NOW + 5),))
+    progress = progress_of(goal_of(study, "x", DEFAULT, NOW), ROWS[:4], {}, NOW)
+    told = draw_text(draw_status(study, progress, ROWS[:4], RUNNERS, NOW, 80)).splitlines()
+    assert told[3] == "state    running on box (process 77)"
+
+
+def test_an_open_study_waits_while_workers_are_there(draw_text: Draw) -> None:
+    study = study_row()
+    progress = progress_of(goal_of(study, "x", DEFAULT, NOW), ROWS[:4], {}, NOW)
+    told = draw_text(draw_status(study, progress, ROWS[:4], RUNNERS, NOW, 100), 100).splitlines()
+    assert told[3] == (
+        "state    waiting for a slot of `sft-tune worker`, or `sft-tune start` with its file"
+    )
+    given_up = draw_status(study, progress, ROWS[:4], RUNNERS, NOW, 100, None, 5)
+    assert (
+        draw_text(given_up, 100).splitlines()[3].startswith("state    stopped: 5 trials in a row")
+    )
+
+
 def test_trials_that_a_runner_left_are_told(draw_text: Draw) -> None:
     study, left = study_row(), [running_row(4, lease_owner=None, lease_expires=None)]
     rows = [*ROWS[:4], *left, running_row(5, lease_expires=NOW - 1, last_progress=None)]
@@ -89,6 +109,10 @@ def test_the_time_of_a_study_that_runs_goes_on_between_counts() -> None:
         ({"ended": "hours"}, "finished: the budget's time is used"),
         ({"ended": "something new"}, "finished: something new"),
         ({}, "stopped; `sft-tune start` with its file goes on"),
+        (
+            {"wanted": "stopped"},
+            "stopped; `sft-tune resume s` or `sft-tune start` with its file lets",
+        ),
         ({"managed": False}, "Optuna's alone"),
     ],
 )

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sft_tune.errors import ModelError
+from sft_tune.errors import MissingModelError, ModelError
 from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data.examples import digest, reason
 
@@ -27,7 +27,9 @@ def pretrained_folder(name: str) -> Path:
     if folder.is_dir():
         return folder
     if folder.is_absolute() or name.startswith(("./", "../", "~")):
-        raise ModelError(f"model.name: no folder {folder}. Give an existing one, or a hub id.")
+        raise MissingModelError(
+            f"model.name: no folder {folder}. Give an existing one, or a hub id."
+        )
     from huggingface_hub import snapshot_download
 
     def snapshot(local_only: bool) -> Path:
@@ -45,7 +47,7 @@ def pretrained_folder(name: str) -> Path:
     try:
         return snapshot(local_only=False)
     except (OSError, ValueError) as error:
-        raise ModelError(
+        raise MissingModelError(
             f"model.name: '{name}' is no folder, is not in the local Hugging Face cache, and the "
             f"hub did not give it ({reason(error)}). Check the name and the network, or download "
             "the model and give its folder."
