@@ -50,6 +50,10 @@ class Stopping:
         self._abort, self._say = abort, say
         self._stop = stop
 
+    def detach(self) -> None:
+        """Let a signal raise KeyboardInterrupt again: what was attached is over."""
+        self._stop = self._abort = self._terminate = None
+
     def __enter__(self) -> Self:
         for name in (signal.SIGINT, signal.SIGTERM):
             self._before[name] = signal.signal(name, self._handle)

@@ -16,12 +16,17 @@ from sft_tune.errors import UserError
 from sft_tune.session import forward_to, open_database, quiet_optuna, worker_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sft_tune.run.dispatcher import Dispatcher
     from sft_tune.run.events import Event
     from sft_tune.run.serve import NotifyStudy
     from sft_tune.spec.resources import ResourcesSpec
     from sft_tune.store.database import Database
     from sft_tune.view.lines import PlainLines
+
+AWAY_SECONDS = 15
+"""Between two tries to reach a database that is away."""
 
 
 def worker(
@@ -75,17 +80,21 @@ def worker(
         _say(f"worker on {places}, serving {study or 'every open study'} of {redact(db.url)}")
         if text := unused_gpus(resources):
             _say(text)
-        why = serve(
-            db,
-            LocalEngine(Path(cache_folder()) / "workers"),
-            slots,
-            queue.SimpleQueue(),
-            _printing(db),
-            only=study,
-            resources=resources,
-            idle_seconds=None if idle_minutes is None else 60 * idle_minutes,
-            on_dispatcher=attach,
-        )
+
+        def once() -> str:
+            return serve(
+                db,
+                LocalEngine(Path(cache_folder()) / "workers"),
+                slots,
+                queue.SimpleQueue(),
+                _printing(db),
+                only=study,
+                resources=resources,
+                idle_seconds=None if idle_minutes is None else 60 * idle_minutes,
+                on_dispatcher=attach,
+            )
+
+        why = _whenever_it_answers(once, stopping)
     _say({"idle": "nothing to do any more", "stopped": "stopped"}.get(why, why))
     if why in ("stopped", "aborted"):
         raise typer.Exit(stopping.exit_code or EXIT_CODE)
@@ -103,6 +112,33 @@ def _resources(devices: str, per_device: int | None, threads: int | None) -> Res
     return ResourcesSpec.model_validate(
         {**given, "trials_per_device": per_device, "threads_per_trial": threads}
     )
+
+
+def _whenever_it_answers(serving: Callable[[], str], stopping: Stopping) -> str:
+    """Return what ``serving`` returns, begun anew as long as it ends for a database that is away.
+
+    Who restarts a database must not have to start all workers of a fleet.
+    """
+    from sft_tune.store.retry import is_transient
+
+    while True:
+        try:
+            return serving()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            stopping.detach()
+            if stopping.count:
+                return "stopped"
+            _say(f"{_first_line(error)}; tried again in {AWAY_SECONDS} s, Ctrl-C leaves")
+        try:
+            time.sleep(AWAY_SECONDS)
+        except KeyboardInterrupt:
+            return "stopped"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _say(text: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from sft_tune.errors import StorageError
 from sft_tune.store.database import Database
 from sft_tune.store.tables import runners
 from sft_tune.store.values import aware, dumps, loads, utc
@@ -57,12 +59,13 @@ def announce(
 
 
 def leave(db: Database, owner: str) -> None:
-    """Say that ``owner`` is gone."""
+    """Say that ``owner`` is gone; where that cannot be written, it is known in a minute."""
 
     def write(connection: Connection) -> None:
         connection.execute(delete(runners).where(runners.c.owner == owner))
 
-    db.write(write)
+    with contextlib.suppress(StorageError):
+        db.write(write, attempts=1)
 
 
 def live_runners(db: Database, now: float) -> list[Runner]:

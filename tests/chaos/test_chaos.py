@@ -53,12 +53,14 @@ STUDY = {
 
 
 class Run:
-    """`sft-tune start` as a process, its output read as it comes."""
+    """`sft-tune start`, or another command, as a process, its output read as it comes."""
 
-    def __init__(self, study: Path, url: str, cache: Path) -> None:
+    def __init__(self, study: Path, url: str, cache: Path, *command: str) -> None:
+        if command[:1] != ("worker",):
+            command = (*(command or ("start", "--plain")), str(study))
         environment = {**os.environ, "SFT_TUNE_CACHE": str(cache), "SFT_TUNE_STORAGE": url}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", START, "start", "--plain", str(study)],
+            [sys.executable, "-c", START, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -74,7 +76,7 @@ class Run:
         with self.process.stdout as output:
             for line in output:
                 self.lines.append(line)
-                if " started" in line:
+                if " started" in line or " taken up again" in line:
                     self.begun.set()
         self.begun.set()
 
@@ -227,3 +229,22 @@ def test_a_database_server_that_stops_for_seconds_changes_nothing(
     url = server.new_database()
     done = until_done(write(tmp_path, dice.choice([2, 3])), url, cache, dice, server)
     check(url, undisturbed, done, f"postgresql, seed {seed}")
+
+
+def test_a_worker_outlives_a_database_server_that_is_away_for_long(
+    tmp_path: Path, cache: Path, undisturbed: dict[int, Any], server: OwnServer
+) -> None:
+    url = server.new_database()
+    study = write(tmp_path, 2)
+    Run(study, url, cache, "submit", "--no-check").join()
+    run = Run(study, url, cache, "worker", "--idle-minutes", "0.5")
+    assert run.begun.wait(120)
+    server.stop()
+    try:
+        assert not run.ends_within(45)
+        assert any("tried again in" in line for line in run.lines)
+    finally:
+        server.start()
+    output = run.join()
+    assert run.process.returncode == 0, output
+    check(url, undisturbed, [], "postgresql, a worker")
