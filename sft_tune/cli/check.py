@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import queue
 import tempfile
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sft_tune.cli.options import AsJson, FileStorage, StudyFile
 from sft_tune.cli.output import console, print_json
@@ -15,6 +16,7 @@ from sft_tune.session import open_database
 if TYPE_CHECKING:
     from sft_tune.run.slots import Slot
     from sft_tune.spec.study import StudySpec
+    from sft_tune.view.estimate import Probed
 
 
 def check(file: StudyFile, as_json: AsJson = False, storage: FileStorage = None) -> None:
@@ -30,15 +32,17 @@ def check(file: StudyFile, as_json: AsJson = False, storage: FileStorage = None)
     from sft_tune.spec.load import load_study
     from sft_tune.view.advice import advice_json, draw_advice
     from sft_tune.view.advice_rules import beforehand
-    from sft_tune.view.estimate import draw_check, estimate, warnings
+    from sft_tune.view.checked import draw_check, warnings
+    from sft_tune.view.estimate import estimate
 
     spec = load_study(file).spec
-    slot = find_slots(spec.resources)[0]
+    at_once = _at_once(spec)
+    slot = find_slots(spec.resources, at_once or 1)[0]
     waiting = console(stderr=True)
     if text := unused_gpus(spec.resources):
         waiting.print(text, soft_wrap=True)
     with waiting.status("loading data and model, taking a few steps"):
-        probed = _probe(spec, slot)
+        probed, begin = _probe(spec, slot)
     if is_function(spec.task):
         known = _known(spec, storage)
         if as_json:
@@ -48,7 +52,7 @@ def check(file: StudyFile, as_json: AsJson = False, storage: FileStorage = None)
             if known is not None:
                 print(f"\n{known}")
         return
-    cost = estimate(spec, probed)
+    cost = estimate(spec, probed, begin=begin, at_once=at_once)
     advice = beforehand(spec, cost)
     known = _known(spec, storage)
     if as_json:
@@ -72,24 +76,47 @@ def check(file: StudyFile, as_json: AsJson = False, storage: FileStorage = None)
             print(f"\n{known}")
 
 
-def _probe(spec: StudySpec, slot: Slot) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Probe each model of the space in one worker process; return model and facts of each."""
-    from sft_tune.run.engine import Inbox, LocalEngine
+def _at_once(spec: StudySpec) -> int | None:
+    """Return how many trials `start` runs at once; None: it is going to measure that."""
+    from sft_tune.run.calibrate import is_open, known_cpu_workers
     from sft_tune.run.register import configs_to_check
+    from sft_tune.run.slots import find_slots
+    from sft_tune.spec.function_task import is_function
+
+    resources = spec.resources
+    if is_function(spec.task) or resources.engine == "ray":
+        return resources.workers
+    if not is_open(resources):
+        return len(find_slots(resources))
+    config = configs_to_check(spec)[0]
+    return known_cpu_workers(config, resources, features=resources.feature_cache)
+
+
+def _probe(spec: StudySpec, slot: Slot) -> tuple[list[Probed], float]:
+    """Probe each model of the space in one worker process; return model and facts of each.
+
+    They come with the seconds until the first has taken its steps, as it has to in `start`; without
+    those for the data, which is prepared by then.
+    """
+    from sft_tune.run.engine import Inbox, LocalEngine
+    from sft_tune.run.register import MODELS, configs_to_check
     from sft_tune.run.single import probe_config
     from sft_tune.view.estimate import batch_sizes, token_budgets
 
     ways = batch_sizes(spec), token_budgets(spec)
+    probed: list[Probed] = []
+    begin, took = time.monotonic(), 0.0
     with tempfile.TemporaryDirectory() as logs:
         inbox: Inbox = queue.SimpleQueue()
         worker = LocalEngine(Path(logs)).spawn(slot, inbox)
         try:
-            return [
-                (config.model.model_dump(), probe_config(worker, inbox, config, *ways))
-                for config in configs_to_check(spec)
-            ]
+            for config in configs_to_check(spec, (*MODELS, "freeze")):
+                facts = probe_config(worker, inbox, config, spec.resources, *ways)
+                probed.append((config.model.model_dump(), facts))
+                took = took or time.monotonic() - begin - facts.get("data_seconds", 0.0)
         finally:
             worker.close()
+    return probed, took
 
 
 def _known(spec: StudySpec, storage: str | None) -> str | None:

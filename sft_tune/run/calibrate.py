@@ -77,11 +77,11 @@ def best_cpu_workers(
         idle: the workers there are; those that were made are added. None is left where one of
             them failed.
     """
-    note = messages.cache_folder() / "cpu_workers.json"
-    key = _key(config, resources, features=record.spec.resources.feature_cache)
+    features = record.spec.resources.feature_cache
+    note, key = _note(), _key(config, resources, features=features)
     with _alone(note):
-        known = _read(note).get(key)
-        if isinstance(known, int) and 1 <= known <= available_cores():
+        known = known_cpu_workers(config, resources, features=features)
+        if known is not None:
             return known
         try:
             best = _search(config, record, resources, engine, inbox, idle)
@@ -92,6 +92,21 @@ def best_cpu_workers(
             return 1
         _remember(note, key, best)
     return best
+
+
+def known_cpu_workers(
+    config: TrialConfig, resources: ResourcesSpec, *, features: bool
+) -> int | None:
+    """Return what `best_cpu_workers` has measured before; None: nothing.
+
+    ``features`` tells whether they may be kept.
+    """
+    known = _read(_note()).get(_key(config, resources, features=features))
+    return known if isinstance(known, int) and 1 <= known <= available_cores() else None
+
+
+def _note() -> Path:
+    return messages.cache_folder() / "cpu_workers.json"
 
 
 @contextlib.contextmanager

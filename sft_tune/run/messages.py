@@ -27,11 +27,15 @@ def cache_folder() -> Path:
 
 
 def probe(
-    config: TrialConfig, batch_sizes: Sequence[int], batch_tokens: Sequence[int], slot: Slot
+    config: TrialConfig,
+    batch_sizes: Sequence[int],
+    batch_tokens: Sequence[int],
+    slot: Slot,
+    resources: ResourcesSpec,
 ) -> Message:
     """Load data and model of ``config`` and take a step per batch size, and per token budget.
 
-    It has the memory that a trial on ``slot`` has.
+    It has the memory that a trial on ``slot`` has; ``resources`` are the study's.
     """
     return {
         "do": "probe",
@@ -40,6 +44,8 @@ def probe(
         "batch_tokens": list(batch_tokens),
         **_confined(slot),
         "cache": str(cache_folder()),
+        "evaluation_batch_size": resources.evaluation_batch_size,
+        "feature_cache": resources.feature_cache,
     }
 
 

@@ -7,6 +7,7 @@ import platform
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def probe_study(spec: StudySpec, worker: Worker, inbox: Inbox) -> dict[str, Any]
     for config in configs_to_check(spec):
         tokens, size = config.training.batch_tokens, config.training.batch_size
         ways = ([size], []) if tokens is None else ([], [tokens])
-        found.append(probe_config(worker, inbox, config, *ways))
+        found.append(probe_config(worker, inbox, config, spec.resources, *ways))
         if MODEL in spec.space:
             first, own = (
                 facts["batch_sizes"][0]["seconds_per_step"] for facts in (found[0], found[-1])
@@ -155,12 +156,16 @@ def _check_writable(place: str) -> None:
             ) from error
 
 
-def configs_to_check(spec: StudySpec) -> list[TrialConfig]:
-    """Return the default configuration, and one for each other model or weights of the space."""
+MODELS = ("model.name", "model.weights")
+"""What of the space must load and fit."""
+
+
+def configs_to_check(spec: StudySpec, names: Sequence[str] = MODELS) -> list[TrialConfig]:
+    """Return the default configuration, and one for each other value of ``names`` in the space."""
     points = [default_params(spec)]
     if is_function(spec.task):
         return [assemble(spec, points[0], 0)]
-    for name in ("model.name", "model.weights"):
+    for name in names:
         for value in spec.space[name].values or () if name in spec.space else ():
             point = default_params(spec, {name: value})
             if point not in points:

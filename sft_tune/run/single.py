@@ -21,6 +21,7 @@ def probe_config(
     worker: Worker,
     inbox: Inbox,
     config: TrialConfig,
+    resources: ResourcesSpec,
     batch_sizes: Sequence[int],
     batch_tokens: Sequence[int] = (),
 ) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def probe_config(
         DataError, ModelError: when the data or the model is not what the study file says.
         WorkerError: when the worker dies of it.
     """
-    worker.send(messages.probe(config, batch_sizes, batch_tokens, worker.slot))
+    worker.send(messages.probe(config, batch_sizes, batch_tokens, worker.slot, resources))
     facts: dict[str, Any] = await_event(inbox, "probed")["facts"]
     return facts
 

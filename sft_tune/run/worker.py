@@ -108,6 +108,8 @@ def _probe(channel: Channel, command: Message) -> None:
         command["batch_sizes"],
         device=command["device"],
         cache=Path(command["cache"]),
+        evaluation_batch_size=command["evaluation_batch_size"],
+        feature_cache=command["feature_cache"],
         batch_tokens=command["batch_tokens"],
     )
     channel.send("probed", facts=facts)

@@ -8,9 +8,9 @@ A trial that trains the head alone at first is on features so long (see `Trainee
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sft_tune.errors import SftTuneError
 from sft_tune.spec.features import TASKS, in_the_way
+from sft_tune.spec.model import ModelSpec
 from sft_tune.trial.data import FeatureSplit, Split, evaluation_batches, gather
 from sft_tune.trial.data.arrays import array_path
 from sft_tune.trial.data.cache import key_of, open_or_build, prepared_root, save
@@ -48,10 +49,23 @@ class Entrance:
     Attributes:
         chain: the modules of the head, in the order in which they are called.
         first_only: whether the head reads only the first position of each example.
+        shape: of what enters it of one example.
     """
 
     chain: tuple[str, ...]
     first_only: bool
+    shape: tuple[int, ...]
+
+    def bytes_of(self, splits: Mapping[str, Split]) -> int:
+        """Return what the features of ``splits`` take."""
+        return 4 * math.prod(self.shape) * sum(map(len, splits.values()))
+
+    def too_large(self, splits: Mapping[str, Split]) -> str:
+        """Return what to say where those of ``splits`` are too many to keep; else nothing."""
+        size = self.bytes_of(splits)
+        if size <= MOST_BYTES:
+            return ""
+        return f"the backbone's features were not kept: {size / 2**30:.1f} GiB are too many"
 
 
 def use_features(trainee: Trainee, cache: Path, batch_size: int, *, test: bool = False) -> str:
@@ -66,32 +80,25 @@ def use_features(trainee: Trainee, cache: Path, batch_size: int, *, test: bool =
     Returns:
         A note where the features could not be kept; else nothing.
     """
-    frozen, config = trainee.config.training.freeze == "backbone", trainee.config
-    if not _is_fixed(trainee):
-        settings = in_the_way(config.training)
-        return _told(settings) if frozen and settings and config.task in TASKS else ""
-    trainee.model.module.eval()
-    entrance = _find_entrance(trainee)
-    if entrance is None:
-        how = f"the head of {config.model.name} is more than a chain of modules"
-        return f"{EVERY_STEP}: {how}" if frozen else ""
+    entrance = find_entrance(trainee)
+    if isinstance(entrance, str):
+        return entrance
     splits = {"train": trainee.data.train, "validation": trainee.data.validation}
     if test:
         splits = {} if trainee.data.test is None else {"test": trainee.data.test}
-    shape = _features(trainee, entrance, trainee.data.train, torch.arange(1)).shape[1:]
-    size = 4 * int(np.prod(shape)) * sum(map(len, splits.values()))
-    if size > MOST_BYTES:
-        return f"the backbone's features were not kept: {size / 2**30:.1f} GiB are too many"
+    if note := entrance.too_large(splits):
+        return note
+    size = entrance.bytes_of(splits)
 
     def build(folder: Path) -> dict[str, Any]:
         for name, split in splits.items():
-            _write(trainee, entrance, split, folder, name, (len(split), *shape), batch_size)
+            _write(trainee, entrance, split, array_path(folder, name, "features"), batch_size)
         return {"kind": "features", "bytes": size}
 
+    config = trainee.config
     about = f"{config.data.source}: features of {config.model.name}"
     try:
-        data = [trainee.data.test_identity] if test else []
-        key = _key(trainee, entrance, [trainee.data.identity, *data])
+        key = key_of_features(trainee, entrance, test=test)
         entry = open_or_build(prepared_root(cache), key, build, about=about)
     except SftTuneError as error:
         return f"the backbone's features were not kept: {error}"
@@ -105,6 +112,28 @@ def use_features(trainee: Trainee, cache: Path, batch_size: int, *, test: bool =
         for name, split in splits.items()
     }
     return ""
+
+
+def find_entrance(trainee: Trainee) -> Entrance | str:
+    """Return where the head begins of a ``trainee`` that can be on features now.
+
+    Else what to say of it, which is nothing where nobody expects it to be.
+    """
+    frozen, config = trainee.config.training.freeze == "backbone", trainee.config
+    if not _is_fixed(trainee):
+        settings = in_the_way(config.training)
+        return _told(settings) if frozen and settings and config.task in TASKS else ""
+    trainee.model.module.eval()
+    entrance = _find_chain(trainee)
+    if entrance is None:
+        how = f"the head of {config.model.name} is more than a chain of modules"
+        return f"{EVERY_STEP}: {how}" if frozen else ""
+    return entrance
+
+
+def is_drawn(model: ModelSpec) -> bool:
+    """Tell whether a backbone has random weights, others in every trial."""
+    return model.weights == "none" or bool(model.reinit_blocks)
 
 
 def _told(settings: dict[str, str]) -> str:
@@ -128,13 +157,15 @@ def _is_fixed(trainee: Trainee) -> bool:
 
 def _repays(trainee: Trainee) -> bool:
     """Tell whether a first phase is worth features: long enough, and of the same in every trial."""
-    model, training = trainee.config.model, trainee.config.training
-    drawn = model.weights == "none" or model.reinit_blocks
-    return not drawn and trainee.freezing.head_alone * training.epochs >= LEAST_EPOCHS
+    training = trainee.config.training
+    return (
+        not is_drawn(trainee.config.model)
+        and trainee.freezing.head_alone * training.epochs >= LEAST_EPOCHS
+    )
 
 
 @torch.inference_mode()
-def _find_entrance(trainee: Trainee) -> Entrance | None:
+def _find_chain(trainee: Trainee) -> Entrance | None:
     """Return where the head begins; None where it is more than a chain of its modules."""
     model, split = trainee.model, trainee.data.train
     indices = torch.arange(min(TRIED, len(split)))
@@ -167,7 +198,7 @@ def _find_entrance(trainee: Trainee) -> Entrance | None:
         if (not first_only and entering.ndim == 3) or (first_only and entering.ndim != 3):
             continue
         if _agrees(trainee, chain, part, logits):
-            return Entrance(chain, first_only)
+            return Entrance(chain, first_only, tuple(part.shape[1:]))
     return None
 
 
@@ -206,33 +237,33 @@ def _features(trainee: Trainee, entrance: Entrance, split: Split, indices: Tenso
     return found[0][:, :1] if entrance.first_only else found[0]
 
 
-def _write(
-    trainee: Trainee,
-    entrance: Entrance,
-    split: Split,
-    folder: Path,
-    name: str,
-    shape: tuple[int, ...],
-    batch_size: int,
-) -> None:
-    """Write the features of ``split``; those of texts are made in batches of like length."""
-    rows = np.empty(shape, dtype=np.float32)
-    portion = Portion()
+def make_features(
+    trainee: Trainee, entrance: Entrance, split: Split, indices: Tensor, portion: Portion
+) -> Tensor:
+    """Return what enters the head for ``indices``, float32 on the CPU, in parts that fit.
 
-    def made(indices: Tensor, sizes: list[int]) -> list[Tensor]:
+    ``portion`` is how many examples go through the backbone at once; it keeps what fits.
+    """
+
+    def made(sizes: list[int]) -> list[Tensor]:
         parts = indices.split_with_sizes(in_like_lengths(split, indices, sizes, trainee.device))
         return [_features(trainee, entrance, split, part).float().cpu() for part in parts]
 
+    return torch.cat(within_memory(portion, len(indices), made, device=trainee.device))
+
+
+def _write(trainee: Trainee, entrance: Entrance, split: Split, path: Path, batch_size: int) -> None:
+    """Write the features of ``split``; those of texts are made in batches of like length."""
+    rows = np.empty((len(split), *entrance.shape), dtype=np.float32)
+    portion = Portion()
     for indices in evaluation_batches(split, batch_size):
-        parts = within_memory(
-            portion, len(indices), functools.partial(made, indices), device=trainee.device
-        )
-        rows[indices.numpy()] = torch.cat(parts).numpy()
-    save(array_path(folder, name, "features"), rows)
+        rows[indices.numpy()] = make_features(trainee, entrance, split, indices, portion).numpy()
+    save(path, rows)
 
 
-def _key(trainee: Trainee, entrance: Entrance, data: list[str]) -> str:
-    model = trainee.model
+def key_of_features(trainee: Trainee, entrance: Entrance, *, test: bool = False) -> str:
+    """Return the key of the entry that they are kept in, those of ``test`` in one of their own."""
+    model, data = trainee.model, trainee.data
     settings = {
         key: value
         for key, value in (model.config or {}).items()
@@ -241,7 +272,7 @@ def _key(trainee: Trainee, entrance: Entrance, data: list[str]) -> str:
     return key_of(
         {
             "features": FORMAT,
-            "data": data,
+            "data": [data.identity, *([data.test_identity] if test else [])],
             "model": trainee.config.model.name,
             "settings": settings,
             "weights": _digest(model),

@@ -6,6 +6,7 @@ import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from sft_tune.view.words import GOOD
@@ -195,40 +196,44 @@ class StudyProgress:
         """Return the seconds that are left by what trials have cost so far; None: unknown.
 
         A trial to come costs the mean of those that ended, pruned and repeated ones included, and
-        as many run at once as did on average.
-        One that runs goes on at its own pace, to where those ended on average that came further
-        than it is now. A budget of hours ends sooner, if it does; once the target is reached, no
-        trial is to come.
+        of what those that run have done: without these it would be the mean of short ones, which
+        end first. As many run at once as did on average.
+        One that runs goes on at its own pace, beside the others, to where those ended on average
+        that came further than it is now. A budget of hours ends sooner, if it does; once the
+        target is reached, no trial is to come.
         """
         limits = []
-        by_trials = self._trials_left(now)
-        if by_trials is not None:
-            limits.append(by_trials / self._at_once(now))
+        if self.goal.trials is not None and self.done:
+            limits.append(self._until_trials(self.goal.trials, now))
         if self.goal.hours:
             limits.append(max(0.0, self.goal.hours * 3600 - self.elapsed(now)))
         return min(limits) if limits else None
 
-    def _trials_left(self, now: float) -> float | None:
-        if self.goal.trials is None or not self.done:
-            return None
-        waiting = max(0, self.goal.trials - self.done - len(self.running))
-        if self.reached_target:
-            waiting = 0
-        each = self._seconds / self.done
-        return waiting * each + sum(self._rest(trial, now) for trial in self.running.values())
-
-    def _at_once(self, now: float) -> float:
-        """Return how many seconds on the device a second of the study gives, on all its slots."""
+    def _until_trials(self, trials: int, now: float) -> float:
+        """Return the seconds until all of ``trials`` have ended."""
+        running = list(self.running.values())
+        # Trials of one slot are a stack, and share its time.
+        beside = Counter(trial.slot for trial in running)
+        spent = self._seconds + sum((now - trial.since) / beside[trial.slot] for trial in running)
+        work = self.done + sum(trial.progress / self._expected_end(trial) for trial in running)
         elapsed = self.elapsed(now)
-        return max(1.0, self._seconds / elapsed) if elapsed > 0 else 1.0
+        at_once = max(1.0, spent / elapsed) if elapsed > 0 else 1.0
+        waiting = 0 if self.reached_target else max(0, trials - self.done - len(running))
+        # The places of those that run are free for others when they end, in the mean; all has
+        # ended when the last one has.
+        rests = [self._rest(trial, now) for trial in running] or [0.0]
+        return max(waiting * spent / work / at_once + fmean(rests), *rests)
 
     def _rest(self, trial: Running, now: float) -> float:
         spent = now - trial.since
         if not trial.progress:
             return max(0.0, self._seconds / self.done - spent)
+        return spent / trial.progress * (self._expected_end(trial) - trial.progress)
+
+    def _expected_end(self, trial: Running) -> float:
+        """Return where ``trial`` is going to end, in percent."""
         further = {end: n for end, n in self._reached.items() if end > trial.progress} or {100: 1}
-        expected_end = sum(end * n for end, n in further.items()) / sum(further.values())
-        return spent / trial.progress * max(0.0, expected_end - trial.progress)
+        return sum(end * n for end, n in further.items()) / sum(further.values())
 
     def last_ended(self, count: int) -> list[Past]:
         """Return the last ``count`` trials that ended, the newest first."""

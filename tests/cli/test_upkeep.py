@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import signal
 import socket
@@ -196,6 +197,37 @@ def test_check_tells_data_model_and_cost(run: Run, tiny: Tiny) -> None:
     assert 0 < told["estimate"]["default"] <= told["estimate"]["whole"]
     assert not Path("sft_tune.db").exists()
     assert not Path("sft_tune_runs").exists()
+
+
+FROZEN = """\
+name: frozen
+task: image-classification
+data: {{source: "sklearn:digits", image_size: 16, train_limit: 60, validation_limit: 40}}
+model: {{name: "builtin:convnet", weights: {weights}}}
+training: {{freeze: backbone, epochs: 2, batch_size: 20}}
+space: {{learning_rate: {{low: 1.0e-4, high: 0.1, log: true}}}}
+budget: {{trials: 2}}
+resources: {{devices: cpu, trials_per_device: 1, threads_per_trial: 1, stack: {stack}}}
+"""
+
+
+def test_check_counts_features_once_until_a_study_has_made_them(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFT_TUNE_CACHE", str(tmp_path / "cache"))
+    weights = Path(__file__).parents[2] / "studies" / "quickstart_backbone.safetensors"
+    file = tmp_path / "frozen.yaml"
+    file.write_text(FROZEN.format(weights=weights, stack="off"))
+    cost = json.loads(run("check", file, "--json").stdout)["estimate"]
+    assert cost["features"] > 0 and cost["begin"] > 0
+    assert cost["whole"] >= cost["begin"] + cost["features"] + 2 * cost["cheapest"]
+    text = run("check", file).stdout
+    assert re.search(r"once .* to begin, .* to make the features that heads train on", text)
+    assert "assumed" in text
+    run("start", file)
+    assert json.loads(run("check", file, "--json").stdout)["estimate"]["features"] == 0
+    file.write_text(FROZEN.format(weights=weights, stack=2))
+    assert "a stack of 2" in run("check", file).stdout
 
 
 def test_check_tells_what_the_database_has_of_the_study(run: Run, tiny: Tiny) -> None:

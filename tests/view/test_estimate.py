@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sft_tune.spec.space import Parameter
+from sft_tune.view.checked import draw_check
 from sft_tune.view.estimate import (
     batch_sizes,
-    draw_check,
     estimate,
     token_budgets,
     trial_seconds,
@@ -201,8 +201,10 @@ def test_a_check_tells_data_models_and_cost(draw_text: Draw) -> None:
         "",
         "a trial     2.8s with the default configuration",
         "            2.2s to 3.6s over the space, 2.8s in the mean",
-        "the budget  28s at most for 10 trials",
-        "            pruned and repeated trials cost less",
+        "the budget  22s to 28s for 10 trials: the less, the more are pruned",
+        "assumed     one trial at a time, spread evenly over the space; `start` measures whether "
+        "stacks of",
+        "            them are faster",
     ]
 
 
@@ -212,6 +214,75 @@ def test_classes_of_one_size_are_told_by_one_number(draw_text: Draw) -> None:
     spec = spec_with({})
     text = draw_text(draw_check(spec, "CPU", [(MODEL, probed)], estimate(spec, [(MODEL, probed)])))
     assert "a class   48 in train" in text
+
+
+def test_what_comes_once_and_how_many_run_at_once_is_counted(draw_text: Draw) -> None:
+    none = {"pruner": {"name": "none"}, "budget": {"trials": 9}}
+    spec = spec_with({"augment": ["none", "flip"]}, **none)
+    probed = [(MODEL, facts(50, features_seconds=7.0)), (MODEL, facts(50, features_seconds=4.0))]
+    cost = estimate(spec, probed, begin=5.0, at_once=3)
+    assert (cost.begin, cost.features, cost.at_once) == (5.0, 11.0, 3)
+    assert cost.whole == pytest.approx(5 + 11 + 9 * 2.8 / 3)
+    assert cost.pruned is None
+    assert draw_text(draw_check(spec, "CPU", probed, cost), 200).splitlines()[-3:] == [
+        "once        5.0s to begin, 11s to make the features that heads train on",
+        "the budget  24s at most for 9 trials",
+        "assumed     3 trials at a time, spread evenly over the space, steps as with the default "
+        "augment",
+    ]
+    # No more run at once than there are.
+    two = spec_with({}, **(none | {"budget": {"trials": 2}}))
+    assert estimate(two, probed, at_once=3).whole == pytest.approx(11 + 2.8)
+    hours = estimate(spec_with({}, budget={"hours": 0.1}), probed, begin=10.0, at_once=3)
+    assert hours.affordable == int((360 - 10 - 11) * 3 / 2.8)
+
+
+def test_what_start_is_going_to_measure_is_said(draw_text: Draw) -> None:
+    def assumed(at_once: int | None, **sections: Any) -> str:
+        spec, probed = spec_with({}, **sections), [(MODEL, facts(50))]
+        cost = estimate(spec, probed, at_once=at_once)
+        assert cost.whole == pytest.approx(2.8 * (cost.trials or 0))
+        return draw_text(draw_check(spec, "CPU", probed, cost), 200).splitlines()[-1]
+
+    none: dict[str, Any] = {"pruner": {"name": "none"}}
+    assert assumed(None, **none).endswith(
+        "one trial at a time; `start` measures whether more, or stacks of them, are faster"
+    )
+    off = assumed(None, **none, resources={"stack": "off"})
+    assert off.endswith("one trial at a time; `start` measures whether more are faster")
+    assert assumed(1, **none, resources={"stack": 4}).endswith(
+        "one trial at a time; a stack of 4 takes less than its trials one by one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pruner", "share"),
+    [
+        # To 20 %; a third of them to 60 %; a ninth to the end.
+        ({"name": "asha"}, 0.2 + 0.4 / 3 + 0.4 / 9),
+        ({"name": "asha", "first": 50, "reduction": 2}, 0.5 + 0.5 / 2),
+        ({"name": "median", "first": 20}, 0.2 + 0.8 / 2),
+        ({"name": "percentile", "first": 20, "percentile": 25}, 0.2 + 0.8 / 4),
+    ],
+)
+def test_the_pruner_bounds_the_budget_from_below(pruner: dict[str, Any], share: float) -> None:
+    spec = spec_with({}, pruner={**pruner, "startup_trials": 4}, budget={"trials": 10})
+    cost = estimate(spec, [(MODEL, facts(50))])
+    assert cost.whole == pytest.approx(10 * 2.8)
+    # Four are whole, and of each of the others 1 s is spent before it trains.
+    assert cost.pruned == pytest.approx(4 * 2.8 + 6 * (1 + share * 1.8))
+
+
+def test_each_fold_costs_a_trial() -> None:
+    spec = spec_with({}, data={"source": "sklearn:digits", "folds": 5})
+    assert trial_seconds(spec, facts(50), 50, 4) == pytest.approx(5 * 2.8)
+
+
+def test_ways_to_freeze_are_told_apart(draw_text: Draw) -> None:
+    spec = spec_with({"freeze": ["none", "backbone"]})
+    probed = [(MODEL, facts(50, freeze=freeze)) for freeze in ("none", "backbone")]
+    text = draw_text(draw_check(spec, "CPU", probed, estimate(spec, probed)), 200)
+    assert "builtin:convnet, weights none, freeze backbone" in text
 
 
 def test_texts_are_told_in_tokens(draw_text: Draw) -> None:

@@ -30,7 +30,7 @@ def test_the_screen_shows_the_study_its_budget_its_best_and_its_trials(draw_text
         " s                                                               sqlite:///x.db",
         " maximize accuracy on validation                              11m 02s of 2h 00m",
         "",
-        " trials   ━━━━━━━━━━━━━                    4 of 10  about 1m 30s left",
+        " trials   ━━━━━━━━━━━━━                    4 of 10  about 1m 40s left",
         "",
         " best     0.8933  trial 2  +0.0312 on the default's 0.8621",
         "          learning_rate=0.003, model.weights=DEFAULT",

@@ -113,6 +113,29 @@ def test_a_running_trial_goes_on_at_its_own_pace_to_where_others_ended() -> None
     assert progress.time_left(120.0) == 0.0
 
 
+def test_trials_of_a_stack_share_the_time_of_their_slot() -> None:
+    progress = StudyProgress(goal(trials=24), 0.0)
+    for number in range(8):
+        progress.start(number, 0, DEFAULT, 1, 0.0)
+    # Eight at once take 10 s of a device each: 80 s together. Two were short.
+    for number in range(2):
+        progress.finish(number, "completed", 0.5, 5.0, DEFAULT, "")
+    for number in range(2, 8):
+        progress.reach(number, 50, 0.5, {}, 1.0)
+    # 40 s for two whole trials and six halves, 16 to come; those that run are at their half.
+    assert progress.time_left(40.0) == pytest.approx(16 * 50 / 5 / (50 / 40) + 40.0)
+
+
+def test_the_last_trials_end_side_by_side() -> None:
+    progress = StudyProgress(goal(trials=4), 0.0)
+    progress.end(past(0, seconds=40.0))
+    for number in range(1, 4):
+        progress.start(number, number, DEFAULT, 1, 40.0)
+        progress.reach(number, 25 * number, 0.5, {}, 1.0)
+    # 30 s for 25 %, 50 % and 75 %.
+    assert progress.time_left(70.0) == pytest.approx(90.0)
+
+
 @pytest.mark.parametrize(("maximize", "target"), [(True, 0.9), (False, 0.95)])
 def test_no_trial_is_to_come_once_the_target_is_reached(maximize: bool, target: float) -> None:
     progress = StudyProgress(goal(trials=30, maximize=maximize, target=target), 0.0)
