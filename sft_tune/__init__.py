@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from sft_tune.errors import (
     DataError,
     ExportError,
+    MissingFunctionError,
+    MissingModelError,
     ModelError,
     Problem,
     SftTuneError,
@@ -41,6 +43,8 @@ __all__ = [
     "Best",
     "DataError",
     "ExportError",
+    "MissingFunctionError",
+    "MissingModelError",
     "ModelError",
     "Problem",
     "SftTuneError",

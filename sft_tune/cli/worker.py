@@ -94,7 +94,7 @@ def worker(
                 on_dispatcher=attach,
             )
 
-        why = _whenever_it_answers(once, stopping)
+        why = whenever_it_answers(once, stopping)
     _say({"idle": "nothing to do any more", "stopped": "stopped"}.get(why, why))
     if why in ("stopped", "aborted"):
         raise typer.Exit(stopping.exit_code or EXIT_CODE)
@@ -114,7 +114,7 @@ def _resources(devices: str, per_device: int | None, threads: int | None) -> Res
     )
 
 
-def _whenever_it_answers(serving: Callable[[], str], stopping: Stopping) -> str:
+def whenever_it_answers(serving: Callable[[], str], stopping: Stopping) -> str:
     """Return what ``serving`` returns, begun anew as long as it ends for a database that is away.
 
     Who restarts a database must not have to start all workers of a fleet.

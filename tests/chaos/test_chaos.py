@@ -229,22 +229,3 @@ def test_a_database_server_that_stops_for_seconds_changes_nothing(
     url = server.new_database()
     done = until_done(write(tmp_path, dice.choice([2, 3])), url, cache, dice, server)
     check(url, undisturbed, done, f"postgresql, seed {seed}")
-
-
-def test_a_worker_outlives_a_database_server_that_is_away_for_long(
-    tmp_path: Path, cache: Path, undisturbed: dict[int, Any], server: OwnServer
-) -> None:
-    url = server.new_database()
-    study = write(tmp_path, 2)
-    Run(study, url, cache, "submit", "--no-check").join()
-    run = Run(study, url, cache, "worker", "--idle-minutes", "0.5")
-    assert run.begun.wait(120)
-    server.stop()
-    try:
-        assert not run.ends_within(45)
-        assert any("tried again in" in line for line in run.lines)
-    finally:
-        server.start()
-    output = run.join()
-    assert run.process.returncode == 0, output
-    check(url, undisturbed, [], "postgresql, a worker")

@@ -6,15 +6,20 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 
+from sft_tune.cli import worker as worker_command
+from sft_tune.cli.stopping import Stopping
 from sft_tune.run import calibrate
 from sft_tune.store.database import Database
 from sft_tune.store.reads import TrialRow, study_row, trial_rows
+from tests.chaos.server import OwnServer
 from tests.cli.conftest import PROGRAM, Run, Tiny, program_environment
 
 pytestmark = pytest.mark.timeout(120)
@@ -280,3 +285,54 @@ def test_prune_checkpoints_keeps_the_best(run: Run) -> None:
     ]
     assert run("prune-checkpoints", "three").stdout.startswith("0 checkpoints deleted")
     assert os.path.isfile(rows("three")[best.number].checkpoint or "")
+
+
+def test_a_worker_waits_for_a_database_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(worker_command, "AWAY_SECONDS", 0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        engine = create_engine(f"postgresql+psycopg://me@127.0.0.1:{free.getsockname()[1]}/x")
+        asked: list[int] = []
+
+        def serving() -> str:
+            asked.append(0)
+            if len(asked) < 3:
+                engine.connect()  # nobody listens there
+            return "idle"
+
+        assert worker_command.whenever_it_answers(serving, Stopping()) == "idle"
+        assert len(asked) == 3
+        assert capsys.readouterr().out.count("tried again in 0 s, Ctrl-C leaves") == 2
+        told_to_stop = Stopping()
+        told_to_stop.count = 1
+        asked.clear()
+        assert worker_command.whenever_it_answers(serving, told_to_stop) == "stopped"
+
+    def broken() -> str:
+        raise ValueError("a fault of ours")
+
+    with pytest.raises(ValueError, match="a fault of ours"):
+        worker_command.whenever_it_answers(broken, Stopping())
+
+
+@pytest.mark.slow
+def test_a_worker_outlives_a_database_server_that_is_away_for_long(
+    run: Run, worker: Callable[..., Worker], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    server = OwnServer(tmp_path_factory.mktemp("postgresql"))
+    try:
+        url = server.new_database()
+        process = worker("--storage", url)
+        process.until("worker on")
+        server.stop()
+        try:
+            process.until("tried again in")
+        finally:
+            server.start()
+        run("submit", write("later"), "--no-check", "--storage", url)
+        process.until("3 of 3")
+        assert process.end() == 143
+    finally:
+        server.remove()

@@ -379,9 +379,9 @@ def test_a_budget_that_changes_how_trials_are_chosen_says_so(
 ) -> None:
     drawn: list[float] = []
 
-    def sampler(spec: Any, ordinal: int, fixed_cost: float, common: Any) -> Any:
+    def sampler(spec: Any, ordinal: int, fixed_cost: float, *rest: Any) -> Any:
         drawn.append(fixed_cost)
-        return make_sampler(spec, ordinal, fixed_cost, common)
+        return make_sampler(spec, ordinal, fixed_cost, *rest)
 
     monkeypatch.setattr(searcher, "make_sampler", sampler)
     search = {"sampler": {"name": "tpe"}, "objective": {"rungs": 4}}

@@ -49,7 +49,7 @@ def test_a_running_study_shows_who_runs_it_and_how_far_it_is(draw_text: Draw) ->
         "maximize accuracy on validation                                           2m 05s",
         "",
         "state    running on box (process 77)",
-        "trials   ━━━━━━━━━━━━━╸                   4 of 10  about 48s left",
+        "trials   ━━━━━━━━━━━━━╸                   4 of 10  about 49s left",
         "runners  box (process 77), 2 slots: trial 4 on CPU #1 (lease for 30s more)",
         "         far (process 5), 1 slot, ray: nothing of this study",
         "speed    115 trials an hour, 40 training examples a second in each",
