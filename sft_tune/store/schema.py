@@ -13,13 +13,13 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import make_url
 
 from sft_tune.errors import StorageError
-from sft_tune.store.migrations import REVISIONS, VERSION_TABLE
+from sft_tune.store.migrations import READABLE, REVISIONS, VERSION_TABLE
 from sft_tune.store.urls import redact
 
 if TYPE_CHECKING:
     from sft_tune.store.database import Database
 
-State = Literal["missing", "older", "current", "newer"]
+State = Literal["missing", "older", "readable", "current", "newer"]
 
 LOCK_SECONDS = 60
 _LOCK_NUMBER = 0x5F7_7E5E
@@ -38,7 +38,9 @@ def state(connection: Connection) -> State:
         return "missing"
     if found == REVISIONS[-1]:
         return "current"
-    return "older" if found in REVISIONS else "newer"
+    if found not in REVISIONS:
+        return "newer"
+    return "older" if REVISIONS.index(found) < REVISIONS.index(READABLE) else "readable"
 
 
 def ensure(database: Database, *, create: bool) -> None:
@@ -50,7 +52,7 @@ def ensure(database: Database, *, create: bool) -> None:
     """
     with database.reading() as connection:
         found = state(connection)
-    if found == "current":
+    if found == "current" or (found == "readable" and not create):
         return
     place = redact(database.url)
     if found == "newer":

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Double, Integer, MetaData, Table, inspect
 
-from sft_tune.errors import StorageError
 from sft_tune.spec.model import ModelSpec
 from sft_tune.spec.training import TrainingSpec
 from sft_tune.store import migrations, optuna_tables, tables
@@ -109,8 +108,7 @@ def test_a_database_made_before_its_indexes_gets_them(empty_url: str) -> None:
                 connection.exec_driver_sql(f"DROP INDEX {name}{on}")
             connection.exec_driver_sql("UPDATE sft_alembic_version SET version_num = '0006'")
         older.dispose()
-        with pytest.raises(StorageError, match="any `sft-tune start` upgrades it"):
-            Database.open(empty_url, create=False)
+        Database.open(empty_url, create=False).dispose()  # can be looked at as it is
         upgraded = Database.open(empty_url, create=True)
         found = {index["name"] for index in inspect(upgraded.engine).get_indexes("sft_trials")}
         upgraded.dispose()

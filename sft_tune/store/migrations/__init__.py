@@ -7,3 +7,6 @@ VERSION_TABLE = "sft_alembic_version"
 
 REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """Every revision, oldest first: known here so that a quick look needs no Alembic."""
+
+READABLE = "0006"
+"""The oldest whose tables and columns are today's; later ones have added indexes."""
