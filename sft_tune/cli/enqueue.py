@@ -67,7 +67,9 @@ def retry(
     with open_database(storage, create=True) as db:
         record = find_study(db, study)
         rows = [row for row in trial_rows(db, study) if row.state == "FAIL" and row.params]
-        if trial is not None:
+        if trial is None:
+            rows = [row for row in rows if row.reason != "stopped"]
+        else:
             rows = [row for row in rows if row.number == trial]
             if not rows:
                 raise UserError(f"trial {trial} of study {study!r} has not failed; nothing to do")

@@ -124,6 +124,8 @@ def whenever_it_answers(serving: Callable[[], str], stopping: Stopping) -> str:
     while True:
         try:
             return serving()
+        except KeyboardInterrupt:
+            return "stopped"
         except Exception as error:
             if not is_transient(error):
                 raise

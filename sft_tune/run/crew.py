@@ -129,12 +129,16 @@ class Crew:
         return self.busy.pop(worker, None)
 
     def close(self) -> None:
-        """Kill those that are busy, whose trials are given back, and end the idle ones."""
-        for worker, running in self.busy.items():
+        """Kill those that are busy, end the idle ones, and give the trials back.
+
+        In this order: where the database is away, no worker is left behind.
+        """
+        for worker in self.busy:
             worker.kill()
-            running.desk.ledger.give_back(running.placement)
         # Told first, waited for second: they go at the same time.
         for worker in self._idle:
             worker.send(messages.QUIT)
         for worker in self._idle:
             worker.close()
+        for running in self.busy.values():
+            running.desk.ledger.give_back(running.placement)

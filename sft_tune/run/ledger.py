@@ -20,7 +20,7 @@ from sft_tune.run.leader import Leader
 from sft_tune.run.owner import LEASE_SECONDS, announce, is_dead, owner_name
 from sft_tune.run.placement import Placement, placed
 from sft_tune.run.retention import trial_place
-from sft_tune.run.searcher import Point, Searcher
+from sft_tune.run.searcher import Point, Searcher, has_rungs
 from sft_tune.run.trial_files import TrialFiles
 from sft_tune.spec.config import assemble
 from sft_tune.spec.faults import to_flags
@@ -201,6 +201,8 @@ class Ledger:
         duplicate_of: int | None = None,
     ) -> TrialEnded:
         """Note the end of ``placement``, tell Optuna, and drop checkpoints that lost their rank."""
+        if outcome["reason"] == "stopped" and has_rungs(self._points[placement.claim.id]):
+            outcome = {**outcome, "state": "PRUNED"}  # the sampler learns from them
         faults = [] if duplicate_of is not None else self._faults.end(placement.number, outcome)
         if faults:
             flags = {**(outcome.get("flags") or {}), "faults": to_flags(faults)}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from sft_tune.spec.config import TrialConfig, assemble, default_params
 from sft_tune.spec.function_task import is_function
 from sft_tune.spec.load import LoadedStudy, differences
 from sft_tune.spec.paths import is_url
-from sft_tune.spec.plan import MODEL
 from sft_tune.spec.study import StudySpec
 from sft_tune.store import studies
 from sft_tune.store.database import Database
@@ -57,25 +57,33 @@ def update(db: Database, record: StudyRecord, loaded: LoadedStudy) -> StudyRecor
 def probe_study(spec: StudySpec, worker: Worker, inbox: Inbox) -> dict[str, Any]:
     """Let ``worker`` load data and models and take a step of each; return the facts of the first.
 
-    With them come, as ``costs``, what a step of each model takes, in steps of the first: to the
+    With them come, as ``costs``, what a step of each model takes, in steps of the quickest: to the
     nearest power of two, so that a study that is begun anew on this machine draws the same trials.
+    (Of a head on kept features there is none: the backbone costs once.)
 
     Raises:
         DataError, ModelError: when data or model are not what the study file says.
     """
     found: list[dict[str, Any]] = []
-    costs: dict[str, float] = {}
+    costs: dict[str, float | None] = {}
     for config in configs_to_check(spec):
         tokens, size = config.training.batch_tokens, config.training.batch_size
         ways = ([size], []) if tokens is None else ([], [tokens])
         found.append(probe_config(worker, inbox, config, spec.resources, *ways))
-        if MODEL in spec.space:
-            first, own = (
-                facts["batch_sizes"][0]["seconds_per_step"] for facts in (found[0], found[-1])
-            )
-            if first and own:  # a batch that does not fit into memory takes none
-                costs[config.model.name] = 2.0 ** round(math.log2(own / first))
-    return {**found[0], "costs": costs}
+        if found[-1].get("features_seconds", 0.0) is None:
+            (batch,) = found[-1]["batch_sizes"]
+            costs.setdefault(config.model.name, batch["seconds_per_step"])
+    return {**found[0], "costs": _in_powers_of_two(costs)}
+
+
+def _in_powers_of_two(seconds: Mapping[str, float | None]) -> dict[str, float]:
+    """Return ``seconds`` in the least of them; where a batch had no room, as the most."""
+    known = [each for each in seconds.values() if each]
+    return {
+        name: 2.0 ** round(math.log2((each or max(known)) / min(known)))
+        for name, each in seconds.items()
+        if known
+    }
 
 
 def register(
@@ -161,15 +169,24 @@ MODELS = ("model.name", "model.weights")
 
 
 def configs_to_check(spec: StudySpec, names: Sequence[str] = MODELS) -> list[TrialConfig]:
-    """Return the default configuration, and one for each other value of ``names`` in the space."""
+    """Return the default configuration, and one for each other value of ``names`` in the space.
+
+    Each model comes with each of its weights, since any of these may be missing.
+    """
     points = [default_params(spec)]
     if is_function(spec.task):
         return [assemble(spec, points[0], 0)]
-    for name in names:
-        for value in spec.space[name].values or () if name in spec.space else ():
-            point = default_params(spec, {name: value})
-            if point not in points:
-                points.append(point)
+    values = {name: spec.space[name].values or () for name in names if name in spec.space}
+    models = [name for name in values if name in MODELS]
+    together = itertools.product(*(values[name] for name in models))
+    chosen = [
+        *(dict(zip(models, of_all, strict=True)) for of_all in together),
+        *({name: value} for name in values if name not in MODELS for value in values[name]),
+    ]
+    for overrides in chosen:
+        point = default_params(spec, overrides)
+        if point not in points:
+            points.append(point)
     return [assemble(spec, point, 0) for point in points]
 
 

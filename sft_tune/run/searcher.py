@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from sft_tune.spec.space import Value
 from sft_tune.spec.study import StudySpec
 from sft_tune.store.claims import Claim
 from sft_tune.store.optuna_storage import add_reports, set_trial_attributes
+from sft_tune.store.retry import retrying
 
 ORDINAL = "sft:ordinal"
 PRUNED_AT = "sft:pruned_at"
@@ -132,11 +134,16 @@ class Searcher:
         if not may_prune(self._spec.pruner, self._judged.get(point.optuna_id, 0), progress):
             return False
         answer = point.trial.should_prune()
-        self._judged[point.optuna_id] = progress
         if answer:
             self._pruned[point.optuna_id] = progress
-            self._storage.set_trial_system_attr(point.optuna_id, PRUNED_AT, progress)
+            # Another runner may have taken the trial over, and ended it.
+            with contextlib.suppress(UpdateFinishedTrialError):
+                retrying(functools.partial(self._note_pruned, point.optuna_id, progress))
+        self._judged[point.optuna_id] = progress
         return answer
+
+    def _note_pruned(self, optuna_id: int, progress: int) -> None:
+        self._storage.set_trial_system_attr(optuna_id, PRUNED_AT, progress)
 
     def tell(
         self, optuna_id: int, state: str, value: float | None, attributes: Mapping[str, Any]
@@ -162,6 +169,11 @@ class Searcher:
                 state=TrialState[state],
                 skip_if_finished=True,
             )
+
+
+def has_rungs(point: Point) -> bool:
+    """Tell whether the trial has reported any."""
+    return bool(_reported(point))
 
 
 def _reported(point: Point) -> dict[int, float]:

@@ -28,7 +28,7 @@ from sft_tune.run.study import make_ledger, measured_slots
 from sft_tune.spec.function_task import is_function
 from sft_tune.spec.paths import ROOT_VARIABLE
 from sft_tune.spec.resources import ResourcesSpec
-from sft_tune.store import control, runners
+from sft_tune.store import control, leases, runners
 from sft_tune.store.database import Database
 from sft_tune.store.records import StudyRecord, find_study
 from sft_tune.store.retry import retrying
@@ -145,7 +145,8 @@ class OpenStudies:
 
     def _refuse(self, name: str, error: Exception) -> None:
         # What its files need may come back: a server, room on a disk.
-        passing = isinstance(error, StorageError)
+        # A hub that does not answer may do so in a minute.
+        passing = isinstance(error, (MissingModelError, StorageError))
         self._refused[name] = self._clock() + RETRY_SECONDS if passing else float("inf")
         how = "for a minute" if passing else "any more"
         elsewhere = isinstance(error, (DataError, MissingFunctionError, MissingModelError))
@@ -206,6 +207,7 @@ def serve(
     the study says of a trial's memory and threads holds.
     """
     roster = OpenStudies(db, notify, engine=engine.name, only=only, idle_seconds=idle_seconds)
+    leases.release_all(db, owner_name())  # of an earlier call, which the database ended
     roster.refresh()
     idle: list[Worker] = []
     try:

@@ -227,6 +227,19 @@ def release(db: Database, claim: Claim) -> bool:
     return True
 
 
+def release_all(db: Database, owner: str) -> None:
+    """Give back every trial that ``owner`` holds: it has begun anew, and runs none of them."""
+    free = {"state": INTERRUPTED, "lease_owner": None, "lease_expires": None}
+
+    def write(connection: Connection) -> None:
+        own = select(trials.c.id).where(trials.c.lease_owner == owner, trials.c.state != ENDED)
+        for row in connection.execute(own).scalars().all():
+            given_back = {**free, "lease_token": uuid4().hex}
+            connection.execute(update(trials).where(trials.c.id == row).values(given_back))
+
+    db.write(write)
+
+
 def live_owners(db: Database, study_id: int, now: float) -> set[str]:
     """Return the owners of leases that have not expired at ``now``."""
     with db.reading() as connection:

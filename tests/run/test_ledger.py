@@ -5,14 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
 from sqlalchemy import event
 
+from sft_tune.errors import StorageError
+from sft_tune.run.crew import Crew, Running
 from sft_tune.run.desk import Desk
+from sft_tune.run.engine import Worker
 from sft_tune.run.ledger import Ledger
+from sft_tune.run.messages import Message
 from sft_tune.run.owner import LEASE_SECONDS
 from sft_tune.run.placement import Placement
 from sft_tune.run.searcher import Searcher
@@ -456,3 +461,45 @@ def test_a_trial_of_a_large_grid_costs_what_one_of_a_small_grid_costs(runner: Op
         assert study.plan.limit(study.spec.budget) == sizes[0] * sizes[1]
         counts[name] = [statements_of_a_trial(study, 0.5 + i / 100) for i in range(4)]
     assert counts["large"] == counts["small"]
+
+
+@pytest.mark.parametrize("rungs", [0, 1])
+def test_a_stopped_trial_teaches_the_sampler_by_the_rungs_that_are_on_record(
+    runner: Open, clock: Clock, rungs: int
+) -> None:
+    first = runner()
+    begun = first.ledger.begin(first.place(), "CPU")
+    for progress in (50, 100)[:rungs]:
+        first.reach(begun, rung(progress, 0.7))
+    clock.now += 61
+    taken = runner().place()  # its worker is gone, and says nothing of a value
+    first.ledger.end(taken, {"reason": "stopped", "state": "FAIL", "note": "", "seconds": 0.0})
+    (trial,) = optuna_trials()
+    assert trial.state.name == ("PRUNED" if rungs else "FAIL")
+
+
+def test_where_the_database_is_away_no_worker_is_left_behind() -> None:
+    class Fake(Worker):
+        def __init__(self) -> None:
+            self.told: list[str] = []
+
+        def send(self, message: Message) -> None:
+            self.told.append(message["do"])
+
+        def close(self, patience: float = 10.0) -> None:
+            self.told.append("close")
+
+        def kill(self) -> None:
+            self.told.append("kill")
+
+    class Away:
+        def give_back(self, placement: Placement) -> None:
+            raise StorageError("no server answers")
+
+    busy, idle = [Fake(), Fake()], Fake()
+    crew = Crew(None, [], None, [idle])  # type: ignore[arg-type]
+    desk: Any = SimpleNamespace(ledger=Away())
+    crew.busy = {worker: Running(desk, None, 0.0) for worker in busy}  # type: ignore[arg-type]
+    with pytest.raises(StorageError):
+        crew.close()
+    assert [worker.told for worker in (*busy, idle)] == [["kill"], ["kill"], ["quit", "close"]]

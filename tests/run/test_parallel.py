@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from sft_tune.cli.app import app
 from sft_tune.run import calibrate, crew, dispatcher
 from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import LocalWorker
@@ -340,6 +342,8 @@ def test_a_target_that_is_reached_ends_the_trials_that_run(study_file: StudyFile
     assert (long.number, long.reason, long.duplicate_of) == (1, "stopped", None)
     assert (long.note or "").startswith("the target is reached, after step ")
     assert [e.reason for e in events if isinstance(e, TrialEnded)] == ["completed", "stopped"]
+    told = CliRunner().invoke(app, ["retry", "tiny", "--failed", "--storage", URL])
+    assert told.output == "0 failed trials to be tried again\n"
 
 
 def test_a_trial_that_was_left_does_not_go_on_when_the_target_is_reached(

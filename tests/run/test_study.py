@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from sft_tune.run import searcher
 from sft_tune.run.dispatcher import Dispatcher
 from sft_tune.run.engine import LocalWorker
 from sft_tune.run.events import Event, Notice, RungReached, TrialEnded, TrialStarted
+from sft_tune.run.register import configs_to_check
 from sft_tune.run.study import NOT_WEIGHED, WEIGHED, Ended, start_study
 from sft_tune.search.samplers import make_sampler
 from sft_tune.spec.load import load_study
@@ -415,3 +417,13 @@ def test_what_a_step_of_each_model_takes_is_known_to_the_search(study_file: Stud
     assert costs[models[0]] == 1.0
     # The larger one has 11 million weights in place of 56,000.
     assert costs[models[1]] in (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+
+
+def test_every_model_is_checked_with_each_of_its_weights(study_file: StudyFile) -> None:
+    models, weights = ["torchvision:resnet18", "torchvision:resnet50"], ["none", "DEFAULT"]
+    path = study_file(
+        model={"name": models[0], "weights": "none"},
+        space={"model.name": models, "model.weights": weights},
+    )
+    checked = [one.model for one in configs_to_check(load_study(path).spec)]
+    assert [(one.name, one.weights) for one in checked] == list(product(models, weights))

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import func, select
 
-from sft_tune.store import claims
+from sft_tune.store import claims, leases
 from sft_tune.store.claims import Claim, LeaseLostError
 from sft_tune.store.database import Database
 from sft_tune.store.tables import studies, trials
@@ -115,6 +115,14 @@ class Runners(RuleBasedStateMachine):
         if held:
             self.tickets[claim.id].owner = None
             self.tickets[claim.id].token = "released"
+
+    @rule(owner=owners)
+    def begin_anew(self, owner: str) -> None:
+        owner = self.named(owner)
+        leases.release_all(self.db, owner)
+        for ticket in self.tickets.values():
+            if ticket.owner == owner and not ticket.ended:
+                ticket.owner, ticket.token = None, "released"
 
     @rule(claim=claimed)
     def end(self, claim: Claim) -> None:
