@@ -232,7 +232,7 @@ def release_all(db: Database, owner: str) -> None:
     free = {"state": INTERRUPTED, "lease_owner": None, "lease_expires": None}
 
     def write(connection: Connection) -> None:
-        own = select(trials.c.id).where(trials.c.lease_owner == owner, trials.c.state != ENDED)
+        own = select(trials.c.id).where(trials.c.lease_owner == owner, unended)
         for row in connection.execute(own).scalars().all():
             given_back = {**free, "lease_token": uuid4().hex}
             connection.execute(update(trials).where(trials.c.id == row).values(given_back))

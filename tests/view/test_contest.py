@@ -286,7 +286,8 @@ def test_pruned_trials_count_at_what_all_have_reached(draw_text: Draw) -> None:
     assert "adjusted: not known; to take out what the others explain needs 12 trials" in text
     assert [record["n"] for record in marginal_records(found)] == [5, 5]
     assert "by schedule" in marginal_html(found)
-    with pytest.raises(UserError, match="^study 's' does not search 'epochs'; it searches"):
+    unknown = "^study 's' does not search 'epochs'; it searches learning_rate"
+    with pytest.raises(UserError, match=unknown):
         marginal(gather(study_spec(space=SPACE), rows, rungs), "epochs")
     with pytest.raises(UserError, match="no trial of study 's' has a value"):
         marginal(gather(study_spec(space=SPACE), [], []), "schedule")
