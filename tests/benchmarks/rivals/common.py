@@ -17,6 +17,7 @@ from torchvision.models import resnet18
 from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, ToTensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from tests.benchmarks.rivals.target import accuracy
 from tests.benchmarks.work import Work, read
 
 
@@ -93,12 +94,7 @@ def train_images(
             optimizer.zero_grad()
             loss_of(model(images), labels).backward()
             optimizer.step()
-        model.eval()
-        right = 0
-        with torch.no_grad():
-            for images, labels in held_out:
-                right += int((model(images).argmax(1) == labels).sum())
-        report(right / len(validation))
+        report(accuracy(model, held_out))
 
 
 def train_texts(

@@ -85,9 +85,14 @@ def train(
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             schedule.step()
-        model.eval()
-        right = 0
-        with torch.no_grad():
-            for inputs, labels in held_out:
-                right += int((model(inputs).argmax(1) == labels).sum())
-        report(right / len(held_out.dataset))  # type: ignore[arg-type]
+        report(accuracy(model, held_out))
+
+
+def accuracy(model: nn.Module, held_out: DataLoader[Any]) -> float:
+    """Return the share of ``held_out`` that ``model``, set to evaluation, has right."""
+    model.eval()
+    right = 0
+    with torch.no_grad():
+        for inputs, labels in held_out:
+            right += int((model(inputs).argmax(1) == labels).sum())
+    return right / len(held_out.dataset)  # type: ignore[arg-type]
